@@ -1,0 +1,172 @@
+"""Registers an operator with torch once, for every device, from its reference alone.
+
+How a call travels::
+
+    downmix.pick_or_mix(x, p, …)          checks the arguments once, then
+      └─ Operator.__call__                under torch.compile / torch.export: the reference, inlined
+           └─ torch.ops.downmix.<name>    otherwise one torch operator, so profilers and counters see it
+                ├─ kernels/numba/<stem>   on the CPU  ┐ where a kernel exists and its `why_not`
+                ├─ kernels/triton/<stem>  on CUDA     ┘ has nothing to say against these inputs
+                └─ the reference          everywhere else, and under use_backend("reference")
+
+The reference is plain torch code and the only place where an operator's meaning stands. It also is the shape
+rule (`register_fake`), the gradient (differentiated by autograd, so second derivatives are right too) and the
+decomposition that exporters see.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "reference")
+_KERNEL_FOLDERS = {"cpu": "numba", "cuda": "triton"}
+_library = torch.library.Library("downmix", "DEF")
+_backend = "auto"
+
+
+class use_backend:
+    """Chooses how downmix's operators are computed, from here on or within a ``with`` block.
+
+    Args:
+        name (str): ``"auto"`` runs a fused kernel where one fits the input, ``"reference"`` always the plain torch
+            definition: slower, for tests and bug reports.
+
+    Raises:
+        ValueError: if ``name`` is no known backend.
+
+    Example:
+        >>> import torch, downmix
+        >>> x, p = torch.randn(1, 8, 2, 2), torch.rand(1, 2)
+        >>> with downmix.use_backend("reference"):
+        ...     y = downmix.pick_or_mix(x, p, 4)
+    """
+
+    def __init__(self, name: str):
+        global _backend
+        check_choice("backend", name, BACKENDS)
+        self._before, _backend = _backend, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc_info: object) -> None:
+        global _backend
+        _backend = self._before
+
+
+class Operator:
+    """One operator: ``torch.ops.downmix.<name>``, called like its reference.
+
+    Args:
+        reference (Callable): the definition, in torch code that autograd and torch.export can follow. Its annotations
+            give the schema; leading Tensor arguments are differentiable, all others are constants.
+        stem (str): the file that holds the kernels, in ``kernels/numba`` and ``kernels/triton``.
+        operations (Callable): the number of element operations, from the arguments with shapes in place of tensors;
+            what ``torch.utils.flop_counter.FlopCounterMode`` then reports.
+    """
+
+    def __init__(self, name: str, reference: Callable[..., Tensor], *, stem: str, operations: Callable[..., int]):
+        self.name, self.reference, self.stem, self.operations = name, reference, stem, operations
+        schema = torch.library.infer_schema(reference, mutates_args=())
+        _library.define(name + schema)
+        _library.impl(name, self._run, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"downmix::{name}", reference, lib=_library)
+        torch.library.register_autograd(
+            f"downmix::{name}", self._backward, setup_context=self._save_inputs, lib=_library
+        )
+        # The kernels' gradient is an operator too, so that a compiled training step can hold it.
+        _library.define(f"{name}_backward" + schema.replace("(", "(Tensor grad, ", 1).replace("-> Tensor", "-> Tensor[]"))
+        _library.impl(f"{name}_backward", self._run_backward, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"downmix::{name}_backward", _empty_gradients, lib=_library)
+        self._torch_op = getattr(torch.ops.downmix, name)
+        self._torch_op_backward = getattr(torch.ops.downmix, f"{name}_backward")
+        self._flops_registered = False
+
+    def __call__(self, *args: Any) -> Tensor:
+        # Compiled and exported graphs then hold ATen operators only; torch.func can't enter a torch.library operator.
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return self.reference(*args)
+        if not self._flops_registered:
+            self._register_flops()
+        return self._torch_op(*args)
+
+    def _register_flops(self) -> None:
+        # Only once somebody counts: importing the counter loads triton, which `import downmix` must not.
+        if counter := sys.modules.get("torch.utils.flop_counter"):
+            counter.register_flop_formula(self._torch_op)(self.operations)
+            self._flops_registered = True
+
+    def kernel(self, *args: Any) -> ModuleType | str:
+        """The kernel module that will run for these arguments, or the sentence why none will."""
+        if _backend == "reference":
+            return 'use_backend("reference") is in force'
+        device = args[0].device.type
+        module = _kernel_module(_KERNEL_FOLDERS.get(device, device), self.stem)
+        if module is None:
+            return f"{self.name} has no kernel for the device {device!r}"
+        return module.why_not(*args) or module
+
+    def _run(self, *args: Any) -> Tensor:
+        kernel = self.kernel(*args)
+        return self.reference(*args) if isinstance(kernel, str) else kernel.forward(*args)
+
+    def _run_backward(self, grad: Tensor, *args: Any) -> list[Tensor]:
+        kernel = self.kernel(*args)
+        if isinstance(kernel, str):
+            raise RuntimeError(f"downmix::{self.name}_backward only exists where a kernel does: {kernel}")
+        return list(kernel.backward(grad, *args))
+
+    @staticmethod
+    def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+        ctx.constants = tuple(value for value in inputs if not isinstance(value, Tensor))
+
+    def _backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, constants = ctx.saved_tensors, ctx.constants
+        kernel = self.kernel(*tensors, *constants)
+        if isinstance(kernel, str) or torch.is_grad_enabled():  # the latter for create_graph=True
+            needed = ctx.needs_input_grad[: len(tensors)]
+            gradients = self._differentiate(grad, tensors, constants, needed)
+        else:
+            gradients = self._torch_op_backward(grad, *tensors, *constants)
+        return (*gradients, *(None for _ in constants))
+
+    def _differentiate(self, grad: Tensor, tensors: Any, constants: Any, needed: Any) -> tuple[Tensor | None, ...]:
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # Views: a caller's hooks on x must not fire on this inner pass.
+            inputs = [tensor.view_as(tensor) for tensor in tensors]
+            output = self.reference(*inputs, *constants)
+            wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+            found = iter(torch.autograd.grad(output, wanted, grad, create_graph=create_graph, materialize_grads=True))
+        return tuple(next(found) if need else None for need in needed)
+
+
+def _empty_gradients(grad: Tensor, *args: Any) -> list[Tensor]:
+    return [torch.empty_like(value) for value in args if isinstance(value, Tensor)]
+
+
+@functools.cache
+def _kernel_module(folder: str, stem: str) -> ModuleType | None:
+    # Imported at the first call, so that `import downmix` loads neither numba nor triton.
+    package = f"downmix.kernels.{folder}"
+    try:
+        found = importlib.util.find_spec(f"{package}.{stem}")
+    except ModuleNotFoundError:  # no such folder
+        return None
+    return importlib.import_module(found.name) if found else None
+
+
+def check_choice(argument: str, value: object, known: tuple[str, ...]) -> None:
+    """Raises a ValueError that lists the known options unless ``value`` is one of them."""
+    if value not in known:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {value!r}")

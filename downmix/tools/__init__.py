@@ -1,0 +1,1 @@
+"""A file a command: a function to import, and its arguments."""

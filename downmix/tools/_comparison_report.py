@@ -1,0 +1,183 @@
+"""How a comparison is shown: a table, JSON, CSV and a picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import statistics
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .compare import Comparison
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where the figures were measured: device, threads, versions."""
+    packages = {}
+    for name in ("downmix", "torch", "timm", "numba", "triton"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": f"{device.type} {name}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": packages,
+    }
+
+
+def table(result: Comparison) -> Table:
+    """The comparison as one table: a network a column, a measure a row, ratios to the baseline beside."""
+    baseline = result.models[0]
+    shown = Table(
+        title=f"{baseline} against {', '.join(result.models[1:])} on {result.recipe.data}", title_justify="left"
+    )
+    shown.add_column("")
+    for name in result.models:
+        shown.add_column(name, justify="right")
+    for label, cells in _rows(result):
+        shown.add_row(label, *(cells.get(name, "–") for name in result.models))
+    env = result.environment
+    shown.caption = (
+        f"{env['device']}, {env['threads']} threads, torch {env['versions']['torch']}; × is the ratio to {baseline}"
+    )
+    return shown
+
+
+def _rows(result: Comparison) -> list[tuple[str, dict[str, str]]]:
+    costs, baseline = result.costs, result.models[0]
+
+    def ratios(values: dict[str, float], text: dict[str, str]) -> dict[str, str]:
+        if baseline not in values:
+            return text
+        return {
+            name: text[name] + ("" if name == baseline else f"  ×{value / values[baseline]:.2f}")
+            for name, value in values.items()
+        }
+
+    rows = [
+        ("params", ratios({n: c.params for n, c in costs.items()}, {n: f"{c.params:,}" for n, c in costs.items()})),
+        ("  in convolutions", {n: f"{c.conv_params:,}" for n, c in costs.items()}),
+        ("GMACs", ratios({n: c.macs for n, c in costs.items()}, {n: f"{c.macs / 1e9:.4f}" for n, c in costs.items()})),
+        (
+            "activations MB/image",
+            ratios(
+                {n: c.activation_bytes for n, c in costs.items()},
+                {n: f"{c.activation_bytes / 1e6:.2f}" for n, c in costs.items()},
+            ),
+        ),
+    ]
+    for batch in sorted({batch for times in result.latency_ms.values() for batch in times}):
+        times = {n: t[batch] for n, t in result.latency_ms.items() if batch in t}
+        for which in ("min", "median"):
+            text = {n: f"{t[which]:.2f}" for n, t in times.items()}
+            rows.append((f"latency ms, batch {batch}, {which}", ratios({n: t[which] for n, t in times.items()}, text)))
+    speed = {n: result.recipe.batch_size / t["median"] * 1e3 for n, t in result.training_ms.items()}
+    rows.append(("training images/s", ratios(speed, {n: f"{s:.0f}" for n, s in speed.items()})))
+    rows.append(
+        ("top-1 % on held-out", {n: _mean_and_deviation(result.top1(n)) for n in result.models if result.top1(n)})
+    )
+    rows.append(("against baseline", {n: result.verdict(n) for n in result.models[1:]}))
+    return rows
+
+
+def _mean_and_deviation(values: list[float]) -> str:
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{deviation} (n={len(values)})"
+
+
+def write(result: Comparison, output: Path) -> None:
+    """Writes compare.json, compare.csv and compare.png."""
+    write_json(result, output)
+    _write_csv(result, output)
+    _draw(result, output / "compare.png")
+
+
+def write_json(result: Comparison, output: Path) -> None:
+    """Writes compare.json in one step, so that a kill leaves the old or the new file, never a half."""
+    partial = output / "compare.json.partial"
+    partial.write_text(json.dumps(asdict(result), indent=1))
+    os.replace(partial, output / "compare.json")
+
+
+def _write_csv(result: Comparison, output: Path) -> None:
+    rows = []
+    for name in result.models:
+        cost, top1 = result.costs[name], result.top1(name)
+        row: dict[str, Any] = {
+            "model": name,
+            "data": result.recipe.data,
+            "image_size": result.recipe.image_size,
+            **asdict(cost),
+        }
+        for batch, times in result.latency_ms[name].items():
+            row |= {f"latency_batch{batch}_{which}_ms": f"{value:.3f}" for which, value in times.items()}
+        row["training_images_per_s"] = f"{result.recipe.batch_size / result.training_ms[name]['median'] * 1e3:.1f}"
+        row["top1_mean"] = f"{statistics.mean(top1):.4f}" if top1 else ""
+        row["top1_std"] = f"{statistics.stdev(top1):.4f}" if len(top1) > 1 else ""
+        row |= {"seeds": len(top1), "device": result.environment["device"], "threads": result.environment["threads"]}
+        rows.append(row | {f"{package}_version": v for package, v in result.environment["versions"].items()})
+    with open(output / "compare.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _draw(result: Comparison, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), constrained_layout=True)
+    colors = dict(zip(result.models, plt.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    for run in result.runs:
+        for axis, values in (
+            (axes[0], [e.train_loss for e in run.epochs]),
+            (axes[1], [100 * e.top1 for e in run.epochs]),
+        ):
+            axis.plot(range(1, len(values) + 1), values, color=colors[run.model], alpha=0.6, label=run.model)
+    for name in result.models:
+        if top1 := result.top1(name):
+            latency = result.latency_ms[name][max(result.latency_ms[name])]
+            axes[2].errorbar(
+                latency["median"],
+                100 * statistics.mean(top1),
+                yerr=100 * statistics.stdev(top1) if len(top1) > 1 else None,
+                xerr=[[latency["median"] - latency["min"]], [0]],
+                fmt="o",
+                capsize=4,
+                color=colors[name],
+                label=name,
+            )
+    batch = max(next(iter(result.latency_ms.values())))
+    labels = (
+        ("Training loss, a line a seed", "epoch", "cross entropy"),
+        ("Accuracy on held-out images", "epoch", "top-1 %"),
+        (
+            f"Accuracy against latency, batch {batch}",
+            "median latency in ms (bar: down to the minimum)",
+            "top-1 % ± std",
+        ),
+    )
+    for axis, (title, x, y) in zip(axes, labels, strict=True):
+        handles, names = axis.get_legend_handles_labels()
+        unique = dict(zip(names, handles, strict=True))
+        axis.set(title=title, xlabel=x, ylabel=y)
+        axis.legend(unique.values(), unique.keys(), fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.suptitle(
+        f"{result.recipe.data}, {result.recipe.image_size}×{result.recipe.image_size}, {result.environment['device']}"
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,51 @@
+"""Timing that a noisy machine can't bend to one side: the calls to compare take turns."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def interleave(calls: dict[str, Callable[[], object]], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+    """Times each call once a round, in a random order, and returns the milliseconds of every round.
+
+    Args:
+        calls: what to time, by name. All are warmed up before the first is timed.
+        rounds: how often each is timed.
+        warmup: untimed calls of each.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    order = random.Random(0)
+    names = list(calls)
+    for _ in range(rounds):
+        order.shuffle(names)
+        for name in names:
+            _synchronize()
+            start = time.perf_counter()
+            calls[name]()
+            _synchronize()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def summarize(times_ms: list[float]) -> dict[str, float]:
+    """Minimum, median and the 20 % and 80 % quantiles."""
+    quantiles = statistics.quantiles(times_ms, n=5, method="inclusive")
+    return {
+        "min": min(times_ms),
+        "median": statistics.median(times_ms),
+        "p20": quantiles[0],
+        "p80": quantiles[-1],
+    }
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,0 +1,181 @@
+"""The tests every operator passes; a test class of an operator inherits them and says what its inputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from downmix.ops._define import Operator
+
+
+def _every_second(x: Tensor) -> Tensor:
+    wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), torch.nan, dtype=x.dtype)
+    wide[..., ::2] = x
+    return wide[..., ::2]
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous(),
+    "every_second": _every_second,
+    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "expanded": lambda x: x[:1].expand_as(x),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+class StandardTests:
+    """Inherit, and give the operator, its public function and its inputs."""
+
+    operator: ClassVar[Operator]
+    options: ClassVar[list[dict[str, Any]]]  # keyword arguments of the public function worth a run of each test
+
+    def inputs(self, batch: int = 2, **option: Any) -> tuple[Tensor, ...]:
+        """Random float64 tensors that fit the options."""
+        raise NotImplementedError
+
+    def call(self, *tensors: Tensor, **options: Any) -> Tensor:
+        """The public function."""
+        raise NotImplementedError
+
+    def constants(self, **options: Any) -> tuple[Any, ...]:
+        """What follows the tensors in the operator's schema."""
+        raise NotImplementedError
+
+    def leaves(
+        self,
+        option: dict[str, Any],
+        layout: str = "contiguous",
+        dtype: torch.dtype = torch.float64,
+        batch: int = 2,
+    ) -> list[Tensor]:
+        first, *others = self.inputs(batch, **option)
+        tensors = [LAYOUTS[layout](first.to(dtype)), *(other.to(dtype) for other in others)]
+        return [tensor.detach().requires_grad_() for tensor in tensors]
+
+    @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "expanded"])
+    def test_gradcheck(self, option: dict[str, Any], layout: str) -> None:
+        assert gradcheck(lambda *t: self.call(*t, **option), self.leaves(option, layout))
+
+    def test_second_derivatives(self, option: dict[str, Any]) -> None:
+        assert gradgradcheck(lambda *t: self.call(*t, **option), self.leaves(option))
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_as_exact_as_the_reference(self, option: dict[str, Any], layout: str, dtype: torch.dtype) -> None:
+        """Outputs and gradients are within twice the reference's own error of the float64 reference."""
+        constants = self.constants(**option)
+        tensors = self.leaves(option, layout, dtype)
+        exact = _with_gradients(lambda *t: self.operator.reference(*t, *constants), [t.double() for t in tensors])
+        own = _with_gradients(lambda *t: self.operator.reference(*t, *constants), tensors)
+        ours = _with_gradients(lambda *t: self.call(*t, **option), tensors)
+        for got, reference, truth in zip(ours, own, exact, strict=True):
+            assert got.dtype == dtype
+            allowed = 2 * (reference - truth).abs().max() + torch.finfo(dtype).tiny
+            assert (got - truth).abs().max() <= allowed
+
+    @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of opcheck itself
+    def test_opcheck(self, option: dict[str, Any]) -> None:
+        for layout in ("contiguous", "channels_last"):
+            args = (*self.leaves(option, layout, torch.float32), *self.constants(**option))
+            torch.library.opcheck(getattr(torch.ops.downmix, self.operator.name), args)
+
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    def test_compile(self, backend: str) -> None:
+        for option in self.options if backend == "aot_eager" else self.options[:1]:
+            compiled = torch.compile(lambda *t, o=option: self.call(*t, **o), fullgraph=True, backend=backend)
+            for batch in (2, 3):
+                tensors = self.leaves(option, dtype=torch.float32, batch=batch)
+                expected = _with_gradients(lambda *t, o=option: self.call(*t, **o), tensors)
+                for got, wanted in zip(_with_gradients(compiled, tensors), expected, strict=True):
+                    torch.testing.assert_close(got, wanted)
+
+    def test_export_with_any_batch_size(self, option: dict[str, Any]) -> None:
+        module = _Module(lambda *t: self.call(*t, **option))
+        tensors = [t.detach() for t in self.leaves(option, dtype=torch.float32)]
+        batch = torch.export.Dim("batch")
+        exported = torch.export.export(module, tuple(tensors), dynamic_shapes=(tuple({0: batch} for _ in tensors),))
+        others = [t.detach() for t in self.leaves(option, dtype=torch.float32, batch=5)]
+        torch.testing.assert_close(exported.module()(*others), self.call(*others, **option))
+
+    @pytest.mark.filterwarnings("ignore")  # the exporter's own
+    def test_onnx(self, option: dict[str, Any], tmp_path: Path) -> None:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        module = _Module(lambda *t: self.call(*t, **option))
+        tensors = [t.detach() for t in self.leaves(option, dtype=torch.float32)]
+        torch.onnx.export(module, tuple(tensors), str(tmp_path / "op.onnx"), dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(tmp_path / "op.onnx", providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_inputs()]
+        (got,) = session.run(None, {name: t.numpy() for name, t in zip(names, tensors, strict=True)})
+        torch.testing.assert_close(torch.from_numpy(got), self.call(*tensors, **option))
+
+    def test_meta_has_the_real_shape_and_strides(self, option: dict[str, Any]) -> None:
+        for layout in LAYOUTS:
+            tensors = [t.detach() for t in self.leaves(option, layout)]
+            real, meta = self.call(*tensors, **option), self.call(*(t.to("meta") for t in tensors), **option)
+            assert (meta.shape, meta.stride(), meta.dtype) == (real.shape, real.stride(), real.dtype)
+
+    def test_empty_batch(self, option: dict[str, Any]) -> None:
+        tensors = self.leaves(option, batch=0)
+        output, *gradients = _with_gradients(lambda *t: self.call(*t, **option), tensors)
+        assert output.numel() == 0
+        assert [g.shape for g in gradients] == [t.shape for t in tensors]
+
+    def test_inputs_stay_as_they_were(self, option: dict[str, Any]) -> None:
+        tensors = self.leaves(option)
+        before = [t.detach().clone() for t in tensors]
+        _with_gradients(lambda *t: self.call(*t, **option), tensors)
+        assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))
+
+    def test_hooks_fire_once(self) -> None:
+        option = self.options[0]
+        first, *others = self.leaves(option)
+        fired: list[int] = []
+        inner = first * 1
+        inner.register_hook(lambda grad: fired.append(1))
+        self.call(inner, *others, **option).sum().backward()
+        assert len(fired) == 1
+
+    def test_torch_func(self, option: dict[str, Any]) -> None:
+        first, *others = self.leaves(option)
+        expected = _with_gradients(lambda *t: self.call(*t, **option), [first, *others], torch.ones_like)[1]
+        got = torch.func.grad(lambda x: self.call(x, *(o.detach() for o in others), **option).sum())(first.detach())
+        torch.testing.assert_close(got, expected)
+
+    def test_autocast_keeps_the_dtype_of_x(self) -> None:
+        option = self.options[0]
+        first, *others = (t.detach() for t in self.leaves(option, dtype=torch.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            for dtype in (torch.float32, torch.bfloat16):
+                lower = [other.bfloat16() for other in others]
+                assert self.call(first.to(dtype), *lower, **option).dtype == dtype
+
+
+class _Module(nn.Module):
+    def __init__(self, function: Callable[..., Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.function(*tensors)
+
+
+def _random_like(output: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(output.shape, generator=generator, dtype=torch.float32).to(output.dtype)
+
+
+def _with_gradients(
+    function: Callable[..., Tensor], tensors: list[Tensor], grad: Callable[[Tensor], Tensor] = _random_like
+) -> list[Tensor]:
+    """The output, and the gradient of each tensor for one incoming gradient."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    output = function(*leaves)
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad(output.detach()))]

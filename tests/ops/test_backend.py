@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+import downmix
+from downmix.ops import _define
+
+
+def test_reference_holds_inside_the_block_only() -> None:
+    with downmix.use_backend("reference"):
+        assert _define._backend == "reference"
+        with downmix.use_backend("auto"):
+            assert _define._backend == "auto"
+        assert _define._backend == "reference"
+    assert _define._backend == "auto"
+
+
+def test_an_unknown_backend_names_the_known() -> None:
+    with pytest.raises(ValueError, match="backend must be one of 'auto', 'reference', got 'cuda'"):
+        downmix.use_backend("cuda")
+
+
+def test_a_kernel_runs_where_it_may_and_the_reference_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        limit: str | None = None
+
+        @classmethod
+        def why_not(cls, x: torch.Tensor, *args: object) -> str | None:
+            return cls.limit
+
+        @staticmethod
+        def forward(x: torch.Tensor, *args: object) -> torch.Tensor:
+            return torch.full((1, 1, 1, 1), 42.0)
+
+        @staticmethod
+        def backward(grad: torch.Tensor, x: torch.Tensor, p: torch.Tensor, *args: object) -> tuple[torch.Tensor, ...]:
+            return torch.full_like(x, 43.0), torch.full_like(p, 44.0)
+
+    monkeypatch.setattr(_define, "_kernel_module", lambda folder, stem: Kernel if folder == "numba" else None)
+    x, p = torch.ones(1, 2, 1, 1, requires_grad=True), torch.full((1, 1), 0.5, requires_grad=True)
+    downmix.pick_or_mix(x, p, 2).sum().backward()
+    assert x.grad is not None
+    assert x.grad.unique().item() == 43
+    assert downmix.pick_or_mix(x, p, 2).item() == 42
+    with downmix.use_backend("reference"):
+        assert downmix.pick_or_mix(x, p, 2).item() == 0.5
+    Kernel.limit = "not today"
+    assert downmix.pick_or_mix(x, p, 2).item() == 0.5

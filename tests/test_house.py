@@ -1,0 +1,69 @@
+"""The rules of the house that a machine can hold: who imports whom, and what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import downmix
+
+ROOT = Path(downmix.__file__).parent
+# A room may import from itself and from those listed.
+MAY_IMPORT = {
+    "ops": set(),
+    "kernels": {"ops"},
+    "layers": {"ops"},
+    "cost": {"ops", "layers"},
+    "models": {"ops", "layers"},
+    "tools": {"ops", "layers", "cost", "models", "_version"},
+    "cli": {"tools", "_version"},
+    "__main__": {"cli"},
+    "__init__": {"ops", "layers", "_version"},
+    "_version": set(),
+}
+ONLY = {"timm": {"models", "tools"}, "triton": {"kernels"}, "numba": {"kernels"}, "jsonargparse": {"cli"}}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, anywhere in it, with relative ones made absolute."""
+    package = ["downmix", *path.relative_to(ROOT).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module} if node.module else {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imports(path):
+        top, *rest = name.split(".")
+        if top == "downmix" and rest:
+            assert rest[0] == room or rest[0] in MAY_IMPORT[room], f"{room} must not import {name}"
+        if top in ONLY:
+            assert room in ONLY[top], f"{room} must not import {top}"
+
+
+def test_importing_downmix_loads_no_heavy_package() -> None:
+    code = "import sys, downmix; print([m for m in ('numba', 'triton', 'timm', 'matplotlib') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(result.stdout))
+    code = "import sys, torch; print([m for m in ('numba', 'triton', 'timm', 'matplotlib') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded <= set(ast.literal_eval(result.stdout)), "downmix loads what torch alone does not"
+
+
+def test_the_package_init_holds_imports_only() -> None:
+    for path in ROOT.rglob("__init__.py"):
+        for node in ast.parse(path.read_text()).body:
+            is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            assert isinstance(node, ast.Import | ast.ImportFrom) or is_all or is_docstring, path

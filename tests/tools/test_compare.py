@@ -1,0 +1,132 @@
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from downmix.cli import main
+from downmix.tools import compare as tool
+from downmix.tools.compare import Comparison, Run, compare
+from downmix.tools.train import Epoch, Recipe
+
+from .test_data import make_folders
+
+PAIR = ("tiny_resnet", ["tiny_pix_resnet"])
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 8, "image_size": 8, "warmup_epochs": 0}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return str(make_folders(tmp_path / "data", count=15))
+
+
+@pytest.fixture(autouse=True)
+def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "_ROUNDS", {"latency": 2, "training": 2})
+
+
+def test_writes_table_json_csv_and_picture(tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    result = compare(*PAIR, Recipe(data=data, **QUICK), seeds=[0, 1], output=output, console=Console(width=120))
+    printed = capsys.readouterr().out
+    for row in (
+        "params",
+        "in convolutions",
+        "GMACs",
+        "activations MB/image",
+        "batch 8, median",
+        "training images/s",
+        "top-1",
+    ):
+        assert row in printed
+    assert f"picture: {output / 'compare.png'}" in printed
+
+    saved = json.loads((output / "compare.json").read_text())
+    assert [(run["seed"], run["model"]) for run in saved["runs"]] == [
+        (s, m) for s in (0, 1) for m in (PAIR[0], *PAIR[1])
+    ]
+    assert saved["recipe"]["image_size"] == 8
+    with Image.open(output / "compare.png") as picture:
+        assert picture.size[0] > 1000
+    rows = list(csv.DictReader((output / "compare.csv").read_text().splitlines()))
+    assert [row["model"] for row in rows] == result.models
+    assert rows[0]["conv_params"] == rows[1]["conv_params"]
+    assert int(rows[1]["macs"]) < int(rows[0]["macs"])
+    assert float(rows[0]["top1_mean"]) == pytest.approx(sum(result.top1(PAIR[0])) / 2, abs=1e-4)
+
+
+def test_an_interrupt_leaves_what_was_finished(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = tool.train, []
+
+    def train_once(*args: Any) -> list[Epoch]:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(tool, "train", train_once)
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", PAIR[0], *PAIR[1], "--data", data, "--output", str(tmp_path), "--epochs=1", "--batch_size=8"])
+    assert stop.value.code == 130
+    assert len(json.loads((tmp_path / "compare.json").read_text())["runs"]) == 1
+    assert (tmp_path / "compare.png").exists()
+
+
+def comparison(baseline: list[float], candidate: list[float]) -> Comparison:
+    result = Comparison(["a", "b"], [0], Recipe(), {})
+    for name, values in (("a", baseline), ("b", candidate)):
+        result.runs += [Run(name, i, [Epoch(0, 0, value, 1)]) for i, value in enumerate(values)]
+    return result
+
+
+def test_the_verdict_sets_the_difference_against_the_seeds() -> None:
+    assert comparison([0.90, 0.92], [0.91, 0.93]).verdict("b") == "+1.00 points, inside the seeds' ±2.00"
+    assert comparison([0.90, 0.92], [0.80, 0.82]).verdict("b") == "-10.00 points, more than the seeds' ±2.00"
+    assert comparison([0.90], [0.80]).verdict("b") == "needs two seeds or more"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["resnet29_smal", "pix_resnet29_small"], "no network 'resnet29_smal'.* did you mean resnet29_small"),
+        (["resnet29_small", "resnet29_small"], "each network can stand once"),
+        (["resnet29_small", "pix_resnet29_small", "--seeds", "1", "1"], "seeds must be one or more different numbers"),
+        (["resnet29_small", "pix_resnet29_small", "--data", "nowhere"], "there is no data set or folder 'nowhere'"),
+        (["resnet29_small", "pix_resnet29_small", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["resnet29_small", "pix_resnet29_small", "--device", "gpu"], "device must be cpu"),
+        (["resnet29_small", "vit_tiny_patch16_224"], "vit_tiny_patch16_224 can't process images of 16×16 pixels"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_code_2(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *arguments, "--output", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert re.search(sentence, error), error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_ends_in_one_sentence(
+    workers: int, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path(data) / "bee" / "3.png").write_bytes(b"junk")
+    arguments = ["--data", data, "--epochs=1", "--batch_size=8", f"--workers={workers}", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", PAIR[0], *PAIR[1], *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert "bee/3.png can't be read as an image" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no network"):
+        main(["compare", "nothing", "at_all", "--debug", "--output", str(tmp_path)])
