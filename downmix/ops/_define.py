@@ -84,7 +84,9 @@ class Operator:
             f"downmix::{name}", self._backward, setup_context=self._save_inputs, lib=_library
         )
         # The kernels' gradient is an operator too, so that a compiled training step can hold it.
-        _library.define(f"{name}_backward" + schema.replace("(", "(Tensor grad, ", 1).replace("-> Tensor", "-> Tensor[]"))
+        _library.define(
+            f"{name}_backward" + schema.replace("(", "(Tensor grad, ", 1).replace("-> Tensor", "-> Tensor[]")
+        )
         _library.impl(f"{name}_backward", self._run_backward, "CompositeExplicitAutograd")
         torch.library.register_fake(f"downmix::{name}_backward", _empty_gradients, lib=_library)
         self._torch_op = getattr(torch.ops.downmix, name)
@@ -170,3 +172,19 @@ def check_choice(argument: str, value: object, known: tuple[str, ...]) -> None:
     """Raises a ValueError that lists the known options unless ``value`` is one of them."""
     if value not in known:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def check_floating(argument: str, value: object) -> None:
+    """Raises a TypeError unless ``value`` is a floating-point tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{argument} must be a floating-point tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{argument} must be a floating-point tensor, got {value.dtype}; convert it with .float()")
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The layout of an output: channels_last (2d or 3d) for an input that is only that, contiguous for every other."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last

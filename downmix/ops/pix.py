@@ -8,7 +8,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from ._define import Operator, check_choice
+from ._define import Operator, check_choice, check_floating, memory_format
 
 FUSIONS = ("threshold", "weighted")
 OPERATORS = ("max+avg", "max", "avg", "min")
@@ -126,13 +126,6 @@ def compute_dtype(x: Tensor, p: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (x.dtype, p.dtype) else torch.float32
 
 
-def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last for an input that is only that, contiguous for every other."""
-    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
-        return torch.contiguous_format
-    return torch.channels_last
-
-
 def check_reduction(reduction: int) -> int:
     """Returns ``reduction`` as a plain int, or raises the sentence that says what is allowed."""
     allowed = "reduction must be a positive integer: the number of input channels per output channel"
@@ -154,11 +147,8 @@ def check_threshold(threshold: float) -> None:
 
 
 def _check_tensors(x: Tensor, p: Tensor, reduction: int) -> None:
-    for name, tensor in (("x", x), ("p", p)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a floating-point tensor, got {type(tensor).__name__}")
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; convert it with .float()")
+    check_floating("x", x)
+    check_floating("p", p)
     if x.dim() not in (3, 4) or x.shape[-3] == 0:
         raise ValueError(f"x must be [B, C, H, W] or [C, H, W] with at least one channel, got {list(x.shape)}")
     if p.device != x.device:

@@ -27,13 +27,19 @@ def environment(device: torch.device) -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = None
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "device": f"{device.type} {name}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": packages,
     }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")  # Linux only; elsewhere the platform module knows
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def table(result: Comparison) -> Table:
@@ -81,7 +87,7 @@ def _rows(result: Comparison) -> list[tuple[str, dict[str, str]]]:
         times = {n: t[batch] for n, t in result.latency_ms.items() if batch in t}
         for which in ("min", "median"):
             text = {n: f"{t[which]:.2f}" for n, t in times.items()}
-            rows.append((f"latency ms, batch {batch}, {which}", ratios({n: t[which] for n, t in times.items()}, text)))
+            rows.append((f"ms at batch {batch}, {which}", ratios({n: t[which] for n, t in times.items()}, text)))
     speed = {n: result.recipe.batch_size / t["median"] * 1e3 for n, t in result.training_ms.items()}
     rows.append(("training images/s", ratios(speed, {n: f"{s:.0f}" for n, s in speed.items()})))
     rows.append(

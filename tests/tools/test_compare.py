@@ -38,7 +38,7 @@ def test_writes_table_json_csv_and_picture(tmp_path: Path, data: str, capsys: py
         "in convolutions",
         "GMACs",
         "activations MB/image",
-        "batch 8, median",
+        "ms at batch 8, median",
         "training images/s",
         "top-1",
     ):

@@ -1,0 +1,262 @@
+"""SoftPool: the mean of a window, weighted by the softmax of its own values."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._define import Operator, check_choice, check_floating, memory_format
+
+GRADIENTS = ("exact", "paper")
+Size = int | Sequence[int]
+
+
+def soft_pool1d(
+    x: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    gradient: str = "exact",
+) -> Tensor:
+    """SoftPool over [B, C, L] or [C, L]. See :func:`soft_pool2d`.
+
+    Example:
+        >>> soft_pool1d(torch.tensor([[[0.0, 0.0, 1.0, 3.0]]]), 2)
+        tensor([[[0.0000, 2.7616]]])
+    """
+    return _soft_pool_nd(1, x, kernel_size, stride, padding, dilation, ceil_mode, gradient)
+
+
+def soft_pool2d(
+    x: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    gradient: str = "exact",
+) -> Tensor:
+    r"""Means of windows, weighted by the softmax of their own values; the same in training and evaluation.
+
+    .. math:: w_i = \frac{e^{a_i - m}}{\sum_j e^{a_j - m}}, \quad m = \max_j a_j, \qquad y = \sum_i w_i a_i
+
+    Windows and output sizes are those of ``torch.nn.functional.max_pool2d``, whose arguments these are. Padding never
+    takes part. Finite for every finite input. One +inf in a window gives +inf, −inf has weight 0, a window of −inf
+    alone gives −inf, NaN gives NaN; no gradient flows where the maximum is infinite. Half and bfloat16 are computed
+    in float32.
+
+    Args:
+        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations of any floating dtype, memory layout and stride. The
+            result has its dtype, and is channels_last where it is.
+        kernel_size (int or tuple): size of the window.
+        stride (int or tuple): step between windows, ``kernel_size`` if None.
+        padding (int or tuple): on both sides, at most half of the window.
+        dilation (int or tuple): step between the elements of a window.
+        ceil_mode (bool): whether a last window may reach beyond the padding.
+        gradient (str): ``"exact"``, :math:`\partial y / \partial a_i = w_i (1 + a_i - y)`, or ``"paper"``,
+            :math:`w_i`, the weights taken as constants.
+
+    Returns:
+        Tensor[B, C, H', W'] or Tensor[C, H', W']
+
+    Raises:
+        TypeError: if ``x`` is no floating-point tensor, or a size no integer.
+        ValueError: if a size is out of range or the windows don't fit ``x``.
+
+    Example:
+        >>> soft_pool2d(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), 2)
+        tensor([[[[2.4926]]]])
+
+    Source:
+        Stergiou, Poppe, Kalliatakis, *Refining activation downsampling with SoftPool*, ICCV 2021, section 3.
+        Deviations: the exact gradient is the default, the published CUDA code has the paper's; infinite values are
+        defined, NaN is not masked; padding, dilation, ceil_mode and unbatched input are ours. The published Python
+        fallback (average pools of x·eˣ and eˣ) overflows and is not followed.
+    """
+    return _soft_pool_nd(2, x, kernel_size, stride, padding, dilation, ceil_mode, gradient)
+
+
+def soft_pool3d(
+    x: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    gradient: str = "exact",
+) -> Tensor:
+    """SoftPool over [B, C, D, H, W] or [C, D, H, W]. See :func:`soft_pool2d`."""
+    return _soft_pool_nd(3, x, kernel_size, stride, padding, dilation, ceil_mode, gradient)
+
+
+def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient: str = "exact") -> Tensor:
+    """SoftPool with the windows of ``nn.AdaptiveMaxPool``: output i reads [floor(i·L / n), ceil((i + 1)·L / n)).
+
+    Args:
+        x (Tensor[B, C, *spatial] or Tensor[C, *spatial]): 1 to 3 spatial dimensions, as many as ``output_size`` has.
+        output_size (sequence): n for each spatial dimension; None keeps it, 1 everywhere pools globally.
+        gradient (str): as in :func:`soft_pool2d`.
+
+    Raises:
+        TypeError, ValueError: as :func:`soft_pool2d`.
+
+    Example:
+        >>> adaptive_soft_pool(torch.tensor([[[0.0, 1.0, 3.0]]]), (2,))
+        tensor([[[0.7311, 2.7616]]])
+    """
+    n = len(output_size)
+    check_choice("gradient", gradient, GRADIENTS)
+    _check_input(n, x)
+    sizes = list(x.shape[-n:])
+    outputs = [size if out is None else out for size, out in zip(sizes, output_size, strict=True)]
+    if any(not isinstance(out, int) or out < 1 for out in outputs) or 0 in sizes:
+        raise ValueError(
+            f"output_size needs positive integers or None and a non-empty map, got {output_size} for {sizes}"
+        )
+    if all(size % out == 0 for size, out in zip(sizes, outputs, strict=True)):
+        window = [size // out for size, out in zip(sizes, outputs, strict=True)]
+        return _soft_pool_nd(n, x, window, None, 0, 1, False, gradient)
+    if x.dim() == n + 1:
+        return adaptive_soft_pool(x.unsqueeze(0), output_size, gradient=gradient).squeeze(0)
+    windows = x.to(_compute_dtype(x))
+    for i in reversed(range(n)):  # from the last dimension, so that the numbers of the others stay
+        index, valid = _adaptive_windows(sizes[i], outputs[i], x.device)  # [out, longest window]
+        windows = windows.index_select(2 + i, index.flatten()).unflatten(2 + i, index.shape)
+        windows = windows.masked_fill(~valid.reshape(*valid.shape, *[1] * (windows.dim() - 4 - i)), -torch.inf)
+    windows = windows.movedim([3 + 2 * i for i in range(n)], [i - n for i in range(n)])
+    return _softened(windows, n, gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
+
+
+def _adaptive_windows(size: int, out: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    start = torch.arange(out, device=device) * size // out
+    end = -(-torch.arange(1, out + 1, device=device) * size // out)
+    longest = max(-(-(i + 1) * size // out) - i * size // out for i in range(out))
+    index = start[:, None] + torch.arange(longest, device=device)
+    return index.clamp(max=size - 1), index < end[:, None]
+
+
+def _soft_pool_nd(
+    n: int, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, gradient: str
+) -> Tensor:
+    check_choice("gradient", gradient, GRADIENTS)
+    _check_input(n, x)
+    kernel_size = _sizes("kernel_size", kernel_size, n, least=1)
+    stride = kernel_size if stride is None else _sizes("stride", stride, n, least=1)
+    padding = _sizes("padding", padding, n, least=0)
+    dilation = _sizes("dilation", dilation, n, least=1)
+    for k, p, d in zip(kernel_size, padding, dilation, strict=True):
+        if p > ((k - 1) * d + 1) // 2:
+            raise ValueError(
+                f"padding may be at most half of the window, (dilation · (kernel_size − 1) + 1) / 2, "
+                f"got padding={p} for kernel_size={k}, dilation={d}"
+            )
+    if min(output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)) < 1:
+        raise ValueError(
+            f"a window of kernel_size={kernel_size}, dilation={dilation} does not fit into a map of {list(x.shape[-n:])} "
+            f"with padding={padding}; use a smaller window or a larger map"
+        )
+    batched = x if x.dim() == n + 2 else x.unsqueeze(0)
+    y = _soft_pool(batched, kernel_size, stride, padding, dilation, bool(ceil_mode), gradient)
+    return y if x.dim() == n + 2 else y.squeeze(0)
+
+
+def _reference(
+    x: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+    gradient: str,
+) -> Tensor:
+    n = len(kernel_size)
+    windows = x.to(_compute_dtype(x))
+    out = output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)
+    pads: list[Any] = []
+    for size, o, k, s, p, d in zip(x.shape[-n:], out, kernel_size, stride, padding, dilation, strict=True):
+        # As far as the last window reaches, which ceil_mode may lead beyond the padding.
+        pads = [p, max((o - 1) * s + (k - 1) * d + 1 - size - p, 0), *pads]
+    if any(pads):
+        windows = F.pad(windows, pads, value=-torch.inf)
+    for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
+        windows = windows.unfold(2 + i, (k - 1) * d + 1, s)[..., ::d]
+    return _softened(windows, n, gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
+
+
+def _softened(windows: Tensor, n: int, gradient: str) -> Tensor:
+    """The weighted mean over the last ``n`` dimensions, where −inf stands for what takes no part."""
+    dims = list(range(-n, 0))
+    top = windows.detach().amax(dims, keepdim=True)
+    # a − m, where ∞ − ∞ counts as 0: equal infinities share the weight.
+    below = torch.where(top.isinf(), torch.where(windows == top, 0.0, -torch.inf), windows - top)
+    weight = below.exp()
+    weight = weight / weight.sum(dims, keepdim=True)
+    if gradient == "paper":
+        weight = weight.detach()
+    return (
+        (top + (weight * torch.where(below == -torch.inf, 0.0, below)).sum(dims, keepdim=True)).flatten(-n).squeeze(-1)
+    )
+
+
+def output_sizes(
+    sizes: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> list[int]:
+    """Sizes of the output, by the rule of ``nn.MaxPool``: no window of ceil_mode starts in the right padding."""
+    out = []
+    for size, k, s, p, d in zip(sizes, kernel_size, stride, padding, dilation, strict=True):
+        o = (size + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
+        out.append(o - 1 if ceil_mode and (o - 1) * s >= size + p else o)
+    return out
+
+
+def operations(x_shape: Sequence[int], output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
+    """Element operations: for each output of K values K − 1 comparisons, K each of differences, exponentials and
+    products, 2(K − 1) additions and a division. Windows at the border count whole."""
+    window = math.prod(kernel_size)
+    return math.prod(output_shape) * (6 * window - 2)
+
+
+def _flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
+    return operations(x_shape, out_shape, kernel_size)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _check_input(n: int, x: Tensor) -> None:
+    check_floating("x", x)
+    if x.dim() not in (n + 1, n + 2):
+        space = ", ".join("DHW"[3 - n :]) if n > 1 else "L"
+        raise ValueError(f"x must be [B, C, {space}] or [C, {space}], got {list(x.shape)}")
+
+
+def _sizes(argument: str, value: Any, n: int, least: int) -> list[int]:
+    values = [value] * n if isinstance(value, numbers.Integral) else value
+    if isinstance(value, bool) or not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")
+    values = list(values) * n if len(values) == 1 else list(values)
+    if any(isinstance(v, bool) or not isinstance(v, numbers.Integral) for v in values):
+        raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")
+    if len(values) != n or any(v < least for v in values):
+        raise ValueError(f"{argument} must be an integer of {least} or more, or {n} of them, got {value!r}")
+    return [int(v) for v in values]
+
+
+_soft_pool = Operator("soft_pool", _reference, stem="soft_pool", operations=_flop_formula)
