@@ -1,7 +1,39 @@
 """downmix: cheaper ConvNets that keep more of the signal where they shrink it."""
 
 from ._version import __version__
-from .layers import PiX
-from .ops import pick_or_mix, use_backend
+from .layers import (
+    AdaptiveSoftPool1d,
+    AdaptiveSoftPool2d,
+    AdaptiveSoftPool3d,
+    PiX,
+    SoftPool1d,
+    SoftPool2d,
+    SoftPool3d,
+)
+from .ops import (
+    adaptive_soft_pool,
+    explain_backend,
+    pick_or_mix,
+    soft_pool1d,
+    soft_pool2d,
+    soft_pool3d,
+    use_backend,
+)
 
-__all__ = ["PiX", "__version__", "pick_or_mix", "use_backend"]
+__all__ = [
+    "AdaptiveSoftPool1d",
+    "AdaptiveSoftPool2d",
+    "AdaptiveSoftPool3d",
+    "PiX",
+    "SoftPool1d",
+    "SoftPool2d",
+    "SoftPool3d",
+    "__version__",
+    "adaptive_soft_pool",
+    "explain_backend",
+    "pick_or_mix",
+    "soft_pool1d",
+    "soft_pool2d",
+    "soft_pool3d",
+    "use_backend",
+]

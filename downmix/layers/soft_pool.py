@@ -83,7 +83,7 @@ class _AdaptiveSoftPool(nn.Module):
 
     def __init__(
         self,
-        output_size: int | None | tuple[int | None, ...],
+        output_size: int | tuple[int | None, ...] | None,
         return_indices: bool = False,
         *,
         gradient: str = "exact",

@@ -1,6 +1,15 @@
 """What is computed: a file an operator."""
 
-from ._define import use_backend
+from ._define import explain_backend, use_backend
 from .pix import pick_or_mix
+from .soft_pool import adaptive_soft_pool, soft_pool1d, soft_pool2d, soft_pool3d
 
-__all__ = ["pick_or_mix", "use_backend"]
+__all__ = [
+    "adaptive_soft_pool",
+    "explain_backend",
+    "pick_or_mix",
+    "soft_pool1d",
+    "soft_pool2d",
+    "soft_pool3d",
+    "use_backend",
+]

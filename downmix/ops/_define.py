@@ -31,6 +31,7 @@ BACKENDS = ("auto", "reference")
 _KERNEL_FOLDERS = {"cpu": "numba", "cuda": "triton"}
 _library = torch.library.Library("downmix", "DEF")
 _backend = "auto"
+_log: list[str] | None = None  # where explain_backend listens
 
 
 class use_backend:
@@ -61,6 +62,32 @@ class use_backend:
     def __exit__(self, *exc_info: object) -> None:
         global _backend
         _backend = self._before
+
+
+def explain_backend(op: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Says which kernel runs for these arguments, or why the reference does.
+
+    Args:
+        op (Callable): a public function or module of downmix, such as ``downmix.pick_or_mix``.
+        *args, **kwargs: what it would be called with. It is called, and its output thrown away.
+
+    Returns:
+        A sentence for each operator inside.
+
+    Example:
+        >>> import torch, downmix
+        >>> explain_backend(downmix.pick_or_mix, torch.randn(1, 8, 2, 2), torch.rand(1, 2), 4)
+        'pick_or_mix runs downmix.kernels.numba.pix'
+        >>> explain_backend(downmix.pick_or_mix, *(torch.empty(s, device="meta") for s in ((1, 8, 2, 2), (1, 2))), 4)
+        "pick_or_mix runs its reference: it has no kernel for the device 'meta'"
+    """
+    global _log
+    _log = []
+    try:
+        op(*args, **kwargs)
+        return "\n".join(dict.fromkeys(_log)) or "no operator of downmix runs here"
+    finally:
+        _log = None
 
 
 class Operator:
@@ -99,6 +126,10 @@ class Operator:
             return self.reference(*args)
         if not self._flops_registered:
             self._register_flops()
+        if _log is not None:
+            kernel = self.kernel(*args)
+            runs = f"its reference: {kernel}" if isinstance(kernel, str) else kernel.__name__
+            _log.append(f"{self.name} runs {runs}")
         return self._torch_op(*args)
 
     def _register_flops(self) -> None:
@@ -114,7 +145,7 @@ class Operator:
         device = args[0].device.type
         module = _kernel_module(_KERNEL_FOLDERS.get(device, device), self.stem)
         if module is None:
-            return f"{self.name} has no kernel for the device {device!r}"
+            return f"it has no kernel for the device {device!r}"
         return module.why_not(*args) or module
 
     def _run(self, *args: Any) -> Tensor:
@@ -183,8 +214,10 @@ def check_floating(argument: str, value: object) -> None:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The layout of an output: channels_last (2d or 3d) for an input that is only that, contiguous for every other."""
+    """The layout of an output: channels_last (2d or 3d) where the channels of ``x`` lie side by side, else contiguous."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
+    if last is None or x.is_contiguous() or x.stride(1) != 1 or x.shape[1] == 1:
         return torch.contiguous_format
-    return last
+    # Slices of a channels_last map are channels_last too: steps fall from H to W, and W steps over all channels.
+    steps = [*x.stride()[2:], x.shape[1]]
+    return last if all(a >= b for a, b in zip(steps, steps[1:], strict=False)) else torch.contiguous_format

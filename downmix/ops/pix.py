@@ -89,13 +89,13 @@ def _reference(
     dtype = compute_dtype(x, p)
 
     def reduce(kind: str) -> Tensor:
-        if kind == "max":  # max, not amax: its gradient goes to one winner, the first
-            parts = [group.max(2).values for group in groups]
-        elif kind == "min":
-            parts = [group.min(2).values for group in groups]
-        else:
+        if kind == "avg":
             parts = [group.sum(2, dtype=dtype) / (reduction if legacy_tail else group.shape[2]) for group in groups]
-        return torch.cat(parts, 1).to(dtype)
+        elif torch.is_grad_enabled():  # their gradients go to one winner, the first; those of amax and amin to all
+            parts = [(group.max(2) if kind == "max" else group.min(2)).values for group in groups]
+        else:
+            parts = [group.amax(2) if kind == "max" else group.amin(2) for group in groups]
+        return (torch.cat(parts, 1) if len(parts) > 1 else parts[0]).to(dtype)
 
     probability = p.to(dtype)[:, :, None, None]
     if operator == "max+avg":

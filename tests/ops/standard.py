@@ -70,7 +70,7 @@ class StandardTests:
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_as_exact_as_the_reference(self, option: dict[str, Any], layout: str, dtype: torch.dtype) -> None:
-        """Outputs and gradients are within twice the reference's own error of the float64 reference."""
+        """Outputs and gradients are within twice the reference's own error, and a rounding, of the float64 reference."""
         constants = self.constants(**option)
         tensors = self.leaves(option, layout, dtype)
         exact = _with_gradients(lambda *t: self.operator.reference(*t, *constants), [t.double() for t in tensors])
@@ -78,7 +78,7 @@ class StandardTests:
         ours = _with_gradients(lambda *t: self.call(*t, **option), tensors)
         for got, reference, truth in zip(ours, own, exact, strict=True):
             assert got.dtype == dtype
-            allowed = 2 * (reference - truth).abs().max() + torch.finfo(dtype).tiny
+            allowed = 2 * (reference - truth).abs().max() + torch.finfo(dtype).eps * truth.abs().max()
             assert (got - truth).abs().max() <= allowed
 
     @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of opcheck itself
@@ -120,7 +120,9 @@ class StandardTests:
         for layout in LAYOUTS:
             tensors = [t.detach() for t in self.leaves(option, layout)]
             real, meta = self.call(*tensors, **option), self.call(*(t.to("meta") for t in tensors), **option)
-            assert (meta.shape, meta.stride(), meta.dtype) == (real.shape, real.stride(), real.dtype)
+            assert (meta.shape, meta.dtype) == (real.shape, real.dtype)
+            steps = [(s, m) for n, s, m in zip(real.shape, real.stride(), meta.stride(), strict=True) if n > 1]
+            assert all(s == m for s, m in steps)
 
     def test_empty_batch(self, option: dict[str, Any]) -> None:
         tensors = self.leaves(option, batch=0)

@@ -1,0 +1,1 @@
+"""Kernels for the CPU, compiled by Numba at their first call and kept on disk."""

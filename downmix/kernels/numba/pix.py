@@ -1,0 +1,127 @@
+"""PiX on the CPU: one pass over the input, forward and backward, in NCHW and channels_last."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...ops._define import memory_format
+from ...ops.pix import compute_dtype
+from . import _pix_pixels as pixels
+from . import _pix_planes as planes
+from ._common import ELEMENT, set_threads
+from ._pix_common import BLEND, BY_THRESHOLD, MIX, PICK
+
+_UNROLLED = 16  # reductions up to here get code of their own
+
+
+def why_not(
+    x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
+) -> str | None:
+    if fusion == "weighted" and operator != "max+avg":
+        return f"weighted fusion of {operator!r} alone leaves the probabilities no say"
+    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return f"the CPU kernels don't know {x.dtype}"
+    if p.dtype == torch.float64 != x.dtype:
+        return f"the CPU kernels compute in float32 for {x.dtype}, and p is float64"
+    return None
+
+
+def forward(
+    x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
+) -> Tensor:
+    (batch, channels, height, width), groups = x.shape, p.shape[1]
+    y = torch.empty((batch, groups, height, width), dtype=x.dtype, memory_format=memory_format(x))
+    if y.numel() == 0:
+        return y
+    in_planes = memory_format(x) == torch.contiguous_format
+    if not (_in_planes if in_planes else _in_pixels)(x):
+        x = x.contiguous(memory_format=memory_format(x))
+    p = _probabilities(x, p)
+    layout, strides = (planes, _plane_strides) if in_planes else (pixels, _pixel_strides)
+    kernel = layout.forward(reduction if reduction <= _UNROLLED else 0)
+    set_threads(x.numel())
+    kernel(
+        *(tensor.data_ptr() for tensor in (x, y, p)),
+        ELEMENT[x.dtype],
+        ELEMENT[p.dtype],
+        *(batch, channels, groups, height * width),
+        *_rule(channels, reduction, threshold, fusion, operator, legacy_tail),
+        *strides(x),
+        *strides(y),
+    )
+    return y
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    p: Tensor,
+    reduction: int,
+    threshold: float,
+    fusion: str,
+    operator: str,
+    legacy_tail: bool,
+) -> list[Tensor]:
+    (batch, channels, height, width), groups, dp_dtype = x.shape, p.shape[1], p.dtype
+    dx = torch.empty_like(x)
+    if grad.numel() == 0:
+        return [dx, torch.zeros_like(p)]
+    in_planes = memory_format(x) == torch.contiguous_format
+    fits = _in_planes if in_planes else _in_pixels
+    x, grad, out = (t if fits(t) else t.contiguous(memory_format=memory_format(x)) for t in (x, grad, dx))
+    p = _probabilities(x, p)
+    layout, strides = (planes, _plane_strides) if in_planes else (pixels, _pixel_strides)
+    # In channels_last each block of pixels gives its part of dp.
+    blocks = 1 if in_planes else -(-height * width // pixels.PIXELS)
+    dp = torch.empty((batch, blocks, groups), dtype=p.dtype)
+    kernel = layout.backward(reduction if reduction <= _UNROLLED else 0)
+    set_threads(x.numel())
+    kernel(
+        *(tensor.data_ptr() for tensor in (grad, x, out, p, dp)),
+        ELEMENT[x.dtype],
+        ELEMENT[p.dtype],
+        *(batch, channels, groups, height * width),
+        *_rule(channels, reduction, threshold, fusion, operator, legacy_tail),
+        *strides(grad),
+        *strides(x),
+        *strides(out),
+    )
+    if out is not dx:
+        dx.copy_(out)
+    return [dx, (dp.squeeze(1) if blocks == 1 else dp.sum(1)).to(dp_dtype)]
+
+
+def _probabilities(x: Tensor, p: Tensor) -> Tensor:
+    return p.to(compute_dtype(x, p)).contiguous()
+
+
+def _plane_strides(x: Tensor) -> tuple[int, ...]:
+    return x.stride()[:2]
+
+
+def _in_planes(x: Tensor) -> bool:
+    """Whether each channel's map is one run of memory."""
+    _, _, step_h, step_w = x.stride()
+    height, width = x.shape[2:]
+    return (width == 1 or step_w == 1) and (height == 1 or step_h == width)
+
+
+def _in_pixels(x: Tensor) -> bool:
+    """Whether each pixel's channels are one run of memory, and the pixels evenly apart."""
+    _, step_c, step_h, step_w = x.stride()
+    return step_c == 1 and (x.shape[2] == 1 or step_h == x.shape[3] * step_w)
+
+
+def _pixel_strides(x: Tensor) -> tuple[int, int]:
+    return x.stride(0), x.stride(3)
+
+
+def _rule(
+    channels: int, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
+) -> tuple[int, int, int, float, float]:
+    """What decides how a group is reduced: its size, what the last one is divided by, the mode, the threshold, and −1
+    for a minimum, which is −max(−x)."""
+    mode = BLEND if fusion == "weighted" else {"max+avg": BY_THRESHOLD, "avg": MIX}.get(operator, PICK)
+    tail = reduction if legacy_tail else channels % reduction or reduction
+    return reduction, tail, mode, threshold, -1.0 if operator == "min" else 1.0
