@@ -1,7 +1,11 @@
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # Triton reads this once, when it is imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import downmix.models  # noqa: F401, registers the networks
 

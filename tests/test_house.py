@@ -14,6 +14,7 @@ ROOT = Path(downmix.__file__).parent
 MAY_IMPORT = {
     "ops": set(),
     "kernels": {"ops"},
+    "compat": {"ops", "layers"},
     "layers": {"ops"},
     "cost": {"ops", "layers"},
     "models": {"ops", "layers"},

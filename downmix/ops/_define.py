@@ -21,6 +21,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -214,10 +215,10 @@ def check_floating(argument: str, value: object) -> None:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The layout of an output: channels_last (2d or 3d) where the channels of ``x`` lie side by side, else contiguous."""
+    """The layout of an output: channels_last (2d or 3d) where channels of ``x`` lie side by side, else contiguous."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if last is None or x.is_contiguous() or x.stride(1) != 1 or x.shape[1] == 1:
         return torch.contiguous_format
     # Slices of a channels_last map are channels_last too: steps fall from H to W, and W steps over all channels.
     steps = [*x.stride()[2:], x.shape[1]]
-    return last if all(a >= b for a, b in zip(steps, steps[1:], strict=False)) else torch.contiguous_format
+    return last if all(a >= b for a, b in pairwise(steps)) else torch.contiguous_format

@@ -163,7 +163,7 @@ def _soft_pool_nd(
             )
     if min(output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)) < 1:
         raise ValueError(
-            f"a window of kernel_size={kernel_size}, dilation={dilation} does not fit into a map of {list(x.shape[-n:])} "
+            f"a window of kernel_size={kernel_size}, dilation={dilation} does not fit a map of {list(x.shape[-n:])} "
             f"with padding={padding}; use a smaller window or a larger map"
         )
     batched = x if x.dim() == n + 2 else x.unsqueeze(0)
@@ -196,17 +196,17 @@ def _reference(
 
 def _softened(windows: Tensor, n: int, gradient: str) -> Tensor:
     """The weighted mean over the last ``n`` dimensions, where −inf stands for what takes no part."""
-    dims = list(range(-n, 0))
-    top = windows.detach().amax(dims, keepdim=True)
-    # a − m, where ∞ − ∞ counts as 0: equal infinities share the weight.
-    below = torch.where(top.isinf(), torch.where(windows == top, 0.0, -torch.inf), windows - top)
-    weight = below.exp()
-    weight = weight / weight.sum(dims, keepdim=True)
-    if gradient == "paper":
-        weight = weight.detach()
-    return (
-        (top + (weight * torch.where(below == -torch.inf, 0.0, below)).sum(dims, keepdim=True)).flatten(-n).squeeze(-1)
-    )
+    # Places in the window come first: arithmetic then runs along maps, not along a handful of values.
+    windows = windows.movedim(list(range(-n, 0)), list(range(n))).flatten(0, n - 1).contiguous()
+    top = windows.detach().amax(0)
+    infinite = top.isinf()
+    # a − m, cut off where its exponential vanishes, so that −∞ times weight 0 is 0; windows with m = ±∞ end below.
+    vanishes = -746.0 if windows.dtype == torch.float64 else -104.0
+    below = windows - top
+    below = torch.where((below < vanishes) | infinite, vanishes, below)
+    weight = below.detach().exp() if gradient == "paper" else below.exp()
+    mean = (weight * below).sum(0) / weight.sum(0)
+    return top + mean.masked_fill(infinite, 0.0)
 
 
 def output_sizes(

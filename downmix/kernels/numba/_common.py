@@ -1,3 +1,5 @@
+# Numba's intrinsics take a typing context that callers don't pass.
+# pyright: reportCallIssue=false
 """What the CPU kernels share: memory as flat arrays, half precision, an exponential that vectorises, threads."""
 
 from __future__ import annotations
@@ -15,13 +17,20 @@ from numba.extending import intrinsic, overload
 if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
     numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
 
-# A kernel gets a tensor as the address of its first element and one of these, which tells the type of its elements:
+# A kernel gets a tensor as the address of its first element and one of these, which tells the type of elements, as
 # making a NumPy array of a tensor takes longer than a small kernel. Numba knows no half precision on the CPU, so float16
 # goes as int16 and bfloat16 as uint16, see `widen` and `narrow`.
 ELEMENT = {
     torch.float16: np.empty(0, np.int16),
     torch.bfloat16: np.empty(0, np.uint16),
     torch.float32: np.empty(0, np.float32),
+    torch.float64: np.empty(0, np.float64),
+}
+# For each, an integer that holds two of them; float64 has none, and goes one by one.
+PAIR = {
+    torch.float16: np.empty(0, np.uint32),
+    torch.bfloat16: np.empty(0, np.uint32),
+    torch.float32: np.empty(0, np.uint64),
     torch.float64: np.empty(0, np.float64),
 }
 # Fewer elements than this are done before a second thread is awake.
@@ -89,13 +98,21 @@ def widen(value: Any) -> Any:
     raise NotImplementedError("only for compiled code")
 
 
+def first_half(value: Any, element: Any) -> Any:
+    """The first of the two values that an integer of `PAIR` holds, on a little-endian machine."""
+    raise NotImplementedError("only for compiled code")
+
+
 def narrow(value: Any, like: Any) -> Any:
     """A computed number as it is stored in an array of ``like``'s dtype, rounded to nearest even."""
     raise NotImplementedError("only for compiled code")
 
 
 def exp(value: Any) -> Any:
-    """e to a power of at most 0; in float32 a polynomial, which LLVM vectorises where it calls a library for np.exp."""
+    """For a value of at most 0: that value, cut off where its exponential vanishes, and the exponential.
+
+    In float32 a polynomial, which LLVM vectorises where it calls a library for np.exp.
+    """
     raise NotImplementedError("only for compiled code")
 
 
@@ -117,6 +134,17 @@ def _widen(value):
     return lambda value: value
 
 
+@overload(first_half)
+def _first_half(value, element):
+    if element.dtype == types.int16:
+        return lambda value, element: types.int16(value)
+    if element.dtype == types.uint16:
+        return lambda value, element: types.uint16(value)
+    if element.dtype == types.float32:
+        return lambda value, element: _float_from_bits(types.uint32(value))
+    return lambda value, element: value
+
+
 @overload(narrow)
 def _narrow(value, like):
     if like.dtype == types.int16:
@@ -133,17 +161,22 @@ def _narrow(value, like):
     return lambda value, like: value
 
 
-@overload(exp)
+@overload(exp, jit_options={"fastmath": {"contract"}})
 def _exp(value):
     if value == types.float64:
-        return lambda value: np.exp(value)
+
+        def exp_float64(value):
+            cut = -745.0 if value < -745.0 else value
+            return cut, (0.0 if value < -745.0 else np.exp(cut))
+
+        return exp_float64
 
     def exp_float32(value):
         # 2^n · e^f with |f| ≤ ln 2 / 2; adding 1.5 · 2²³ rounds to the integer n and leaves it in the low bits.
-        clamped = types.float32(-87.0) if value < types.float32(-87.0) else value
-        shifted = clamped * types.float32(1.4426950408889634) + types.float32(12582912.0)
+        cut = types.float32(-87.0) if value < types.float32(-87.0) else value
+        shifted = cut * types.float32(1.4426950408889634) + types.float32(12582912.0)
         n = shifted - types.float32(12582912.0)
-        f = clamped - n * types.float32(0.693359375)
+        f = cut - n * types.float32(0.693359375)
         f = f + n * types.float32(2.12194440e-4)
         # Taylor, of degree 7: its error at ln 2 / 2 is below float32's rounding.
         y = types.float32(1 / 5040)
@@ -155,6 +188,6 @@ def _exp(value):
         y = y * f + types.float32(1.0)
         y = y * f + types.float32(1.0)
         scale = _float_from_bits((_bits(shifted) + types.uint32(127)) << types.uint32(23))
-        return types.float32(0.0) if value < types.float32(-87.0) else y * scale
+        return cut, (types.float32(0.0) if value < types.float32(-87.0) else y * scale)
 
     return exp_float32

@@ -1,0 +1,330 @@
+# Triton's types mean the compiled language, not the Python that pyright reads.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false
+"""Triton kernels of pick_or_mix: x is read once, and in backward written once, whatever the reduction.
+
+A program holds a tile of one sample: BLOCK_S positions by BLOCK_G groups. Where positions lie side by side in memory
+(NCHW) it walks the channels of its groups one after the other. Where channels do (channels_last), BLOCK_R channels of
+each group lie side by side in the tile too, so that its loads stay whole cache lines, and are brought together last.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...ops.pix import compute_dtype
+from ._common import (
+    LOAD_BYTES,
+    OPTIONS,
+    THREADS,
+    TRITON_DTYPES,
+    aligned,
+    alignment,
+    divide,
+    empty_output,
+    larger,
+    on_device_of,
+    power_of_two,
+)
+
+
+@triton.jit
+def _program(groups, s_tiles, BLOCK_G: tl.constexpr):
+    """The sample, the tile of positions and the first group of this program."""
+    program = tl.program_id(0).to(tl.int64)
+    g_tiles = tl.cdiv(groups, BLOCK_G)
+    return program // g_tiles // s_tiles, program // g_tiles % s_tiles, program % g_tiles * BLOCK_G
+
+
+@triton.jit
+def _channels(step, g_start, channels, REDUCTION: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr):
+    """The channel of each lane of a tile, its number within its group, and whether there is such a channel."""
+    lane = tl.arange(0, BLOCK_G * BLOCK_R)
+    j = step * BLOCK_R + lane % BLOCK_R
+    if REDUCTION == BLOCK_R:
+        c = g_start * REDUCTION + lane  # as below, but the compiler sees that they are contiguous
+        exists = c < channels
+    else:
+        c = (g_start + lane // BLOCK_R) * REDUCTION + j
+        exists = (c < channels) & (j < REDUCTION)
+    return c, j, exists
+
+
+@triton.jit
+def _offsets(strides, b, s, c, width, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr):
+    """Where the channels (or groups) c at the positions s lie, [s, c]; ALIGN divides every stride but the inner 1."""
+    c_offset = c * strides[1]
+    s_offset = s * strides[3] if FLAT else s // width * strides[2] + s % width * strides[3]
+    if CHANNELS_INNER:
+        s_offset = aligned(b * strides[0] + s_offset, ALIGN)
+    else:
+        c_offset = aligned(b * strides[0] + c_offset, ALIGN)
+    return s_offset[:, None] + c_offset[None, :]
+
+
+@triton.jit
+def _by_group(lanes, BLOCK_R: tl.constexpr):
+    return tl.reshape(lanes, [lanes.shape[0], lanes.shape[1] // BLOCK_R, BLOCK_R])
+
+
+@triton.jit
+def _by_lane(groups, BLOCK_R: tl.constexpr):
+    """A value of each group for all of its lanes: [s, g] becomes [s, g · BLOCK_R]."""
+    lanes = groups
+    if BLOCK_R > 1:
+        repeated = tl.broadcast_to(groups[:, :, None], [groups.shape[0], groups.shape[1], BLOCK_R])
+        lanes = tl.reshape(repeated, [groups.shape[0], groups.shape[1] * BLOCK_R])
+    return lanes
+
+
+@triton.jit
+def _reduce(
+    x_ptr, x_strides, b, s, g_start, channels, space, width,
+    REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr, SHORT_TAIL: tl.constexpr,
+    DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The reduction that p < t picks, the one it does not, the winner's number in its group, and the group's size."""
+    best = tl.full([BLOCK_S, BLOCK_G * BLOCK_R], float("-inf"), DTYPE)
+    first = tl.zeros([BLOCK_S, BLOCK_G * BLOCK_R], tl.int32) + (tl.arange(0, BLOCK_G * BLOCK_R) % BLOCK_R)[None, :]
+    total = tl.zeros([BLOCK_S, BLOCK_G * BLOCK_R], DTYPE)
+    # A short loop of unrolled steps, so that their loads are under way together but the code stays small.
+    for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
+        for k in tl.static_range(UNROLL):
+            c, j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            mask = (s < space)[:, None] & exists[None, :]
+            offsets = _offsets(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
+            value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
+            total += value
+            value = -value if OPERATOR == "min" else value
+            if SHORT_TAIL or REDUCTION % (BLOCK_R * UNROLL):
+                value = tl.where(exists[None, :], value, float("-inf"))
+            # The first of equal values wins, but NaN over any number: as torch.max has it.
+            first = tl.where((value <= best) | (best != best), first, j[None, :])
+            best = larger(best, value)
+    if BLOCK_R > 1:
+        lanes, first = _by_group(best, BLOCK_R), _by_group(first, BLOCK_R)
+        total = tl.sum(_by_group(total, BLOCK_R), 2)
+        best = tl.reduce(lanes, 2, larger)
+        wins = (lanes == best[:, :, None]) | (lanes != lanes)
+        first = tl.min(tl.where(wins, first, REDUCTION), 2)
+    size = tl.full([BLOCK_G], REDUCTION, tl.int64)
+    if SHORT_TAIL and not LEGACY_TAIL:
+        size = tl.minimum(size, channels - (g_start + tl.arange(0, BLOCK_G)) * REDUCTION)
+    size = size.to(DTYPE)[None, :]
+    if REDUCTION & (REDUCTION - 1) == 0 and (LEGACY_TAIL or not SHORT_TAIL):
+        mean = total * (1 / REDUCTION)  # exact, and cheaper
+    else:
+        mean = divide(total, size)
+    best = -best if OPERATOR == "min" else best
+    upper = mean if OPERATOR == "avg" else best
+    lower = mean if OPERATOR == "avg" or OPERATOR == "max+avg" else best
+    return upper, lower, first, size
+
+
+@triton.jit
+def _pick_or_mix_forward_kernel(
+    x_ptr, p_ptr, y_ptr, x_strides, p_strides, y_strides,
+    channels, groups, space, width, s_tiles, threshold: tl.float64,
+    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
+    SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    X_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """y = p · (max where p < t, else mean), or p · max + (1 − p) · mean where WEIGHTED."""
+    if CHANNELS_INNER:
+        channels, groups = aligned(channels, X_ALIGN), aligned(groups, Y_ALIGN)
+    else:
+        space = aligned(space, X_ALIGN)
+    b, s_tile, g_start = _program(groups, s_tiles, BLOCK_G)
+    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
+    upper, lower, _, _ = _reduce(
+        x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
+        DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+    )  # fmt: skip
+    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
+    y = p * upper + (1 - p) * lower if WEIGHTED else p * tl.where(p < tl.full([1, 1], threshold, DTYPE), upper, lower)
+    mask = (s < space)[:, None] & (g < groups)[None, :]
+    offsets = _offsets(y_strides, b, s, g, width, FLAT, CHANNELS_INNER, Y_ALIGN)
+    tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _pick_or_mix_backward_kernel(
+    grad_ptr, x_ptr, p_ptr, dx_ptr, dp_ptr, grad_strides, x_strides, p_strides, dx_strides, dp_strides,
+    channels, groups, space, width, s_tiles, threshold: tl.float64,
+    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
+    SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    r"""Both gradients from one reading of x.
+
+    With g the incoming gradient, M the picked and A the other reduction of a group of n channels:
+
+    - threshold: y = p v, v = M or A, so dp = Σ g v over the positions, and dv = g p goes to the one chosen;
+    - weighted: y = p M + (1 − p) A, so dp = Σ g (M − A), dM = g p and dA = g (1 − p).
+
+    dM goes to the first channel that attains it, dA / n to each channel. dp_ptr gets this tile's part of the sum.
+    """
+    if CHANNELS_INNER:
+        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
+    else:
+        space = aligned(space, X_ALIGN)
+    b, s_tile, g_start = _program(groups, s_tiles, BLOCK_G)
+    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
+    upper, lower, first, size = _reduce(
+        x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
+        DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+    )  # fmt: skip
+    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
+    mask = (s < space)[:, None] & (g < groups)[None, :]
+    grad_offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
+    grad = tl.load(grad_ptr + grad_offsets, mask, other=0).to(DTYPE)
+    picks = p < tl.full([1, 1], threshold, DTYPE)
+    if WEIGHTED:
+        dp = grad * (upper - lower)
+        d_upper, d_lower = grad * p, grad * (1 - p)
+    else:
+        dp = grad * tl.where(picks, upper, lower)
+        d_upper, d_lower = tl.where(picks, grad * p, 0.0), tl.where(picks, 0.0, grad * p)
+    dp = tl.sum(tl.where(mask, dp, 0.0), 0)  # beyond the mask −∞ · 0
+    dp_offsets = b * dp_strides[0] + g * dp_strides[1] + s_tile * dp_strides[2]
+    tl.store(dp_ptr + dp_offsets, dp.to(dp_ptr.dtype.element_ty), g < groups)
+
+    to_winner = d_upper if OPERATOR == "max+avg" else d_upper + d_lower
+    to_each = divide(d_lower if OPERATOR == "max+avg" else d_upper + d_lower, size)
+    to_winner, to_each, first = _by_lane(to_winner, BLOCK_R), _by_lane(to_each, BLOCK_R), _by_lane(first, BLOCK_R)
+    for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
+        for k in tl.static_range(UNROLL):
+            c, j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            won = tl.where(first == j[None, :], to_winner, 0.0)
+            if OPERATOR == "avg":
+                dx = to_each
+            elif OPERATOR == "max+avg":
+                dx = won + to_each
+            else:
+                dx = won
+            offsets = _offsets(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, DX_ALIGN)
+            tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
+
+
+def why_not(
+    x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
+) -> str | None:
+    """No limit, but for dtypes that Triton does not compute with."""
+    known = (*TRITON_DTYPES, torch.float16, torch.bfloat16)
+    for name, tensor in (("x", x), ("p", p)):
+        if tensor.dtype not in known:
+            return f"the kernel takes float16, bfloat16, float32 and float64, and {name} is {tensor.dtype}"
+    return None
+
+
+def forward(
+    x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
+) -> Tensor:
+    y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
+    if y.numel() == 0:
+        return y
+    grid, constants = _plan((x, y), reduction, fusion, operator, legacy_tail, compute_dtype(x, p), loads=4)
+    channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
+    with on_device_of(x):
+        _pick_or_mix_forward_kernel[grid[:1]](
+            x, p, y, _strides(x, flat), p.stride(), _strides(y, flat),
+            x.shape[1], p.shape[1], x.shape[2] * x.shape[3], x.shape[3], grid[1], threshold,
+            X_ALIGN=_alignment(x, channels_inner), Y_ALIGN=_alignment(y, channels_inner), **constants, **OPTIONS,
+        )  # fmt: skip
+    return y
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    p: Tensor,
+    reduction: int,
+    threshold: float,
+    fusion: str,
+    operator: str,
+    legacy_tail: bool,
+) -> list[Tensor]:
+    dx, dp = torch.empty_like(x), torch.empty_like(p)
+    if x.numel() == 0:
+        return [dx, dp.zero_()]
+    dtype = compute_dtype(x, p)
+    grid, constants = _plan((x, grad, dx), reduction, fusion, operator, legacy_tail, dtype, loads=2)
+    channels_inner, flat, s_tiles = constants["CHANNELS_INNER"], constants["FLAT"], grid[1]
+    # Tiles leave their sums side by side, and a second sum finishes: the same at every run, unlike atomic additions.
+    parts = dp.unsqueeze(-1) if s_tiles == 1 else torch.empty((*p.shape, s_tiles), dtype=dtype, device=p.device)
+    with on_device_of(x):
+        _pick_or_mix_backward_kernel[grid[:1]](
+            grad, x, p, dx, parts, _strides(grad, flat), _strides(x, flat), p.stride(), _strides(dx, flat),
+            parts.stride(), x.shape[1], p.shape[1], x.shape[2] * x.shape[3], x.shape[3], s_tiles, threshold,
+            X_ALIGN=_alignment(x, channels_inner), GRAD_ALIGN=_alignment(grad, channels_inner),
+            DX_ALIGN=_alignment(dx, channels_inner), **constants, **OPTIONS,
+        )  # fmt: skip
+    return [dx, dp if s_tiles == 1 else dp.copy_(parts.sum(-1))]
+
+
+def _plan(
+    tensors: tuple[Tensor, ...],
+    reduction: int,
+    fusion: str,
+    operator: str,
+    legacy_tail: bool,
+    dtype: torch.dtype,
+    loads: int,
+) -> tuple[tuple[int, int], dict[str, Any]]:
+    """The number of programs and of tiles of positions, and the kernels' constants."""
+    x = tensors[0]
+    batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    groups = triton.cdiv(channels, reduction)
+    channels_inner = channels > 1 and x.stride(1) == 1 and space > 1 and x.stride(3) != 1
+    block_r = power_of_two(reduction, 64) if channels_inner else 1
+    steps = triton.cdiv(reduction, block_r)
+    # One load of 16 bytes a thread and step, and several under way in all: four in forward, two in backward, which
+    # needs the registers.
+    elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
+    if channels_inner:
+        # 512 bytes of neighbouring channels: whole cache lines, while many positions share the sum for dp.
+        block_g = power_of_two(groups, max(1, 512 // x.element_size() // block_r))
+        block_s = power_of_two(space, elements // (block_g * block_r))
+    else:
+        block_s = power_of_two(space, elements)
+        block_g = power_of_two(groups, elements // block_s)
+    s_tiles = triton.cdiv(space, block_s)
+    constants = {
+        "REDUCTION": reduction,
+        "WEIGHTED": fusion == "weighted",
+        "OPERATOR": operator,
+        "LEGACY_TAIL": legacy_tail,
+        "SHORT_TAIL": channels % reduction != 0,
+        "DTYPE": TRITON_DTYPES[dtype],
+        "FLAT": all(_space_stride(t) is not None for t in tensors),
+        "CHANNELS_INNER": channels_inner,
+        "BLOCK_S": block_s,
+        "BLOCK_G": block_g,
+        "BLOCK_R": block_r,
+        "UNROLL": min(steps, 16),
+    }
+    return (batch * s_tiles * triton.cdiv(groups, block_g), s_tiles), constants
+
+
+def _space_stride(x: Tensor) -> int | None:
+    """The step between positions counted through rows, or None where rows do not follow each other so."""
+    if x.shape[3] == 1:
+        return x.stride(2)
+    return x.stride(3) if x.shape[2] == 1 or x.stride(2) == x.shape[3] * x.stride(3) else None
+
+
+def _strides(x: Tensor, flat: bool) -> tuple[int, ...]:
+    stride = _space_stride(x) if flat else None
+    return x.stride() if stride is None else (x.stride(0), x.stride(1), 0, stride)
+
+
+def _alignment(x: Tensor, channels_inner: bool) -> int:
+    slow = (0, 2, 3) if channels_inner else (0, 1)
+    inner = x.shape[1] if channels_inner else x.shape[2] * x.shape[3]
+    return alignment(inner, *(x.stride(i) for i in slow if x.shape[i] > 1))

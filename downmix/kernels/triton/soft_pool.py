@@ -1,0 +1,335 @@
+# Triton's types mean the compiled language, not the Python that pyright reads.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false
+"""Triton kernels of soft_pool. Where windows do not overlap, one reading of x gives the gradient too."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...ops.soft_pool import _compute_dtype as compute_dtype
+from ...ops.soft_pool import output_sizes
+from ._common import OPTIONS, TRITON_DTYPES, aligned, divide, empty_output, larger, on_device_of
+from ._plan import Plan
+from ._windows import coordinates, element, largest_in_window, offsets_of, spread, sum_over_window, windows_of
+
+# exp(LOWEST) is 0, but unlike exp(−∞) it can be multiplied by its exponent.
+LOWEST: tl.constexpr = tl.constexpr(-1e4)
+
+
+@triton.jit
+def _exp(a):
+    # exp2 does without the instructions that only results below 1e-38 need.
+    return tl.exp2(a * 1.4426950408889634) if a.dtype == tl.float32 else tl.exp(a)
+
+
+@triton.jit
+def _below(value, top):
+    """value − top, within what exp can turn into 0, for −∞ too. Of no use where top is +∞."""
+    return larger(value - tl.where(top == float("-inf"), 0.0, top), LOWEST)
+
+
+@triton.jit
+def _soften(
+    x_ptr, strides, windows, sizes, KERNEL: tl.constexpr, DILATION: tl.constexpr, EDGES: tl.constexpr,
+    DTYPE: tl.constexpr, CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_K: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """For each window m = max a, Σ e^(a − m) and the mean of a − m with these weights; one reading of x.
+
+    A window of more than UNROLL steps is read in that many pieces, and the sums follow its maximum as it grows.
+    """
+    ROWS: tl.constexpr = BLOCK_R * BLOCK_K if CHANNELS_INNER else BLOCK_R
+    LANES: tl.constexpr = BLOCK_L if CHANNELS_INNER else BLOCK_L * BLOCK_K
+    top = tl.full([ROWS, LANES], float("-inf"), DTYPE)
+    total = tl.zeros([ROWS, LANES], DTYPE)
+    mean = tl.zeros([ROWS, LANES], DTYPE)
+    for start in range(0, STEPS, UNROLL):
+        peak = top
+        for k in tl.static_range(UNROLL):
+            offsets, mask = element(
+                start + k, strides, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K
+            )
+            peak = larger(peak, tl.load(x_ptr + offsets, mask, other=float("-inf")).to(DTYPE))
+        if STEPS <= UNROLL:
+            peak = spread(largest_in_window(peak, CHANNELS_INNER, BLOCK_K), CHANNELS_INNER, BLOCK_K)
+        else:
+            total, mean = _lowered(total, mean, _below(top, peak))
+        for k in tl.static_range(UNROLL):  # the compiler keeps the loads from above
+            offsets, mask = element(
+                start + k, strides, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K
+            )
+            below = _below(tl.load(x_ptr + offsets, mask, other=float("-inf")).to(DTYPE), peak)
+            weight = _exp(below)
+            total += weight
+            mean += weight * below
+        top = peak
+    if STEPS > UNROLL and BLOCK_K > 1:
+        peak = spread(largest_in_window(top, CHANNELS_INNER, BLOCK_K), CHANNELS_INNER, BLOCK_K)
+        total, mean = _lowered(total, mean, _below(top, peak))
+        top = peak
+    total = sum_over_window(total, CHANNELS_INNER, BLOCK_K)
+    return top, total, divide(sum_over_window(mean, CHANNELS_INNER, BLOCK_K), total)
+
+
+@triton.jit
+def _lowered(total, mean, below):
+    """Σ e^(a − m) and Σ e^(a − m) (a − m) once the maximum m is −below higher."""
+    scale = _exp(below)
+    return total * scale, (mean + total * below) * scale
+
+
+@triton.jit
+def _soft_pool_forward_kernel(
+    x_ptr, y_ptr, x_strides, y_strides, rows, lanes, sizes, out_sizes,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, EDGES: tl.constexpr,
+    DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr,
+    X_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_K: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """y = m + Σ w (a − m), but m itself where that is infinite."""
+    windows = windows_of(
+        rows, lanes, out_sizes, STRIDE, PADDING, INDEX, CHANNELS_INNER, WIDE, X_ALIGN, BLOCK_R, BLOCK_L, BLOCK_K
+    )
+    top, _total, mean = _soften(
+        x_ptr, x_strides, windows, sizes, KERNEL, DILATION, EDGES, DTYPE, CHANNELS_INNER, WIDE, X_ALIGN,
+        BLOCK_R, BLOCK_L, BLOCK_K, STEPS, UNROLL,
+    )  # fmt: skip
+    top = largest_in_window(top, CHANNELS_INNER, BLOCK_K)
+    y = tl.where(tl.abs(top) == float("inf"), top, top + mean)
+    b, c, d, h, w, row_exists, lane_exists = coordinates(
+        rows, lanes, out_sizes, INDEX, CHANNELS_INNER, Y_ALIGN, BLOCK_R, BLOCK_L, 1
+    )
+    offsets = offsets_of(y_strides, b, c, d, h, w, CHANNELS_INNER, Y_ALIGN)
+    tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), row_exists[:, None] & lane_exists[None, :])
+
+
+@triton.jit
+def _element_gradient(value, top, scale, mean, EXACT: tl.constexpr):
+    """g w (1 + a − y), or g w where not EXACT, from scale = g / Σ e^(a − m), which is 0 where no gradient flows."""
+    below = _below(value, top)
+    gradient = scale * _exp(below)
+    if EXACT:
+        gradient *= 1 + below - mean
+    return tl.where(scale == 0, 0.0, gradient)
+
+
+@triton.jit
+def _soft_pool_backward_kernel(
+    grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, rows, lanes, sizes, out_sizes, window_counts,
+    EXACT: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, EDGES: tl.constexpr,
+    DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr,
+    X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_K: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    r"""The gradient where windows lie side by side, so that each element has one: x and the gradient are read once.
+
+    With w_i = e^(a_i − m) / Σ e^(a_j − m) and y = Σ w_i a_i, ∂w_j/∂a_i = w_j (δ_ij − w_i), so
+    ∂y/∂a_i = w_i + Σ_j a_j w_j (δ_ij − w_i) = w_i (1 + a_i − y); a_i − y = (a_i − m) − (y − m) loses no digits.
+    Windows beyond the last output have no gradient; they write the zeros of what no output saw.
+    """
+    windows = windows_of(
+        rows, lanes, window_counts, STRIDE, PADDING, INDEX, CHANNELS_INNER, WIDE, X_ALIGN,
+        BLOCK_R, BLOCK_L, BLOCK_K,
+    )  # fmt: skip
+    top, total, mean = _soften(
+        x_ptr, x_strides, windows, sizes, KERNEL, DILATION, EDGES, DTYPE, CHANNELS_INNER, WIDE, X_ALIGN,
+        BLOCK_R, BLOCK_L, BLOCK_K, STEPS, UNROLL,
+    )  # fmt: skip
+    b, c, d, h, w, row_exists, lane_exists = coordinates(
+        rows, lanes, window_counts, INDEX, CHANNELS_INNER, 1, BLOCK_R, BLOCK_L, 1
+    )
+    row_exists &= (d < out_sizes[1]) & (h < out_sizes[2])
+    if CHANNELS_INNER:
+        row_exists &= w < out_sizes[3]
+        lane_exists = c < aligned(lanes, GRAD_ALIGN)
+    else:
+        lane_exists = w < aligned(out_sizes[3], GRAD_ALIGN)
+    offsets = offsets_of(grad_strides, b, c, d, h, w, CHANNELS_INNER, GRAD_ALIGN)
+    grad = tl.load(grad_ptr + offsets, row_exists[:, None] & lane_exists[None, :], other=0).to(DTYPE)
+    seen = (row_exists[:, None] & lane_exists[None, :]) & (
+        tl.abs(largest_in_window(top, CHANNELS_INNER, BLOCK_K)) != float("inf")
+    )
+    scale = spread(tl.where(seen, divide(grad, total), 0.0), CHANNELS_INNER, BLOCK_K)
+    mean = spread(mean, CHANNELS_INNER, BLOCK_K)
+    for start in range(0, STEPS, UNROLL):
+        for k in tl.static_range(UNROLL):
+            x_offsets, mask = element(
+                start + k, x_strides, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, X_ALIGN,
+                BLOCK_K,
+            )  # fmt: skip
+            value = tl.load(x_ptr + x_offsets, mask, other=float("-inf")).to(DTYPE)
+            dx = _element_gradient(value, top, scale, mean, EXACT)
+            dx_offsets, mask = element(
+                start + k, dx_strides, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, DX_ALIGN,
+                BLOCK_K,
+            )  # fmt: skip
+            tl.store(dx_ptr + dx_offsets, dx.to(dx_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _soft_pool_statistics_kernel(
+    grad_ptr, x_ptr, top_ptr, scale_ptr, mean_ptr, grad_strides, x_strides, y_strides, rows, lanes, sizes, out_sizes,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, EDGES: tl.constexpr,
+    DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr,
+    X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_K: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Of each window m, g / Σ e^(a − m) and y − m: what its elements need to know where windows overlap."""
+    windows = windows_of(
+        rows, lanes, out_sizes, STRIDE, PADDING, INDEX, CHANNELS_INNER, WIDE, X_ALIGN, BLOCK_R, BLOCK_L, BLOCK_K
+    )
+    top, total, mean = _soften(
+        x_ptr, x_strides, windows, sizes, KERNEL, DILATION, EDGES, DTYPE, CHANNELS_INNER, WIDE, X_ALIGN,
+        BLOCK_R, BLOCK_L, BLOCK_K, STEPS, UNROLL,
+    )  # fmt: skip
+    top = largest_in_window(top, CHANNELS_INNER, BLOCK_K)
+    b, c, d, h, w, row_exists, lane_exists = coordinates(
+        rows, lanes, out_sizes, INDEX, CHANNELS_INNER, Y_ALIGN, BLOCK_R, BLOCK_L, 1
+    )
+    mask = row_exists[:, None] & lane_exists[None, :]
+    grad = tl.load(grad_ptr + offsets_of(grad_strides, b, c, d, h, w, CHANNELS_INNER, GRAD_ALIGN), mask, other=0).to(
+        DTYPE
+    )
+    offsets = offsets_of(y_strides, b, c, d, h, w, CHANNELS_INNER, Y_ALIGN)
+    tl.store(top_ptr + offsets, top, mask)
+    tl.store(scale_ptr + offsets, tl.where(tl.abs(top) == float("inf"), 0.0, divide(grad, total)), mask)
+    tl.store(mean_ptr + offsets, mean, mask)
+
+
+@triton.jit
+def _soft_pool_gather_kernel(
+    x_ptr, top_ptr, scale_ptr, mean_ptr, dx_ptr, x_strides, y_strides, dx_strides, rows, lanes, sizes, out_sizes,
+    EXACT: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, OVERLAPS: tl.constexpr,
+    DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    X_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The gradient where windows overlap: each element sums over its windows, OVERLAPS at most in each dimension."""
+    b, c, d, h, w, row_exists, lane_exists = coordinates(
+        rows, lanes, sizes, INDEX, CHANNELS_INNER, X_ALIGN, BLOCK_R, BLOCK_L, 1
+    )
+    mask = row_exists[:, None] & lane_exists[None, :]
+    offsets = offsets_of(x_strides, b, c, d, h, w, CHANNELS_INNER, X_ALIGN)
+    value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
+    dx = tl.zeros([BLOCK_R, BLOCK_L], DTYPE)
+    for start in range(0, STEPS, UNROLL):
+        for k in tl.static_range(UNROLL):
+            step = start + k
+            od, d_has = _window_with(
+                d, step // OVERLAPS[2] // OVERLAPS[1], out_sizes[1], 0, KERNEL, STRIDE, PADDING, DILATION
+            )
+            oh, h_has = _window_with(
+                h, step // OVERLAPS[2] % OVERLAPS[1], out_sizes[2], 1, KERNEL, STRIDE, PADDING, DILATION
+            )
+            ow, w_has = _window_with(w, step % OVERLAPS[2], out_sizes[3], 2, KERNEL, STRIDE, PADDING, DILATION)
+            has = row_exists & d_has & h_has & (tl.full([1], step, tl.int32) < STEPS)
+            if CHANNELS_INNER:
+                window = (has & w_has)[:, None] & lane_exists[None, :]
+            else:
+                window = has[:, None] & (lane_exists & w_has)[None, :]
+            at = offsets_of(y_strides, b, c, od, oh, ow, CHANNELS_INNER, Y_ALIGN)
+            top = tl.load(top_ptr + at, window, other=0)
+            scale = tl.load(scale_ptr + at, window, other=0)
+            mean = tl.load(mean_ptr + at, window, other=0)
+            dx += _element_gradient(value, top, scale, mean, EXACT)
+    offsets = offsets_of(dx_strides, b, c, d, h, w, CHANNELS_INNER, DX_ALIGN)
+    tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _window_with(
+    place, back, count, i: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr,
+):  # fmt: skip
+    """The window ``back`` before the last one that starts at or before ``place``, and whether it holds it."""
+    window = tl.minimum((place + PADDING[i]) // STRIDE[i], count - 1) - back
+    within = place + PADDING[i] - window * STRIDE[i]
+    holds = (window >= 0) & (within <= (KERNEL[i] - 1) * DILATION[i])
+    if DILATION[i] > 1:
+        holds &= within % DILATION[i] == 0
+    return window, holds
+
+
+def why_not(x: Tensor, *args: Any) -> str | None:
+    """No limit, but for dtypes that Triton does not compute with."""
+    if x.dtype not in (*TRITON_DTYPES, torch.float16, torch.bfloat16):
+        return f"the kernel takes float16, bfloat16, float32 and float64, and x is {x.dtype}"
+    return None
+
+
+def forward(
+    x: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+    gradient: str,
+) -> Tensor:
+    y = empty_output(x, (*x.shape[:2], *output_sizes(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)))
+    if y.numel() == 0:
+        return y
+    plan = Plan([x], [y], kernel_size, stride, padding, dilation, loads=4)
+    (x5,), (y5,) = plan.inputs, plan.outputs
+    with on_device_of(x):
+        _soft_pool_forward_kernel[plan.grid](
+            x5, y5, x5.stride(), y5.stride(), plan.rows, plan.lanes, tuple(x5.shape[1:]), tuple(y5.shape[1:]),
+            X_ALIGN=plan.alignment(x5), Y_ALIGN=plan.alignment(y5), **plan.constants, **OPTIONS,
+        )  # fmt: skip
+    return y
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+    gradient: str,
+) -> list[Tensor]:
+    dx = torch.empty_like(x)
+    if x.numel() == 0:
+        return [dx]
+    windows = (kernel_size, stride, padding, dilation)
+    plan = Plan([x, dx], [grad], *windows, loads=2, cover=True)
+    exact = gradient == "exact"
+    with on_device_of(x):
+        if plan.side_by_side:
+            _differentiate_side_by_side(plan, exact)
+        else:
+            statistics = [empty_output(x, grad.shape, dtype=compute_dtype(x)) for _ in range(3)]
+            _differentiate_overlapping(Plan([x, dx], [grad, *statistics], *windows, loads=2), exact)
+    return [dx]
+
+
+def _differentiate_side_by_side(plan: Plan, exact: bool) -> None:
+    (x, dx), (grad,) = plan.inputs, plan.outputs
+    _soft_pool_backward_kernel[plan.grid](
+        grad, x, dx, grad.stride(), x.stride(), dx.stride(), plan.rows, plan.lanes,
+        tuple(x.shape[1:]), tuple(grad.shape[1:]), (x.shape[1], *plan.windows), EXACT=exact,
+        X_ALIGN=plan.alignment(x), GRAD_ALIGN=plan.alignment(grad), DX_ALIGN=plan.alignment(dx),
+        **plan.constants, **OPTIONS,
+    )  # fmt: skip
+
+
+def _differentiate_overlapping(plan: Plan, exact: bool) -> None:
+    (x, dx), (grad, top, scale, mean) = plan.inputs, plan.outputs
+    sizes, out_sizes = tuple(x.shape[1:]), tuple(grad.shape[1:])
+    x_align, y_align = plan.alignment(x), plan.alignment(top)
+    _soft_pool_statistics_kernel[plan.grid](
+        grad, x, top, scale, mean, grad.stride(), x.stride(), top.stride(), plan.rows, plan.lanes, sizes, out_sizes,
+        X_ALIGN=x_align, GRAD_ALIGN=plan.alignment(grad), Y_ALIGN=y_align, **plan.constants, **OPTIONS,
+    )  # fmt: skip
+    grid, rows, lanes, constants = plan.gather()
+    _soft_pool_gather_kernel[grid](
+        x, top, scale, mean, dx, x.stride(), top.stride(), dx.stride(), rows, lanes, sizes, out_sizes, EXACT=exact,
+        X_ALIGN=x_align, Y_ALIGN=y_align, DX_ALIGN=plan.alignment(dx), **constants, **OPTIONS,
+    )  # fmt: skip

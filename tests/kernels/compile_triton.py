@@ -1,0 +1,108 @@
+"""Compiles every Triton kernel for GPUs that need not be here, and prints its name, the GPU and its stack in bytes.
+
+The kernels' own forward and backward say what they would launch, on CPU tensors that nothing reads.
+"""
+
+import re
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from downmix.kernels.triton import pix, soft_pool
+
+TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
+POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
+
+
+class Compiled:
+    """Stands in for a kernel: takes its launches and compiles instead, specialised as a launch would be."""
+
+    def __init__(self, kernel: Any):
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self.launch
+
+    def launch(self, *args: Any, num_warps: int, enable_fp_fusion: bool, **constants: Any) -> None:
+        names = self.kernel.arg_names
+        fixed: dict[tuple[int, ...], Any] = {(names.index(name),): value for name, value in constants.items()}
+        attributes: dict[tuple[int, ...], Any] = {}
+
+        def type_of(path: tuple[int, ...], value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(type_of((*path, i), item) for i, item in enumerate(value))
+            if isinstance(value, float):
+                return "fp64"
+            if isinstance(value, torch.Tensor):
+                attributes[path] = [["tt.divisibility", 16]]
+                return POINTERS[value.dtype]
+            if value == 1:
+                fixed[path] = 1
+                return "constexpr"
+            if value % 16 == 0:
+                attributes[path] = [["tt.divisibility", 16]]
+            return "i32" if value < 2**31 else "i64"
+
+        types = {names[i]: type_of((i,), value) for i, value in enumerate(args)}
+        types |= dict.fromkeys(constants, "constexpr")
+        options = {"num_warps": num_warps, "enable_fp_fusion": enable_fp_fusion}
+        for target in TARGETS:
+            source = ASTSource(self.kernel, {name: types[name] for name in names}, fixed, attributes)
+            compiled = triton.compile(source, target=target, options=options)
+            assert ".entry" in compiled.asm["ptx"]
+            print(self.kernel.__name__, target.arch, stack_bytes(compiled.asm["cubin"]), sep="\t")
+
+
+def stack_bytes(binary: bytes) -> int:
+    """What each thread keeps in memory because registers do not suffice, as far as Triton's own tools are here."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.exists():
+        return 0
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return max(int(found) for found in re.findall(r"STACK:(\d+)", report))
+
+
+def main() -> None:
+    for module in (pix, soft_pool):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            setattr(module, name, Compiled(getattr(module, name)))
+    for shape, reduction, layout, dtype, operator, fusion in [
+        ((2, 64, 56, 56), 4, torch.contiguous_format, torch.float16, "max+avg", "threshold"),
+        ((2, 64, 56, 56), 4, torch.channels_last, torch.bfloat16, "max+avg", "weighted"),
+        ((2, 25, 14, 14), 6, torch.channels_last, torch.float32, "min", "threshold"),
+        ((2, 1024, 7, 7), 512, torch.contiguous_format, torch.float32, "avg", "threshold"),
+        ((2, 64, 8, 8), 2, torch.contiguous_format, torch.float64, "max", "weighted"),
+    ]:
+        x, p = torch.empty(shape, dtype=dtype, memory_format=layout), torch.empty(2, -(-shape[1] // reduction))
+        y = pix.forward(x, p, reduction, 0.5, fusion, operator, False)
+        pix.backward(y, x, p, reduction, 0.5, fusion, operator, False)
+    for shape, kernel, stride, padding, layout, dtype in [
+        ((2, 64, 56, 56), 2, 2, 0, torch.contiguous_format, torch.float16),
+        ((2, 64, 56, 56), 2, 2, 0, torch.channels_last, torch.bfloat16),
+        ((2, 64, 56, 56), 3, 2, 1, torch.contiguous_format, torch.float32),
+        ((2, 64, 56, 56), 3, 2, 1, torch.channels_last, torch.float16),
+        ((2, 64, 28, 28), 28, 28, 0, torch.channels_last, torch.float32),
+        ((2, 64, 2048), 512, 1, 0, torch.contiguous_format, torch.float32),
+        ((2, 8, 9, 9, 9), 3, 2, 1, torch.contiguous_format, torch.float64),
+    ]:
+        n = len(shape) - 2
+        x = torch.empty(shape, dtype=dtype, memory_format=layout)
+        windows = ([kernel] * n, [stride] * n, [padding] * n, [1] * n, False)
+        y = soft_pool.forward(x, *windows, "exact")
+        soft_pool.backward(torch.empty_like(y), x, *windows, "exact")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    main()

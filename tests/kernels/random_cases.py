@@ -1,0 +1,116 @@
+"""Random inputs for the kernels of every backend, and what must hold for each."""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from downmix.ops import pix, soft_pool
+from downmix.ops._define import Operator
+
+from ..ops.standard import LAYOUTS
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check_pick_or_mix(seed: int, cases: int) -> None:
+    """Checks random cases of pick_or_mix."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(cases):
+        channels, reduction = rng.randint(1, 12), rng.choice((1, 3, 4, 17))  # each takes Numba seconds to compile
+        x = random_values(rng, [rng.randint(1, 3), channels, rng.randint(1, 6), rng.randint(1, 6)], rng.choice(DTYPES))
+        p = torch.rand(x.shape[0], -(-channels // reduction), dtype=torch.float64)
+        p = p.mul(8).round().div(8) if rng.random() < 0.5 else p  # some at the threshold
+        p = p.to(rng.choice((x.dtype, x.dtype, torch.float32, torch.float64)))
+        if rng.random() < 0.1:
+            p[0, 0] = math.nan
+        fusion, operator = rng.choice(pix.FUSIONS), rng.choice(pix.OPERATORS)
+        constants = (reduction, rng.choice((0.0, 0.3, 0.5, 1.0)), fusion, operator, rng.random() < 0.3)
+        layout = rng.choice(list(LAYOUTS)) if x.shape[0] > 1 else "contiguous"
+        check(pix._pick_or_mix, [x, p.to(DEVICE)], constants, layout)
+
+
+def check_soft_pool(seed: int, cases: int) -> None:
+    """Checks random cases of soft_pool, in one to three dimensions."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    done = 0
+    while done < cases:
+        size, constants = random_windows(rng)
+        x = random_values(rng, [rng.randint(1, 3), rng.randint(1, 5), *size], rng.choice(DTYPES))
+        if min(soft_pool.output_sizes(list(x.shape[2:]), *constants[:5])) > 0:  # random_values may have cut x
+            check(soft_pool._soft_pool, [x], constants, "contiguous")
+            done += 1
+
+
+def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor], grad: Tensor) -> list[Tensor]:
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    output = function(*leaves)
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad.to(output.dtype))]
+
+
+def check(operator: Operator, tensors: list[Tensor], constants: tuple[Any, ...], gradient_layout: str) -> None:
+    """Output and gradients are within twice the reference's own error, NaN and infinity where it has them."""
+    grad = torch.randn(operator.reference(*tensors, *constants).shape, device=DEVICE)
+    grad = LAYOUTS[gradient_layout](grad.cpu()).to(tensors[0].dtype).to(DEVICE)
+    run = lambda function, *t: with_gradients(lambda *leaves: function(*leaves, *constants), list(t), grad)  # noqa: E731
+    exact = run(operator.reference, *(t.double() for t in tensors))
+    own = run(operator.reference, *tensors)
+    ours = run(operator, *tensors)
+    # One value can be exact by luck, so a few roundings of the arithmetic are always allowed.
+    wide = torch.float64 if torch.float64 in [t.dtype for t in tensors] else torch.float32
+    for got, reference, truth in zip(ours, own, exact, strict=True):
+        assert (got.dtype, got.shape) == (reference.dtype, reference.shape)
+        assert torch.equal(got.isnan(), reference.isnan())
+        finite = reference.isfinite()
+        assert torch.equal(got[~finite].nan_to_num(0), reference[~finite].nan_to_num(0))
+        if finite.any():
+            got, reference, truth = got[finite].double(), reference[finite].double(), truth[finite]
+            roundings = 64 if wide == torch.float64 else 16  # there the truth has rounded as well
+            slack = roundings * torch.finfo(wide).eps * max(1.0, truth.abs().max().item())
+            assert (got - truth).abs().max() <= 2 * (reference - truth).abs().max() + slack
+    assert same_steps(ours[0], own[0])
+    if not isinstance(operator.kernel(*tensors, *constants), str):
+        assert same_steps(ours[1], torch.empty_like(tensors[0]))
+
+
+def same_steps(a: Tensor, b: Tensor) -> bool:
+    """Whether the strides agree wherever there is a step to take."""
+    return all(i == j for size, i, j in zip(a.shape, a.stride(), b.stride(), strict=True) if size > 1)
+
+
+def random_values(rng: random.Random, shape: list[int], dtype: torch.dtype) -> Tensor:
+    x = torch.randn(shape) * rng.choice((1, 1, 30))
+    if rng.random() < 0.4:
+        x = x.round()  # ties
+    if rng.random() < 0.3:
+        for value in (math.inf, -math.inf, math.nan):
+            x[torch.rand(shape) < 0.05] = value
+    x = LAYOUTS[rng.choice(list(LAYOUTS))](x.to(dtype))
+    if rng.random() < 0.2 and x.shape[-1] > 1:
+        x = x[..., 1:]  # not aligned, and its rows not one after the other
+    return x.to(DEVICE) if DEVICE == "cuda" else x
+
+
+def random_windows(rng: random.Random) -> tuple[list[int], tuple[Any, ...]]:
+    """A size and a soft pool's constants that fit it."""
+    while True:
+        n = rng.choice((1, 2, 2, 2, 3))
+        size = [rng.randint(1, 8) for _ in range(n)]
+        kernel, stride, dilation = ([rng.randint(1, most) for _ in range(n)] for most in (4, 4, 2))
+        kind = rng.random()
+        if kind < 0.3:
+            stride, dilation = list(kernel), [1] * n
+        elif kind < 0.5:
+            kernel, dilation = list(size), [1] * n  # global
+        padding = [rng.randint(0, ((k - 1) * d + 1) // 2) for k, d in zip(kernel, dilation, strict=True)]
+        if rng.random() < 0.5:
+            padding = [0] * n
+        windows = (kernel, stride, padding, dilation, rng.random() < 0.4)
+        if min(soft_pool.output_sizes(size, *windows)) > 0:
+            return size, (*windows, rng.choice(soft_pool.GRADIENTS))

@@ -1,0 +1,56 @@
+"""The Numba kernels, beyond what the standard tests of each operator run on the CPU anyway."""
+
+import pytest
+import torch
+
+import downmix
+
+from .random_cases import check_pick_or_mix, check_soft_pool
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="random cases are made for the GPU there")
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(100, 110))
+def test_pick_or_mix_in_random_cases(seed: int) -> None:
+    check_pick_or_mix(seed, cases=100)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(100, 110))
+def test_soft_pool_in_random_cases(seed: int) -> None:
+    check_soft_pool(seed, cases=100)
+
+
+def test_threads_follow_torch_and_change_nothing() -> None:
+    x, p = torch.randn(4, 64, 40, 40), torch.rand(4, 16)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append((downmix.pick_or_mix(x, p, 4), downmix.soft_pool2d(x, 3, 2, 1)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_what_a_kernel_can_t_take_gets_a_sentence() -> None:
+    x, p = torch.randn(1, 8, 2, 2), torch.rand(1, 2)
+    said = downmix.explain_backend(downmix.pick_or_mix, x, p.double(), 4)
+    assert (
+        said == "pick_or_mix runs its reference: the CPU kernels compute in float32 for torch.float32, and p is float64"
+    )
+    said = downmix.explain_backend(downmix.pick_or_mix, x, p, 4, fusion="weighted", operator="max")
+    assert "leaves the probabilities no say" in said
+    said = downmix.explain_backend(downmix.AdaptiveSoftPool2d(1), torch.randn(1, 3, 40, 40))
+    assert said == "soft_pool runs its reference: windows of 1600 values, 1 in a row, are no faster than the reference"
+    assert downmix.explain_backend(torch.nn.ReLU(), x) == "no operator of downmix runs here"
+
+
+def test_channels_more_than_2_31_elements_apart() -> None:
+    memory = torch.empty((1 << 31) + 64, dtype=torch.float16)  # only the pages touched below become real
+    x = memory.as_strided((1, 2, 1, 64), (0, 1 << 31, 64, 1))
+    x[:, 0], x[:, 1] = 1.0, 3.0
+    assert downmix.pick_or_mix(x, torch.ones(1, 1), 2).unique().item() == 2.0
+    assert downmix.soft_pool2d(x, (1, 2)).squeeze().tolist() == [[1.0] * 32, [3.0] * 32]

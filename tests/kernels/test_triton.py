@@ -1,0 +1,141 @@
+"""The Triton kernels in Triton's interpreter, or on a GPU where there is one, and their compilation for GPUs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+import downmix
+from downmix.ops import _define, pix, soft_pool
+
+from ..ops.standard import LAYOUTS
+from ..ops.test_pix import TestPickOrMix as _TestPickOrMix
+from ..ops.test_soft_pool import TestSoftPool as _TestSoftPool
+from .random_cases import DEVICE, check, check_pick_or_mix, check_soft_pool
+
+triton = pytest.importorskip("triton")
+interpreter = pytest.importorskip("triton.runtime.interpreter")
+interpreted = pytest.mark.skipif(DEVICE == "cuda", reason="Triton is compiled here, the tests' tensors are on the CPU")
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy, about NaN and infinity
+
+
+def cast(
+    builder: Any, source: Any, target: Any, interpreters: Callable[..., Any] = interpreter.InterpreterBuilder.cast_impl
+) -> Any:
+    """The interpreter's cast, but as compiled code has it: bfloat16 rounded, not cut off, from float64 too."""
+    bfloat16, types = triton.language.bfloat16, (source.dtype.scalar, target.scalar)
+    if bfloat16 not in types:
+        return interpreters(builder, source, target)
+    values = torch.from_numpy(numpy.ascontiguousarray(source.data))
+    values = values.view(torch.bfloat16) if types[0] == bfloat16 else values
+    if types[1] == bfloat16:
+        data = values.to(torch.bfloat16).view(torch.uint16).numpy()
+    else:
+        data = values.double().numpy().astype(f"float{types[1].primitive_bitwidth}")
+    return interpreter.TensorHandle(data.reshape(source.data.shape), target.scalar)
+
+
+@pytest.fixture(autouse=True)
+def triton_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if DEVICE == "cpu":
+        monkeypatch.setattr(interpreter.InterpreterBuilder, "cast_impl", cast)
+    monkeypatch.setattr(_define, "_KERNEL_FOLDERS", {"cpu": "triton", "cuda": "triton"})
+    _define._kernel_module.cache_clear()
+    yield
+    _define._kernel_module.cache_clear()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "option" in metafunc.fixturenames and metafunc.cls is not None:
+        ids = ["-".join(map(str, option.values())) or "default" for option in metafunc.cls.options]
+        metafunc.parametrize("option", metafunc.cls.options, ids=ids)
+
+
+class _OnTriton:
+    # These run references only, or what test_as_exact_as_the_reference has tested, a thousand launches at a time.
+    test_gradcheck = test_second_derivatives = test_compile = test_onnx = None
+    test_export_with_any_batch_size = test_torch_func = test_opcheck = None
+
+    @pytest.fixture(autouse=True)
+    def the_kernel_runs(self, triton_for_all: None) -> None:
+        option = self.options[0]
+        kernel = self.operator.kernel(*self.inputs(**option), *self.constants(**option))
+        assert getattr(kernel, "__name__", kernel) == f"downmix.kernels.triton.{self.operator.stem}"
+
+
+@interpreted
+class TestPickOrMixOnTriton(_OnTriton, _TestPickOrMix):
+    @pytest.mark.parametrize("reduction", [1, 3, 4])
+    def test_equals_the_specification(self, option: dict[str, Any], reduction: int) -> None:
+        super().test_equals_the_specification(option, reduction)
+
+
+@interpreted
+class TestSoftPoolOnTriton(_OnTriton, _TestSoftPool):
+    pass
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(10))
+def test_pick_or_mix_in_random_cases(seed: int) -> None:
+    check_pick_or_mix(seed, cases=12)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(10))
+def test_soft_pool_in_random_cases(seed: int) -> None:
+    check_soft_pool(seed, cases=12)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_long_reduction_and_long_windows(layout: str) -> None:
+    x = LAYOUTS[layout](torch.randn(1, 130, 2, 3)).to(DEVICE)
+    for reduction in (65, 128):
+        p = torch.rand(1, -(-130 // reduction), device=DEVICE)
+        check(pix._pick_or_mix, [x, p], (reduction, 0.5, "weighted", "max+avg", False), layout)
+    for shape, kernel, stride in [((1, 2, 33, 35), 33, 1), ((1, 2, 20, 24), 18, 2), ((1, 2, 5, 5), 5, 5)]:
+        x = LAYOUTS[layout](10 * torch.randn(shape)).to(DEVICE)
+        check(soft_pool._soft_pool, [x], ([kernel] * 2, [stride] * 2, [0, 0], [1, 1], False, "exact"), layout)
+
+
+def test_whether_a_kernel_runs_twice_the_same() -> None:
+    x, p = (
+        torch.randn(2, 4, 24, 24, device=DEVICE, requires_grad=True),
+        torch.rand(2, 1, device=DEVICE, requires_grad=True),
+    )
+    for output in (lambda: downmix.pick_or_mix(x, p, 4), lambda: soft_pool.soft_pool2d(x, 3, 2, 1)):
+        first, second = (torch.autograd.grad(output().square().sum(), (x, p), allow_unused=True) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None)
+
+
+def test_other_dtypes_get_a_sentence() -> None:
+    x = torch.zeros(1, 4, 2, 2).to(torch.float8_e5m2)
+    said = pix._pick_or_mix.kernel(x, torch.zeros(1, 1), 4, 0.5, "threshold", "max", False)
+    assert said == "the kernel takes float16, bfloat16, float32 and float64, and x is torch.float8_e5m2"
+    said = soft_pool._soft_pool.kernel(x, [2, 2], [2, 2], [0, 0], [1, 1], False, "exact")
+    assert said == "the kernel takes float16, bfloat16, float32 and float64, and x is torch.float8_e5m2"
+
+
+def test_every_kernel_compiles_for_gpus() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.kernels.compile_triton"]
+    root = Path(__file__).parents[2]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert {name for name, *_ in lines} == {
+        "_pick_or_mix_forward_kernel",
+        "_pick_or_mix_backward_kernel",
+        "_soft_pool_forward_kernel",
+        "_soft_pool_backward_kernel",
+        "_soft_pool_statistics_kernel",
+        "_soft_pool_gather_kernel",
+    }
+    assert {arch for _, arch, _ in lines} == {"80", "90"}
+    assert [line for line in lines if int(line[2]) > 0] == []  # no spilled registers

@@ -1,0 +1,63 @@
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import downmix
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_drops_in_for_max_pool(n: int) -> None:
+    ours, theirs = getattr(downmix, f"SoftPool{n}d"), getattr(nn, f"MaxPool{n}d")
+    for (name, mine), (other, his) in zip(
+        list(inspect.signature(ours).parameters.items())[:6], inspect.signature(theirs).parameters.items(), strict=True
+    ):
+        assert (name, mine.default) == (other, his.default)
+    x = torch.randn(2, 3, *[9] * n)
+    for arguments in ((2,), (3, 2, 1), (3, 1, 1, 2), (2, 2, 0, 1, False, True)):
+        assert ours(*arguments)(x).shape == theirs(*arguments)(x).shape
+        assert ours(*arguments)(x[0]).shape == theirs(*arguments)(x[0]).shape
+    torch.testing.assert_close(ours(3, 2, 1)(1000 * x), theirs(3, 2, 1)(1000 * x))  # a steep window is its maximum
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3, 4, None])
+def test_adaptive_windows_are_those_of_adaptive_max_pool(n: int, size: int | None) -> None:
+    x = torch.randn(2, 3, *(9, 6, 7)[:n])
+    output_size = (size,) * n if size is None else size
+    ours = getattr(downmix, f"AdaptiveSoftPool{n}d")(output_size)
+    theirs = getattr(nn, f"AdaptiveMaxPool{n}d")(output_size)
+    torch.testing.assert_close(ours(1000 * x), theirs(1000 * x))
+    torch.testing.assert_close(ours(x[1]), ours(x)[1])
+
+
+def test_adaptive_gradient() -> None:
+    x = torch.randn(1, 2, 5, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(downmix.AdaptiveSoftPool2d((3, 2)), x)
+
+
+def test_global_is_the_softmax_weighted_mean() -> None:
+    x = torch.randn(2, 3, 5, 7)
+    flat = x.flatten(2)
+    expected = (flat.softmax(-1) * flat).sum(-1)
+    torch.testing.assert_close(downmix.AdaptiveSoftPool2d(1)(x).flatten(1), expected)
+
+
+def test_paper_gradient_takes_the_weights_as_constants() -> None:
+    x = torch.randn(1, 1, 2, 2, requires_grad=True)
+    downmix.SoftPool2d(2, gradient="paper")(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad.flatten(), x.detach().flatten().softmax(0))
+
+
+def test_bad_arguments_get_a_sentence() -> None:
+    for module in (downmix.SoftPool2d, downmix.AdaptiveSoftPool2d):
+        with pytest.raises(ValueError, match="SoftPool has no indices to return.*nn.MaxPool"):
+            module(2, return_indices=True)
+        with pytest.raises(ValueError, match="gradient must be one of 'exact', 'paper', got 'true'"):
+            module(2, gradient="true")
+    with pytest.raises(ValueError, match="output_size must be a number or 2 of them"):
+        downmix.AdaptiveSoftPool2d((1, 2, 3))
+    with pytest.raises(ValueError, match="output_size needs positive integers or None"):
+        downmix.AdaptiveSoftPool2d(0)(torch.randn(1, 1, 4, 4))
