@@ -17,9 +17,9 @@ from numba.extending import intrinsic, overload
 if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
     numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
 
-# A kernel gets a tensor as the address of its first element and one of these, which tells the type of elements, as
-# making a NumPy array of a tensor takes longer than a small kernel. Numba knows no half precision on the CPU, so float16
-# goes as int16 and bfloat16 as uint16, see `widen` and `narrow`.
+# A kernel gets a tensor as the address of its first element and one of these for its type: to make a NumPy array of a
+# tensor takes longer than a small kernel. Numba knows no half precision on the CPU, so float16 goes as int16 and
+# bfloat16 as uint16, see `widen` and `narrow`.
 ELEMENT = {
     torch.float16: np.empty(0, np.int16),
     torch.bfloat16: np.empty(0, np.uint16),

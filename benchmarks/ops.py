@@ -1,0 +1,195 @@
+"""Times the operators against what they compete with, on real layer shapes: `python benchmarks/ops.py [--quick]`.
+
+Every case first has to agree with its float64 reference; then all its contenders take turns in one process, and the
+CSV gets the minimum, the median and the 20 % and 80 % quantiles of each. `python benchmarks/readme.py` makes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, nn
+
+import downmix
+from downmix.ops import pix, soft_pool
+from downmix.tools._comparison_report import environment
+from downmix.tools._timing import interleave, summarize
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RESULTS = Path(__file__).parent / "results"
+LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+# The squeeze inputs of ResNet-50: channels, height, reduction. Equal ones stand once.
+SQUEEZES = ((64, 56, 1), (256, 56, 4), (256, 56, 2), (512, 28, 4), (512, 28, 2), (1024, 14, 4), (1024, 14, 2), (2048, 7, 4))
+# Channels, spatial size, kernel, stride, padding.
+POOLS = (
+    (64, (112, 112), 2, 2, 0),
+    (64, (112, 112), 3, 2, 1),
+    (256, (56, 56), 2, 2, 0),
+    (256, (56, 56), 3, 2, 1),
+    (64, (12544,), 2, 2, 0),
+    (32, (16, 56, 56), 2, 2, 0),
+)
+ROUNDS = {"forward": 25, "forward+backward": 12}
+
+
+@dataclass
+class Case:
+    """One shape and layout: what is computed, its reference, and what else is timed, all as functions of the leaves."""
+
+    op: str
+    shape: str
+    layout: str
+    leaves: list[Tensor]
+    ours: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    others: dict[str, Callable[..., Tensor]]
+
+
+def squeeze(channels: int, reduction: int, layout: str) -> nn.Module:
+    """The squeeze that PiX replaces, with its BatchNorm folded into the convolution."""
+    convolution = nn.Conv2d(channels, channels // reduction, 1)
+    return nn.Sequential(convolution, nn.ReLU(inplace=True)).to(DEVICE, memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
+
+
+def pix_cases(batches: tuple[int, ...]) -> Iterator[Case]:
+    for batch in batches:
+        for channels, size, reduction in SQUEEZES:
+            for layout, memory_format in LAYOUTS.items():
+                x = torch.randn(batch, channels, size, size, device=DEVICE).contiguous(memory_format=memory_format)
+                p = torch.rand(batch, channels // reduction, device=DEVICE)
+                constants = (reduction, 0.5, "threshold", "max+avg", False)
+                conv = squeeze(channels, reduction, layout)
+                yield Case(
+                    "pick_or_mix",
+                    f"{batch}x{channels}x{size}x{size} r={reduction}",
+                    layout,
+                    [x, p],
+                    lambda x, p, r=reduction: downmix.pick_or_mix(x, p, r),
+                    lambda x, p, c=constants: pix._reference(x, p, *c),
+                    {"squeeze": lambda x, p, conv=conv: conv(x)},
+                )
+
+
+def pool_cases(batch: int) -> Iterator[Case]:
+    for channels, size, kernel, stride, padding in POOLS:
+        n = len(size)
+        ours, maximum, average = (
+            getattr(*where) for where in ((downmix, f"soft_pool{n}d"), (F, f"max_pool{n}d"), (F, f"avg_pool{n}d"))
+        )
+        constants = ([kernel] * n, [stride] * n, [padding] * n, [1] * n, False, "exact")
+        for layout, memory_format in LAYOUTS.items():
+            if n != 2 and layout != "nchw":
+                continue
+            x = torch.randn(batch, channels, *size, device=DEVICE)
+            yield Case(
+                f"soft_pool{n}d",
+                f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}",
+                layout,
+                [x.contiguous(memory_format=memory_format) if n == 2 else x],
+                lambda x, f=ours, a=(kernel, stride, padding): f(x, *a),
+                lambda x, c=constants: soft_pool._reference(x, *c),
+                {
+                    "max_pool": lambda x, f=maximum, a=(kernel, stride, padding): f(x, *a),
+                    "avg_pool": lambda x, f=average, a=(kernel, stride, padding): f(x, *a),
+                },
+            )
+
+
+def agrees(case: Case) -> bool:
+    """Whether output and gradients are within twice the reference's own error, or a rounding, of float64."""
+    constants = [leaf.detach().double().requires_grad_() for leaf in case.leaves]
+    truth, own, ours = (
+        _with_gradients(function, leaves)
+        for function, leaves in (
+            (case.reference, constants),
+            (case.reference, case.leaves),
+            (case.ours, case.leaves),
+        )
+    )
+    return all(
+        (o.double() - t).abs().max() <= 2 * (r.double() - t).abs().max() + 1e-6 * t.abs().max()
+        for t, r, o in zip(truth, own, ours, strict=True)
+    )
+
+
+def _with_gradients(function: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    output = function(*leaves)
+    grad = torch.linspace(-1, 1, output.numel(), device=DEVICE, dtype=torch.float64).reshape(output.shape)
+    return [output, *torch.autograd.grad(output, leaves, grad.to(output.dtype))]
+
+
+def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """(pass, contender, milliseconds) of every contender, in inference and in training."""
+    torch.compiler.reset()
+    contenders = {"downmix": case.ours, "eager": case.reference, **case.others}
+    if compile:
+        contenders["torch.compile"] = torch.compile(case.reference, fullgraph=True)
+    grads: dict[str, Tensor] = {}
+
+    def forward(function: Callable[..., Tensor]) -> Callable[[], object]:
+        def call() -> None:
+            with torch.no_grad():
+                function(*case.leaves)
+
+        return call
+
+    def both(name: str, function: Callable[..., Tensor]) -> Callable[[], object]:
+        leaves = [leaf.detach().requires_grad_() for leaf in case.leaves]
+
+        def call() -> None:
+            output = function(*leaves)
+            if name not in grads:
+                grads[name] = torch.randn_like(output)
+            torch.autograd.grad(output, leaves, grads[name], allow_unused=True)
+
+        return call
+
+    passes: dict[str, dict[str, Callable[[], object]]] = {
+        "forward": {name: forward(function) for name, function in contenders.items()},
+        "forward+backward": {name: both(name, function) for name, function in contenders.items()},
+    }
+    for name, calls in passes.items():
+        calls["copy of x"] = lambda: case.leaves[0].clone()
+        for contender, times in interleave(calls, ROUNDS[name]).items():
+            yield name, contender, summarize(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="batch 8 alone, without torch.compile")
+    parser.add_argument("--output", type=Path, help="the CSV to write, by default benchmarks/results/ops_DEVICE.csv")
+    options = parser.parse_args()
+    cases = [*pix_cases((8,) if options.quick else (1, 8, 32)), *pool_cases(8)]
+    described = environment(DEVICE)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    about = {"device": described["device"], "threads": described["threads"], "dtype": "float32", "commit": commit}
+    about |= {f"{name}_version": version for name, version in described["versions"].items()}
+    short = "cpu" if DEVICE.type == "cpu" else described["device"].split()[-1].lower()
+    path = options.output or RESULTS / f"ops_{short}.csv"
+    rows: list[dict[str, Any]] = []
+    for case in track(cases, description="timing"):
+        if not agrees(case):
+            raise SystemExit(f"{case.op} {case.shape} {case.layout} differs from its reference: not timed")
+        for pass_, contender, ms in time_case(case, compile=not options.quick):
+            row = {"op": case.op, "shape": case.shape, "layout": case.layout, "pass": pass_, "contender": contender}
+            rows.append(row | {f"{name}_ms": f"{value:.4f}" for name, value in ms.items()} | about)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    print(f"{len(cases)} cases, {path}")
+
+
+if __name__ == "__main__":
+    main()
