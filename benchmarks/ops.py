@@ -1,4 +1,4 @@
-"""Times the operators against what they compete with, on real layer shapes: `python benchmarks/ops.py [--quick]`.
+"""Times the operators against what they compete with, on real layer shapes: `python benchmarks/ops.py [--quick] [--batches 8]`.
 
 Every case first has to agree with its float64 reference; then all its contenders take turns in one process, and the
 CSV gets the minimum, the median and the 20 % and 80 % quantiles of each. `python benchmarks/readme.py` makes the table.
@@ -28,7 +28,16 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RESULTS = Path(__file__).parent / "results"
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 # The squeeze inputs of ResNet-50: channels, height, reduction. Equal ones stand once.
-SQUEEZES = ((64, 56, 1), (256, 56, 4), (256, 56, 2), (512, 28, 4), (512, 28, 2), (1024, 14, 4), (1024, 14, 2), (2048, 7, 4))
+SQUEEZES = (
+    (64, 56, 1),
+    (256, 56, 4),
+    (256, 56, 2),
+    (512, 28, 4),
+    (512, 28, 2),
+    (1024, 14, 4),
+    (1024, 14, 2),
+    (2048, 7, 4),
+)
 # Channels, spatial size, kernel, stride, padding.
 POOLS = (
     (64, (112, 112), 2, 2, 0),
@@ -60,7 +69,7 @@ def squeeze(channels: int, reduction: int, layout: str) -> nn.Module:
     return nn.Sequential(convolution, nn.ReLU(inplace=True)).to(DEVICE, memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
 
 
-def pix_cases(batches: tuple[int, ...]) -> Iterator[Case]:
+def pix_cases(batches: list[int]) -> Iterator[Case]:
     for batch in batches:
         for channels, size, reduction in SQUEEZES:
             for layout, memory_format in LAYOUTS.items():
@@ -166,10 +175,11 @@ def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="batch 8 alone, without torch.compile")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes of PiX's inputs")
+    parser.add_argument("--quick", action="store_true", help="without torch.compile, which takes most of the time")
     parser.add_argument("--output", type=Path, help="the CSV to write, by default benchmarks/results/ops_DEVICE.csv")
     options = parser.parse_args()
-    cases = [*pix_cases((8,) if options.quick else (1, 8, 32)), *pool_cases(8)]
+    cases = [*pix_cases(options.batches), *pool_cases(8)]
     described = environment(DEVICE)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     about = {"device": described["device"], "threads": described["threads"], "dtype": "float32", "commit": commit}
