@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench gpu format clean
 
 demo: $(READY)  ## the main job, small: PiX against its baseline on the digits
 	$(BIN)/downmix compare resnet29_small pix_resnet29_small --output runs/demo
@@ -17,6 +17,19 @@ check: $(READY)  ## all that must hold before a commit
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest
+
+bench: $(READY)  ## times the operators and writes the README's tables; half an hour on two cores
+	$(BIN)/python benchmarks/ops.py
+	$(BIN)/python benchmarks/readme.py
+
+# On a machine with a GPU and torch already there, so without .venv: all tests, the kernels under compute-sanitizer, all
+# benchmarks. compute-sanitizer comes with the CUDA toolkit; without it that step is left out, and says so.
+gpu:
+	$(PYTHON) -m pytest tests/ops tests/layers tests/kernels
+	if command -v compute-sanitizer >/dev/null; then \
+		compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest tests/kernels/test_triton.py -k "random or long"; \
+	else echo "compute-sanitizer not found: kernels not checked for stray accesses" >&2; fi
+	$(PYTHON) benchmarks/ops.py
 
 format: $(READY)
 	$(BIN)/ruff format .

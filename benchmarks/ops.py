@@ -1,4 +1,4 @@
-"""Times the operators against what they compete with, on real layer shapes: `python benchmarks/ops.py [--quick] [--batches 8]`.
+"""Times the operators against what they compete with, on real layer shapes: `python benchmarks/ops.py`.
 
 Every case first has to agree with its float64 reference; then all its contenders take turns in one process, and the
 CSV gets the minimum, the median and the 20 % and 80 % quantiles of each. `python benchmarks/readme.py` makes the table.

@@ -35,7 +35,76 @@ def digits() -> str:
     return "\n".join([*table, "", f"{baseline['device']}, {baseline['threads']} threads, {versions}."])
 
 
-TABLES = {"digits": digits}
+# The shapes shown: every row of the CSV would be too many.
+SHOWN = (
+    "8x256x56x56 r=4",
+    "8x512x28x28 r=4",
+    "8x1024x14x14 r=4",
+    "8x2048x7x7 r=4",
+    "8x64x112x112 k=2 s=2 p=0",
+    "8x64x112x112 k=3 s=2 p=1",
+)
+
+
+def ops() -> str:
+    """Minimum milliseconds of each contender, a case a row."""
+    cases: dict[tuple[str, ...], dict[str, str]] = {}
+    rows = list(csv.DictReader((RESULTS / "ops_cpu.csv").read_text().splitlines()))
+    for row in rows:
+        if row["shape"] in SHOWN:
+            case = (row["op"], row["shape"], row["layout"], row["pass"])
+            cases.setdefault(case, {})[row["contender"]] = row["min_ms"]
+    table = [
+        "| operator | shape | layout | pass | downmix | eager | torch.compile | what it replaces | copy of x |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case, times in cases.items():
+        replaced = " ".join(
+            f"{name} {float(times[name]):.2f}" for name in ("squeeze", "max_pool", "avg_pool") if name in times
+        )
+        ms = [f"{float(times[name]):.2f}" for name in ("downmix", "eager", "torch.compile")]
+        table.append(
+            f"| {' | '.join([*case, f'**{ms[0]}**', *ms[1:], replaced, format(float(times['copy of x']), '.2f')])} |"
+        )
+    about = rows[0]
+    versions = f"torch {about['torch_version']}, numba {about['numba_version']}, commit {about['commit']}"
+    return "\n".join([*table, "", f"{about['device']}, {about['threads']} threads, {about['dtype']}, {versions}."])
+
+
+def pictures() -> None:
+    """How many times faster each case is than what it competes with, a dot a case, into docs/ops_cpu.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cases: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in csv.DictReader((RESULTS / "ops_cpu.csv").read_text().splitlines()):
+        case = (row["op"], row["shape"], row["layout"], row["pass"])
+        cases.setdefault(case, {})[row["contender"]] = float(row["min_ms"])
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True, sharey=True)
+    for axis, (title, family) in zip(axes, (("PiX", "pick_or_mix"), ("SoftPool", "soft_pool")), strict=True):
+        contenders = ("eager", "torch.compile", "squeeze", "max_pool", "avg_pool", "copy of x")
+        shown = {case: times for case, times in cases.items() if case[0].startswith(family)}
+        present = [name for name in contenders if any(name in times for times in shown.values())]
+        for i, (layout, color) in enumerate((("nchw", "tab:blue"), ("channels_last", "tab:orange"))):
+            points = [
+                (present.index(name) + (i - 0.5) / 4, times[name] / times["downmix"])
+                for case, times in shown.items()
+                for name in present
+                if case[2] == layout and name in times
+            ]
+            axis.scatter(*zip(*points, strict=True), s=14, alpha=0.6, color=color, label=layout)
+        axis.axhline(1, color="black", linewidth=1)
+        axis.set(title=title, yscale="log", xticks=range(len(present)), xticklabels=present)
+        axis.grid(axis="y", alpha=0.3)
+        axis.legend()
+    axes[0].set_ylabel("time of the contender / time of downmix")
+    figure.suptitle("Above 1 downmix is faster. A dot is a shape and a pass.")
+    figure.savefig(ROOT / "docs" / "ops_cpu.png", dpi=110)
+
+
+TABLES = {"digits": digits, "ops": ops}
 
 
 def main() -> None:
@@ -47,6 +116,7 @@ def main() -> None:
         if count != 1:
             raise SystemExit(f"README.md needs exactly one <!-- table: {name} --> … <!-- end -->, found {count}")
     path.write_text(text)
+    pictures()
 
 
 if __name__ == "__main__":

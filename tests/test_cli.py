@@ -1,7 +1,9 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 import downmix
 from downmix.cli import COMMANDS, main
@@ -31,3 +33,33 @@ def test_a_filter_that_matches_nothing_is_refused(capsys: pytest.CaptureFixture[
 def test_runs_as_a_module() -> None:
     result = subprocess.run([sys.executable, "-m", "downmix", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == f"downmix {downmix.__version__}"
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_recipe_is_read(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "a", "b", "--recipe", str(recipe), "--epochs", "77", "--print_config"])
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["epochs"] == 77
+    assert config["data"] == recipe.stem
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["compare", "a", "b", "--epochs", "many"], "epochs"),
+        (["compare", "a", "b", "--wrong", "1"], "wrong"),
+        (["compare", "a"], "candidates"),
+        (["paint"], "paint"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert word in error
+    assert len(error.strip().splitlines()) == 1
