@@ -13,9 +13,8 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic, overload
 
-# Beside torch's OpenMP threads the omp layer does best; a user's own choice stays.
-if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
-    numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
+# Beside torch's OpenMP threads the omp layer does best; it is only preferred, and a user's own choice stays.
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
 
 # A kernel gets a tensor as the address of its first element and one of these for its type: to make a NumPy array of a
 # tensor takes longer than a small kernel. Numba knows no half precision on the CPU, so float16 goes as int16 and
