@@ -30,9 +30,9 @@ from torch import Tensor
 
 BACKENDS = ("auto", "reference")
 _KERNEL_FOLDERS = {"cpu": "numba", "cuda": "triton"}
-# Where a compiled graph holds our operator as it is: on the CPU our kernels are faster than what torch.compile makes of
-# the reference, in channels_last and in training by far, and about even in NCHW inference (benchmarks/results). On a GPU
-# that is not measured yet, and the reference can fuse with what is around it.
+# Where a compiled graph holds our operator as it is. On the CPU our kernels beat what torch.compile makes of the
+# reference in channels_last and in training, and are about even in NCHW inference (benchmarks/results). On a GPU that
+# is not measured yet, and the reference can fuse with what is around it.
 _KERNELS_BEAT_COMPILE = ("cpu",)
 _library = torch.library.Library("downmix", "DEF")
 _backend = "auto"

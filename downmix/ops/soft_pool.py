@@ -75,7 +75,7 @@ def soft_pool2d(
 
     Example:
         >>> soft_pool2d(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), 2)
-        tensor([[[[2.4926]]]])
+        tensor([[[[2.4927]]]])
 
     Source:
         Stergiou, Poppe, Kalliatakis, *Refining activation downsampling with SoftPool*, ICCV 2021, section 3.

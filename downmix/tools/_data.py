@@ -95,10 +95,16 @@ def _digits() -> Split:
 
 
 def _torchvision(name: str, root: Path) -> Split:
-    train, test = (
-        _create_dataset(f"torch/{name}", root=str(root), split=split, download=True)
-        for split in ("train", "validation")
-    )
+    try:
+        train, test = (
+            _create_dataset(f"torch/{name}", root=str(root), split=split, download=True)
+            for split in ("train", "validation")
+        )
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{name} is neither in the folder {root} nor could it be downloaded there ({error}); "
+            "pass a folder with a copy as data_dir"
+        ) from error
     return Split(_from_torchvision(train), _from_torchvision(test), num_classes=len(train.classes))
 
 

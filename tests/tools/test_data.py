@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from downmix.tools import _data
 from downmix.tools._data import DataError, load_data
 
 
@@ -57,6 +59,33 @@ def test_fashion_mnist_in_its_own_files(tmp_path: Path) -> None:
     image, label = split.train[5]
     assert (image.size, label, len(split.test)) == ((28, 28), 5, 3)
     assert np.asarray(image)[0, 1, 0] == (5 * 784 + 1) % 256
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8, 3), (4, 8, 8)])
+def test_torchvision_s_sets_are_read_from_memory(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR holds NumPy colour images and a list of labels, the MNIST family tensors of both."""
+
+    class Downloaded:
+        classes = ("a", "b")
+        data = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+        targets = (0, 1, 0, 1)
+
+    if len(shape) == 3:
+        Downloaded.data, Downloaded.targets = torch.from_numpy(Downloaded.data), torch.tensor(Downloaded.targets)
+    monkeypatch.setattr(_data, "_create_dataset", lambda *args, **kwargs: Downloaded)
+    split = load_data("cifar10")
+    image, label = split.train[1]
+    assert (image.size, image.mode, label, split.num_classes) == ((8, 8), "RGB", 1, 2)
+    assert np.asarray(image)[0, 0, 0] == np.asarray(Downloaded.data)[1].flat[0]
+
+
+def test_a_download_that_fails_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(_data, "_create_dataset", fail)
+    with pytest.raises(DataError, match=r"neither in the folder data nor could it be downloaded.*no route.*data_dir"):
+        load_data("cifar100")
 
 
 def test_bad_data_gets_a_sentence(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...ops._define import memory_format
 from ...ops.soft_pool import output_sizes
 from . import _soft_pool_lanes as lanes
+from . import _soft_pool_unrolled as unrolled
 from ._common import ELEMENT, PAIR, set_threads
 
 # A window this large with so few of them in a row, as in a global pool, leaves nothing to do side by side.
@@ -49,7 +50,13 @@ def forward(
     if y.numel() == 0:
         return y
     x = _readable(x)
-    kernel: Any = lanes.forward_planes if _in_planes(x) else lanes.forward_pixels
+    kernel: Any
+    small, window = math.prod(kernel_size) <= unrolled.LARGEST, geometry[2].tolist()
+    if _in_planes(x):
+        small = small and stride[-1] in unrolled.STEPS and dilation[-1] == 1 and not any(padding) and not ceil_mode
+        kernel = unrolled.forward_planes(*window, stride[-1]) if small else lanes.forward_planes
+    else:
+        kernel = unrolled.forward_pixels(*window) if small else lanes.forward_pixels
     set_threads(x.numel())
     number = ELEMENT[torch.float64 if x.dtype == torch.float64 else torch.float32]
     types = (ELEMENT[x.dtype], PAIR[x.dtype], number)
