@@ -13,7 +13,7 @@ from numba import njit, prange
 from ._common import exp, memory, narrow, widen
 from ._soft_pool_lanes import _buffers, _gather_pixels, _input, _soften
 
-LARGEST = 9  # places in a window
+WINDOWS = ([2], [3], [2, 2], [3, 3], [2, 2, 2])  # the usual ones; each takes seconds to compile
 STEPS = (1, 2)  # strides along a row over which LLVM still reads side by side
 
 

@@ -51,7 +51,7 @@ def forward(
         return y
     x = _readable(x)
     kernel: Any
-    small, window = math.prod(kernel_size) <= unrolled.LARGEST, geometry[2].tolist()
+    small, window = kernel_size in unrolled.WINDOWS, geometry[2].tolist()
     if _in_planes(x):
         small = small and stride[-1] in unrolled.STEPS and dilation[-1] == 1 and not any(padding) and not ceil_mode
         kernel = unrolled.forward_planes(*window, stride[-1]) if small else lanes.forward_planes
