@@ -46,27 +46,31 @@ SHOWN = (
 )
 
 
+def timed_cases() -> tuple[dict[tuple[str, ...], dict[str, float]], dict[str, str]]:
+    """Minimum milliseconds by case and contender, and a row that says where they were measured."""
+    rows = list(csv.DictReader((RESULTS / "ops_cpu.csv").read_text().splitlines()))
+    cases: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in rows:
+        case = (row["op"], row["shape"], row["layout"], row["pass"])
+        cases.setdefault(case, {})[row["contender"]] = float(row["min_ms"])
+    return cases, rows[0]
+
+
 def ops() -> str:
     """Minimum milliseconds of each contender, a case a row."""
-    cases: dict[tuple[str, ...], dict[str, str]] = {}
-    rows = list(csv.DictReader((RESULTS / "ops_cpu.csv").read_text().splitlines()))
-    for row in rows:
-        if row["shape"] in SHOWN:
-            case = (row["op"], row["shape"], row["layout"], row["pass"])
-            cases.setdefault(case, {})[row["contender"]] = row["min_ms"]
+    cases, about = timed_cases()
     table = [
         "| operator | shape | layout | pass | downmix | eager | torch.compile | what it replaces | copy of x |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for case, times in cases.items():
+        if case[1] not in SHOWN:
+            continue
         replaced = " ".join(
-            f"{name} {float(times[name]):.2f}" for name in ("squeeze", "max_pool", "avg_pool") if name in times
+            f"{name} {times[name]:.2f}" for name in ("squeeze", "max_pool", "avg_pool") if name in times
         )
-        ms = [f"{float(times[name]):.2f}" for name in ("downmix", "eager", "torch.compile")]
-        table.append(
-            f"| {' | '.join([*case, f'**{ms[0]}**', *ms[1:], replaced, format(float(times['copy of x']), '.2f')])} |"
-        )
-    about = rows[0]
+        ms = [f"{times[name]:.2f}" for name in ("downmix", "eager", "torch.compile")]
+        table.append(f"| {' | '.join([*case, f'**{ms[0]}**', *ms[1:], replaced, format(times['copy of x'], '.2f')])} |")
     versions = f"torch {about['torch_version']}, numba {about['numba_version']}, commit {about['commit']}"
     return "\n".join([*table, "", f"{about['device']}, {about['threads']} threads, {about['dtype']}, {versions}."])
 
@@ -78,10 +82,7 @@ def pictures() -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    cases: dict[tuple[str, ...], dict[str, float]] = {}
-    for row in csv.DictReader((RESULTS / "ops_cpu.csv").read_text().splitlines()):
-        case = (row["op"], row["shape"], row["layout"], row["pass"])
-        cases.setdefault(case, {})[row["contender"]] = float(row["min_ms"])
+    cases, _ = timed_cases()
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True, sharey=True)
     for axis, (title, family) in zip(axes, (("PiX", "pick_or_mix"), ("SoftPool", "soft_pool")), strict=True):
         contenders = ("eager", "torch.compile", "squeeze", "max_pool", "avg_pool", "copy of x")

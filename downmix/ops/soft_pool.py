@@ -129,7 +129,7 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
         return _soft_pool_nd(n, x, window, None, 0, 1, False, gradient)
     if x.dim() == n + 1:
         return adaptive_soft_pool(x.unsqueeze(0), output_size, gradient=gradient).squeeze(0)
-    windows = x.to(_compute_dtype(x))
+    windows = x.to(compute_dtype(x))
     for i in reversed(range(n)):  # from the last dimension, so that the numbers of the others stay
         index, valid = _adaptive_windows(sizes[i], outputs[i], x.device)  # [out, longest window]
         windows = windows.index_select(2 + i, index.flatten()).unflatten(2 + i, index.shape)
@@ -181,7 +181,7 @@ def _reference(
     gradient: str,
 ) -> Tensor:
     n = len(kernel_size)
-    windows = x.to(_compute_dtype(x))
+    windows = x.to(compute_dtype(x))
     out = output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)
     pads: list[Any] = []
     for size, o, k, s, p, d in zip(x.shape[-n:], out, kernel_size, stride, padding, dilation, strict=True):
@@ -236,7 +236,8 @@ def _flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
     return operations(x_shape, out_shape, kernel_size)
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the arithmetic: float32 at least."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from downmix.ops import pix, soft_pool
 from downmix.ops._define import Operator
 
-from ..ops.standard import LAYOUTS
+from ..ops.standard import LAYOUTS, with_gradients
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -48,17 +48,14 @@ def check_soft_pool(seed: int, cases: int) -> None:
             done += 1
 
 
-def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor], grad: Tensor) -> list[Tensor]:
-    leaves = [t.detach().requires_grad_() for t in tensors]
-    output = function(*leaves)
-    return [output.detach(), *torch.autograd.grad(output, leaves, grad.to(output.dtype))]
-
-
 def check(operator: Operator, tensors: list[Tensor], constants: tuple[Any, ...], gradient_layout: str) -> None:
     """Output and gradients are within twice the reference's own error, NaN and infinity where it has them."""
     grad = torch.randn(operator.reference(*tensors, *constants).shape, device=DEVICE)
     grad = LAYOUTS[gradient_layout](grad.cpu()).to(tensors[0].dtype).to(DEVICE)
-    run = lambda function, *t: with_gradients(lambda *leaves: function(*leaves, *constants), list(t), grad)  # noqa: E731
+
+    def run(function: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
+        return with_gradients(lambda *t: function(*t, *constants), list(leaves), lambda y: grad.to(y.dtype))
+
     exact = run(operator.reference, *(t.double() for t in tensors))
     own = run(operator.reference, *tensors)
     ours = run(operator, *tensors)

@@ -51,12 +51,6 @@ def triton_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _define._kernel_module.cache_clear()
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "option" in metafunc.fixturenames and metafunc.cls is not None:
-        ids = ["-".join(map(str, option.values())) or "default" for option in metafunc.cls.options]
-        metafunc.parametrize("option", metafunc.cls.options, ids=ids)
-
-
 class _OnTriton:
     # These run references only, or what test_as_exact_as_the_reference has tested, a thousand launches at a time.
     test_gradcheck = test_second_derivatives = test_compile = test_onnx = None

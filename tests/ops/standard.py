@@ -73,9 +73,9 @@ class StandardTests:
         """Outputs and gradients are as near the float64 reference as twice the reference's own error, or a rounding."""
         constants = self.constants(**option)
         tensors = self.leaves(option, layout, dtype)
-        exact = _with_gradients(lambda *t: self.operator.reference(*t, *constants), [t.double() for t in tensors])
-        own = _with_gradients(lambda *t: self.operator.reference(*t, *constants), tensors)
-        ours = _with_gradients(lambda *t: self.call(*t, **option), tensors)
+        exact = with_gradients(lambda *t: self.operator.reference(*t, *constants), [t.double() for t in tensors])
+        own = with_gradients(lambda *t: self.operator.reference(*t, *constants), tensors)
+        ours = with_gradients(lambda *t: self.call(*t, **option), tensors)
         for got, reference, truth in zip(ours, own, exact, strict=True):
             assert got.dtype == dtype
             allowed = 2 * (reference - truth).abs().max() + torch.finfo(dtype).eps * truth.abs().max()
@@ -94,8 +94,8 @@ class StandardTests:
             compiled = torch.compile(lambda *t, o=option: self.call(*t, **o), fullgraph=True, backend=backend)
             for batch in (2, 3):
                 tensors = self.leaves(option, dtype=torch.float32, batch=batch)
-                expected = _with_gradients(lambda *t, o=option: self.call(*t, **o), tensors)
-                for got, wanted in zip(_with_gradients(compiled, tensors), expected, strict=True):
+                expected = with_gradients(lambda *t, o=option: self.call(*t, **o), tensors)
+                for got, wanted in zip(with_gradients(compiled, tensors), expected, strict=True):
                     torch.testing.assert_close(got, wanted)
 
     def test_export_with_any_batch_size(self, option: dict[str, Any]) -> None:
@@ -126,14 +126,14 @@ class StandardTests:
 
     def test_empty_batch(self, option: dict[str, Any]) -> None:
         tensors = self.leaves(option, batch=0)
-        output, *gradients = _with_gradients(lambda *t: self.call(*t, **option), tensors)
+        output, *gradients = with_gradients(lambda *t: self.call(*t, **option), tensors)
         assert output.numel() == 0
         assert [g.shape for g in gradients] == [t.shape for t in tensors]
 
     def test_inputs_stay_as_they_were(self, option: dict[str, Any]) -> None:
         tensors = self.leaves(option)
         before = [t.detach().clone() for t in tensors]
-        _with_gradients(lambda *t: self.call(*t, **option), tensors)
+        with_gradients(lambda *t: self.call(*t, **option), tensors)
         assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))
 
     def test_hooks_fire_once(self) -> None:
@@ -147,7 +147,7 @@ class StandardTests:
 
     def test_torch_func(self, option: dict[str, Any]) -> None:
         first, *others = self.leaves(option)
-        expected = _with_gradients(lambda *t: self.call(*t, **option), [first, *others], torch.ones_like)[1]
+        expected = with_gradients(lambda *t: self.call(*t, **option), [first, *others], torch.ones_like)[1]
         got = torch.func.grad(lambda x: self.call(x, *(o.detach() for o in others), **option).sum())(first.detach())
         torch.testing.assert_close(got, expected)
 
@@ -174,7 +174,7 @@ def _random_like(output: Tensor) -> Tensor:
     return torch.randn(output.shape, generator=generator, dtype=torch.float32).to(output.dtype)
 
 
-def _with_gradients(
+def with_gradients(
     function: Callable[..., Tensor], tensors: list[Tensor], grad: Callable[[Tensor], Tensor] = _random_like
 ) -> list[Tensor]:
     """The output, and the gradient of each tensor for one incoming gradient."""

@@ -20,7 +20,7 @@ def why_not(
 ) -> str | None:
     if fusion == "weighted" and operator != "max+avg":
         return f"weighted fusion of {operator!r} alone leaves the probabilities no say"
-    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    if x.dtype not in ELEMENT:
         return f"the CPU kernels don't know {x.dtype}"
     if p.dtype == torch.float64 != x.dtype:
         return f"the CPU kernels compute in float32 for {x.dtype}, and p is float64"
@@ -31,12 +31,13 @@ def forward(
     x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
 ) -> Tensor:
     (batch, channels, height, width), groups = x.shape, p.shape[1]
-    y = torch.empty((batch, groups, height, width), dtype=x.dtype, memory_format=memory_format(x))
+    order = memory_format(x)
+    y = torch.empty((batch, groups, height, width), dtype=x.dtype, memory_format=order)
     if y.numel() == 0:
         return y
-    in_planes = memory_format(x) == torch.contiguous_format
+    in_planes = order == torch.contiguous_format
     if not (_in_planes if in_planes else _in_pixels)(x):
-        x = x.contiguous(memory_format=memory_format(x))
+        x = x.contiguous(memory_format=order)
     p = _probabilities(x, p)
     layout, strides = (planes, _plane_strides) if in_planes else (pixels, _pixel_strides)
     kernel = layout.forward(reduction if reduction <= _UNROLLED else 0)
@@ -67,9 +68,10 @@ def backward(
     dx = torch.empty_like(x)
     if grad.numel() == 0:
         return [dx, torch.zeros_like(p)]
-    in_planes = memory_format(x) == torch.contiguous_format
+    order = memory_format(x)
+    in_planes = order == torch.contiguous_format
     fits = _in_planes if in_planes else _in_pixels
-    x, grad, out = (t if fits(t) else t.contiguous(memory_format=memory_format(x)) for t in (x, grad, dx))
+    x, grad, out = (t if fits(t) else t.contiguous(memory_format=order) for t in (x, grad, dx))
     p = _probabilities(x, p)
     layout, strides = (planes, _plane_strides) if in_planes else (pixels, _pixel_strides)
     # In channels_last each block of pixels gives its part of dp.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ops._define import memory_format
-from ...ops.soft_pool import output_sizes
+from ...ops.soft_pool import compute_dtype, output_sizes
 from . import _soft_pool_lanes as lanes
 from . import _soft_pool_unrolled as unrolled
 from ._common import ELEMENT, PAIR, set_threads
@@ -58,8 +58,7 @@ def forward(
     else:
         kernel = unrolled.forward_pixels(*window) if small else lanes.forward_pixels
     set_threads(x.numel())
-    number = ELEMENT[torch.float64 if x.dtype == torch.float64 else torch.float32]
-    types = (ELEMENT[x.dtype], PAIR[x.dtype], number)
+    types = (ELEMENT[x.dtype], PAIR[x.dtype], ELEMENT[compute_dtype(x)])
     kernel(x.data_ptr(), y.data_ptr(), *types, *x.shape[:2], geometry, _steps(x), _steps(y))
     return y
 
@@ -82,7 +81,7 @@ def backward(
     in_planes = _in_planes(x)
     grad = grad.contiguous(memory_format=memory_format(x))
     # Windows add up in dx, so half precision takes a wider one first; so does a layout that the kernel can't write.
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype(x)
     fits = dx.dtype == dtype and dx.is_contiguous(memory_format=memory_format(x))
     sums = dx if fits else torch.empty(x.shape, dtype=dtype, memory_format=memory_format(x))
     kernel: Any = lanes.backward_planes if in_planes else lanes.backward_pixels
