@@ -48,6 +48,10 @@ POOLS = (
     (32, (16, 56, 56), 2, 2, 0),
 )
 ROUNDS = {"forward": 25, "forward+backward": 12}
+# How the time grows with the number of elements, with the reduction, and with the dtype.
+SIZES = tuple(2**n for n in range(16, 29, 2))
+REDUCTIONS = (2, 3, 4, 6, 8, 16)
+DTYPES = (torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Case:
     ours: Callable[..., Tensor]
     reference: Callable[..., Tensor]
     others: dict[str, Callable[..., Tensor]]
+    compiled: bool = True
 
 
 def squeeze(channels: int, reduction: int, layout: str) -> nn.Module:
@@ -69,23 +74,41 @@ def squeeze(channels: int, reduction: int, layout: str) -> nn.Module:
     return nn.Sequential(convolution, nn.ReLU(inplace=True)).to(DEVICE, memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
 
 
+def pix_case(shape: tuple[int, ...], reduction: int, layout: str, dtype: torch.dtype = torch.float32) -> Case:
+    batch, channels, *_ = shape
+    x = torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
+    p = torch.rand(batch, -(-channels // reduction), device=DEVICE, dtype=dtype)
+    constants = (reduction, 0.5, "threshold", "max+avg", False)
+    return Case(
+        "pick_or_mix",
+        f"{'x'.join(map(str, shape))} r={reduction}",
+        layout,
+        [x, p],
+        lambda x, p: downmix.pick_or_mix(x, p, reduction),
+        lambda x, p: pix._reference(x, p, *constants),
+        {},
+    )
+
+
 def pix_cases(batches: list[int]) -> Iterator[Case]:
     for batch in batches:
         for channels, size, reduction in SQUEEZES:
-            for layout, memory_format in LAYOUTS.items():
-                x = torch.randn(batch, channels, size, size, device=DEVICE).contiguous(memory_format=memory_format)
-                p = torch.rand(batch, channels // reduction, device=DEVICE)
-                constants = (reduction, 0.5, "threshold", "max+avg", False)
+            for layout in LAYOUTS:
+                case = pix_case((batch, channels, size, size), reduction, layout)
                 conv = squeeze(channels, reduction, layout)
-                yield Case(
-                    "pick_or_mix",
-                    f"{batch}x{channels}x{size}x{size} r={reduction}",
-                    layout,
-                    [x, p],
-                    lambda x, p, r=reduction: downmix.pick_or_mix(x, p, r),
-                    lambda x, p, c=constants: pix._reference(x, p, *c),
-                    {"squeeze": lambda x, p, conv=conv: conv(x)},
-                )
+                case.others["squeeze"] = lambda x, p, conv=conv: conv(x)
+                yield case
+
+
+def scaling_cases() -> Iterator[Case]:
+    for layout in LAYOUTS:
+        shapes = [((size // 65536, 64, 32, 32), 4, torch.float32) for size in SIZES]
+        shapes += [((8, 256, 56, 56), reduction, torch.float32) for reduction in REDUCTIONS]
+        shapes += [((8, 256, 56, 56), 4, dtype) for dtype in DTYPES]
+        for shape, reduction, dtype in shapes:
+            case = pix_case(shape, reduction, layout, dtype)
+            case.compiled = False
+            yield case
 
 
 def pool_cases(batch: int) -> Iterator[Case]:
@@ -116,6 +139,7 @@ def pool_cases(batch: int) -> Iterator[Case]:
 def agrees(case: Case) -> bool:
     """Whether output and gradients are within twice the reference's own error, or a rounding, of float64."""
     constants = [leaf.detach().double().requires_grad_() for leaf in case.leaves]
+    rounding = 4 * torch.finfo(case.leaves[0].dtype).eps
     truth, own, ours = (
         _with_gradients(function, leaves)
         for function, leaves in (
@@ -125,7 +149,7 @@ def agrees(case: Case) -> bool:
         )
     )
     return all(
-        (o.double() - t).abs().max() <= 2 * (r.double() - t).abs().max() + 1e-6 * t.abs().max()
+        (o.double() - t).abs().max() <= 2 * (r.double() - t).abs().max() + rounding * t.abs().max()
         for t, r, o in zip(truth, own, ours, strict=True)
     )
 
@@ -141,7 +165,7 @@ def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, f
     """(pass, contender, milliseconds) of every contender, in inference and in training."""
     torch.compiler.reset()
     contenders = {"downmix": case.ours, "eager": case.reference, **case.others}
-    if compile:
+    if compile and case.compiled:
         contenders["torch.compile"] = torch.compile(case.reference, fullgraph=True)
     grads: dict[str, Tensor] = {}
 
@@ -179,19 +203,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="without torch.compile, which takes most of the time")
     parser.add_argument("--output", type=Path, help="the CSV to write, by default benchmarks/results/ops_DEVICE.csv")
     options = parser.parse_args()
-    cases = [*pix_cases(options.batches), *pool_cases(8)]
+    cases = [*pix_cases(options.batches), *pool_cases(8), *scaling_cases()]
     described = environment(DEVICE)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    about = {"device": described["device"], "threads": described["threads"], "dtype": "float32", "commit": commit}
+    about = {"device": described["device"], "threads": described["threads"], "commit": commit}
     about |= {f"{name}_version": version for name, version in described["versions"].items()}
     short = "cpu" if DEVICE.type == "cpu" else described["device"].split()[-1].lower()
     path = options.output or RESULTS / f"ops_{short}.csv"
     rows: list[dict[str, Any]] = []
     for case in track(cases, description="timing"):
-        if not agrees(case):
+        # Above that, the reference in float64 would not fit the memory.
+        if case.leaves[0].numel() <= 1 << 26 and not agrees(case):
             raise SystemExit(f"{case.op} {case.shape} {case.layout} differs from its reference: not timed")
         for pass_, contender, ms in time_case(case, compile=not options.quick):
             row = {"op": case.op, "shape": case.shape, "layout": case.layout, "pass": pass_, "contender": contender}
+            row["dtype"] = str(case.leaves[0].dtype).removeprefix("torch.")
             rows.append(row | {f"{name}_ms": f"{value:.4f}" for name, value in ms.items()} | about)
         path.parent.mkdir(exist_ok=True)
         with path.open("w", newline="") as file:

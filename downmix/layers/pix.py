@@ -84,7 +84,7 @@ class PiX(nn.Module):
 
     def probabilities(self, x: Tensor) -> Tensor:
         """p, one per sample and output channel: [B, C, H, W] to [B, ceil(C / reduction)]."""
-        logits = F.linear(x.mean((2, 3)), self.weight.flatten(1), self.bias)
+        logits = F.linear(_global_mean(x), self.weight.flatten(1), self.bias)
         if self.norm is not None:
             logits = self.norm(logits)
         return torch.sigmoid(logits) if self.gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
@@ -117,3 +117,11 @@ class PiX(nn.Module):
         )
         bias = self.bias is not None
         return f"{self.in_channels}, {self.out_channels}, reduction={self.reduction}{options}, bias={bias}"
+
+
+def _global_mean(x: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():
+        return x.mean((2, 3))  # one node, which runtimes know
+    # The gradient of a mean is written out at full size, that of a sum is a view of [B, C].
+    total = x.sum((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+    return (total / x.shape[2:].numel()).to(x.dtype)

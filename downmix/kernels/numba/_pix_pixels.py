@@ -1,9 +1,7 @@
 """PiX where each pixel's channels are one run of memory (channels_last): a task is a block of pixels of one sample.
 
-Kernels are made for one reduction: with a constant, LLVM reads the interleaved members of many groups at once. From 8
-on, multiples of 4 are first reduced by 4: it reads four interleaved values at once, but not sixteen.
-
-Arguments as in the other layout, with the steps over samples and pixels.
+Kernels are made for one reduction, so that the interleaved members of many groups are read at once. A short last
+group, and a reduction too large for that, are read one by one.
 """
 
 from __future__ import annotations
@@ -12,145 +10,238 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from ._common import memory, narrow, widen
-from ._pix_common import BLEND, beats, larger, picks
+from ._common import ELEMENT, memory
+from ._launch import arguments, kernel, number_from, tasks
+from ._pix_common import BLEND, BY_THRESHOLD, PICK
+from ._vector_memory import load, load_members, load_steps, store, store_members, store_steps
+from ._vectors import all_lanes, beats, choose, is_nan, lanes_between, larger, members_where, spread
 
-PIXELS = 64  # pixels a task
+
+def pixels_a_task(batch: int, space: int) -> int:
+    """Enough for a long run of memory, unless that leaves too few tasks to share among threads."""
+    return 64 if batch * space >= 4096 else 8
 
 
 @functools.cache
-def forward(unrolled: int) -> Any:
-    """The kernel for one reduction, or with 0 for any."""
-    inner = 4 if unrolled >= 8 and unrolled % 4 == 0 else 1
+def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
+    """The kernel for one reduction, or with 0 for any; for maxima, or with −1 for minima; for one stored dtype, and one
+    to compute in."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes, real = 64 // number.itemsize, number.dtype.type
+    size = unrolled or 1  # what is never run must compile, too
 
-    @njit(parallel=True, cache=True, error_model="numpy")
-    def kernel(
-        x_at, y_at, p_at, element, number, batch, channels, groups, space,
-        reduction, tail, mode, threshold, sign, xb, xw, yb, yw,
-    ):  # fmt: skip
+    @kernel()
+    def run(at):
+        (
+            x_at, y_at, p_at, channels, groups, space, pixels, reduction, tail, mode, threshold, xb, xw, yb, yw,
+        ) = arguments(at, 15)  # fmt: skip
         x, y, p = memory(x_at, element), memory(y_at, element), memory(p_at, number)
-        real = number.dtype.type
-        sign = real(sign)
-        size = unrolled if unrolled else reduction
-        outer = size // inner
-        blocks = (space + PIXELS - 1) // PIXELS
-        whole = channels // reduction
-        for task in prange(batch * blocks):
+        constants = spread(real(sign)), spread(real(np.nan)), spread(real(1)), spread(real(number_from(threshold)))
+        blocks, whole = (space + pixels - 1) // pixels, channels // reduction
+        full = whole // lanes * lanes if unrolled else 0
+        for task in tasks(at):
             b, block = task // blocks, task % blocks
-            probability = p[b * groups :][:groups]
-            pick = np.empty(groups, np.bool_)
-            for g in range(groups):
-                pick[g] = picks(mode, probability[g], real(threshold))
-            parts = whole * outer if inner > 1 else 0
-            tops, totals = np.empty(parts, number.dtype), np.empty(parts, number.dtype)
-            for i in range(block * PIXELS, min((block + 1) * PIXELS, space)):
-                row, out = x[b * xb + i * xw :][:channels], y[b * yb + i * yw :][:groups]
-                for q in range(parts):
-                    tops[q], totals[q] = _group(row, q * inner, inner, sign)
-                for g in range(whole):
-                    if inner > 1:
-                        top, total = tops[g * outer], totals[g * outer]
-                        for c in range(1, outer):
-                            top = larger(top, tops[g * outer + c])
-                            total += totals[g * outer + c]
+            for i in range(block * pixels, min((block + 1) * pixels, space)):
+                row, out, chance = b * xb + i * xw, b * yb + i * yw, b * groups
+                for g in range(0, full, lanes):
+                    mask = all_lanes(number)
+                    top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
+                    value = _fuse(load(p, chance + g, mask), top, values, real(reduction), mode, constants, number)
+                    store(y, out + g, value, mask)
+                for g in range(full, whole, lanes):
+                    mask = lanes_between(number, 0, whole - g)
+                    if unrolled:
+                        top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
                     else:
-                        top, total = _group(row, g * size, size, sign)
-                    mean = total / real(size)
-                    blend = probability[g] * top + (real(1) - probability[g]) * mean
-                    value = probability[g] * (sign * top if pick[g] else mean)
-                    out[g] = narrow(blend if mode == BLEND else value, y)
+                        top, values = _reduce_steps(x, row + g * reduction, reduction, reduction, constants, mask)
+                    value = _fuse(load(p, chance + g, mask), top, values, real(reduction), mode, constants, number)
+                    store(y, out + g, value, mask)
                 if whole < groups:
-                    top, total = _group(row, whole * size, channels - whole * size, sign)
-                    mean = total / real(tail)
-                    blend = probability[whole] * top + (real(1) - probability[whole]) * mean
-                    value = probability[whole] * (sign * top if pick[whole] else mean)
-                    out[whole] = narrow(blend if mode == BLEND else value, y)
-        return y[0]
+                    mask, first = lanes_between(number, 0, 1), whole * reduction
+                    top, values = _reduce_steps(x, row + first, channels - first, 1, constants, mask)
+                    value = _fuse(load(p, chance + whole, mask), top, values, real(tail), mode, constants, number)
+                    store(y, out + whole, value, mask)
 
-    return kernel
+    return run
 
 
 @njit(inline="always")
-def _group(row, first, size, sign):
-    total = widen(row[first])
-    top = sign * total
+def _reduce_members(x, at, size, constants, mask):
+    """Maximum and sum of a group a lane."""
+    signs, nan, _, _ = constants
+    members = load_members(x, at, size, mask)
+    top, values = signs * members[0], members[0]
+    nans = is_nan(top)
     for c in range(1, size):
-        value = widen(row[first + c])
-        top = larger(top, sign * value)
-        total += value
-    return top, total
+        value = signs * members[c]
+        top, values, nans = larger(top, value), values + members[c], nans | is_nan(value)
+    return signs * choose(nans, nan, top), values
+
+
+@njit(inline="always")
+def _reduce_steps(x, at, size, step, constants, mask):
+    """The same, the groups ``step`` apart."""
+    signs, nan, _, _ = constants
+    values = load_steps(x, at, step, mask)
+    top = signs * values
+    nans = is_nan(top)
+    for c in range(1, size):
+        value = load_steps(x, at + c, step, mask)
+        top, values, nans = larger(top, signs * value), values + value, nans | is_nan(value)
+    return signs * choose(nans, nan, top), values
+
+
+@njit(inline="always")
+def _picked(share, mode, limit, number):
+    if mode == BY_THRESHOLD:
+        return limit > share
+    return all_lanes(number) if mode == PICK else lanes_between(number, 0, 0)
+
+
+@njit(inline="always")
+def _fuse(share, top, values, size, mode, constants, number):
+    _, _, one, limit = constants
+    mean = values / spread(size)
+    if mode == BLEND:
+        return share * top + (one - share) * mean
+    return share * choose(_picked(share, mode, limit, number), top, mean)
 
 
 @functools.cache
-def backward(unrolled: int) -> Any:
+def backward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
     """dx, and for each block of pixels its part of dp; see the other layout for the formulas."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes, real = 64 // number.itemsize, number.dtype.type
+    size = unrolled or 1  # what is never run must compile, too
 
-    @njit(parallel=True, cache=True, error_model="numpy")
-    def kernel(
-        grad_at, x_at, dx_at, p_at, dp_at, element, number, batch, channels, groups, space,
-        reduction, tail, mode, threshold, sign, gb, gw, xb, xw, db, dw,
-    ):  # fmt: skip
+    @kernel()
+    def run(at):
+        (
+            grad_at, x_at, dx_at, p_at, dp_at, channels, groups, space, pixels, reduction, tail, mode, threshold,
+            gb, gw, xb, xw, db, dw,
+        ) = arguments(at, 19)  # fmt: skip
         grad, x, dx = memory(grad_at, element), memory(x_at, element), memory(dx_at, element)
         p, dp = memory(p_at, number), memory(dp_at, number)
-        real = number.dtype.type
-        sign = real(sign)
-        blocks = (space + PIXELS - 1) // PIXELS
-        whole = channels // reduction
-        size = unrolled if unrolled else reduction
-        for task in prange(batch * blocks):
+        constants = spread(real(sign)), spread(real(0)), spread(real(1)), spread(real(number_from(threshold)))
+        blocks, whole = (space + pixels - 1) // pixels, channels // reduction
+        full = whole // lanes * lanes if unrolled else 0
+        for task in tasks(at):
             b, block = task // blocks, task % blocks
-            pick = np.empty(groups, np.bool_)
-            to_winner, to_each = np.empty(groups, number.dtype), np.empty(groups, number.dtype)
-            for g in range(groups):
-                probability = p[b * groups + g]
-                divisor = real(tail if g == groups - 1 else reduction)
-                pick[g] = picks(mode, probability, real(threshold))
-                to_winner[g] = probability if pick[g] or mode == BLEND else real(0)
-                to_each[g] = real(0) if pick[g] else (real(1) - probability if mode == BLEND else probability) / divisor
-            slopes = dp[task * groups :][:groups]
-            slopes[:] = real(0)
-            for i in range(block * PIXELS, min((block + 1) * PIXELS, space)):
-                row, drow = x[b * xb + i * xw :][:channels], dx[b * db + i * dw :][:channels]
-                above = grad[b * gb + i * gw :][:groups]
-                for g in range(whole):
-                    top, total, winner = _winner(row, g * size, size, sign)
-                    mean = total / real(size)
-                    value = top - mean if mode == BLEND else (sign * top if pick[g] else mean)
-                    incoming = widen(above[g])
-                    slopes[g] += incoming * value
-                    # Chosen, not multiplied by 0: an infinite gradient would give NaN.
-                    from_each = real(0) if pick[g] else to_each[g] * incoming
-                    from_winner = to_winner[g] * incoming
-                    for c in range(size):
-                        share = from_each + (from_winner if winner == np.int32(c) else real(0))
-                        drow[g * size + c] = narrow(share, dx)
+            for i in range(block * pixels, min((block + 1) * pixels, space)):
+                row, drow, above = b * xb + i * xw, b * db + i * dw, b * gb + i * gw
+                chance, slopes, is_first = b * groups, task * groups, i == block * pixels
+                for g in range(0, full, lanes):
+                    mask, first = all_lanes(number), g * reduction
+                    _differentiate_members(
+                        x, row + first, dx, drow + first, size, real(reduction), grad, above + g, p, chance + g,
+                        dp, slopes + g, is_first, mode, constants, number, mask,
+                    )  # fmt: skip
+                for g in range(full, whole, lanes):
+                    mask, first = lanes_between(number, 0, whole - g), g * reduction
+                    if unrolled:
+                        _differentiate_members(
+                            x, row + first, dx, drow + first, size, real(reduction), grad, above + g, p, chance + g,
+                            dp, slopes + g, is_first, mode, constants, number, mask,
+                        )  # fmt: skip
+                    else:
+                        _differentiate_steps(
+                            x, row + first, dx, drow + first, reduction, reduction, real(reduction), grad, above + g,
+                            p, chance + g, dp, slopes + g, is_first, mode, constants, number, mask,
+                        )  # fmt: skip
                 if whole < groups:
-                    first, members = whole * size, channels - whole * size
-                    top, total, winner = _winner(row, first, members, sign)
-                    mean = total / real(tail)
-                    value = top - mean if mode == BLEND else (sign * top if pick[whole] else mean)
-                    incoming = widen(above[whole])
-                    slopes[whole] += incoming * value
-                    from_each = real(0) if pick[whole] else to_each[whole] * incoming
-                    from_winner = to_winner[whole] * incoming
-                    for c in range(members):
-                        share = from_each + (from_winner if winner == np.int32(c) else real(0))
-                        drow[first + c] = narrow(share, dx)
-        return dx[0], dp[0]
+                    mask, first = lanes_between(number, 0, 1), whole * reduction
+                    _differentiate_steps(
+                        x, row + first, dx, drow + first, channels - first, 1, real(tail), grad, above + whole,
+                        p, chance + whole, dp, slopes + whole, is_first, mode, constants, number, mask,
+                    )  # fmt: skip
 
-    return kernel
+    return run
 
 
 @njit(inline="always")
-def _winner(row, first, size, sign):
-    total = widen(row[first])
-    top, winner = sign * total, np.int32(0)
-    for c in range(1, size):
-        value = widen(row[first + c])
-        better = beats(sign * value, top)
-        top = sign * value if better else top
-        winner = np.int32(c) if better else winner
-        total += value
-    return top, total, winner
+def _differentiate_members(
+    x, at, dx, dat, members_in_group, size, grad, above, p, chance, dp, slopes, is_first, mode, constants, number, mask
+):
+    signs, none, one, _ = constants
+    members = load_members(x, at, members_in_group, mask)
+    top, winner, place, values = signs * members[0], none, none, members[0]
+    for c in range(1, members_in_group):
+        place = place + one
+        value = signs * members[c]
+        better = beats(value, top)
+        top, winner = choose(better, value, top), choose(better, place, winner)
+        values = values + members[c]
+    to_winner, to_each = _shares(
+        signs * top,
+        values,
+        size,
+        grad,
+        above,
+        p,
+        chance,
+        dp,
+        slopes,
+        is_first,
+        mode,
+        constants,
+        number,
+        mask,
+    )
+    store_members(dx, dat, members_where(winner, to_winner, to_each, members_in_group), mask)
+
+
+@njit(inline="always")
+def _differentiate_steps(
+    x, at, dx, dat, members, step, size, grad, above, p, chance, dp, slopes, is_first, mode, constants, number, mask
+):
+    signs, none, one, _ = constants
+    values = load_steps(x, at, step, mask)
+    top, winner, place = signs * values, none, none
+    for c in range(1, members):
+        place = place + one
+        value = load_steps(x, at + c, step, mask)
+        better = beats(signs * value, top)
+        top, winner = choose(better, signs * value, top), choose(better, place, winner)
+        values = values + value
+    to_winner, to_each = _shares(
+        signs * top,
+        values,
+        size,
+        grad,
+        above,
+        p,
+        chance,
+        dp,
+        slopes,
+        is_first,
+        mode,
+        constants,
+        number,
+        mask,
+    )
+    place = none
+    for c in range(members):
+        store_steps(dx, dat + c, step, choose(winner == place, to_winner, to_each), mask)
+        place = place + one
+
+
+@njit(inline="always")
+def _shares(top, values, size, grad, above, p, chance, dp, slopes, is_first, mode, constants, number, mask):
+    """The gradients of the winner and of each other member; adds to dp what p multiplies."""
+    _, none, one, limit = constants
+    share, incoming, mean = load(p, chance, mask), load(grad, above, mask), values / spread(size)
+    if mode == BLEND:
+        value = top - mean
+        to_each = (one - share) / spread(size) * incoming
+        to_winner = to_each + share * incoming
+    else:
+        # Chosen, not multiplied by 0: an infinite gradient would give NaN.
+        picked = _picked(share, mode, limit, number)
+        value = choose(picked, top, mean)
+        to_each = choose(picked, none, share / spread(size) * incoming)
+        to_winner = choose(picked, share * incoming, to_each)
+    before = none if is_first else load(dp, slopes, mask)
+    store(dp, slopes, before + incoming * value, mask)
+    return to_winner, to_each

@@ -1,11 +1,4 @@
-"""PiX where each channel's map is one run of memory (NCHW): a task is one group of one sample.
-
-Kernels are made for one reduction: with a constant, LLVM unrolls the loop over the group and vectorises over the map,
-so that a group is reduced in registers. Indices are unsigned, as Numba would wrap negative ones, which keeps LLVM from
-vectorising. A short last group, and a reduction too large to unroll, go through the first-level cache.
-
-Arguments: addresses, what types they hold, sizes, the rule (see `pix._rule`), and the steps over samples and channels.
-"""
+"""PiX where each channel's map is one run of memory (NCHW): a task is one group of one sample, reduced in registers."""
 
 from __future__ import annotations
 
@@ -13,178 +6,153 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from ._common import memory, narrow, sum_of, widen
-from ._pix_common import BLEND, beats, larger, picks
+from ._common import ELEMENT, memory
+from ._launch import arguments, kernel, number_from, tasks
+from ._pix_common import BLEND, picks
+from ._vector_memory import load, store
+from ._vectors import all_lanes, beats, choose, is_nan, lanes_between, larger, spread, total
 
-_CHUNK = 128  # elements of the map at once; of 64 to 4096 the fastest: reads and writes of many rows alternate quickly
+_SUM_EVERY = 32  # vectors of products that add up before their sum goes on in float64
 
 
 @functools.cache
-def forward(unrolled: int) -> Any:
-    """The kernel for one reduction, or with 0 for any."""
+def forward(sign: int, element: Any, number: Any) -> Any:
+    """The kernel for maxima, or with −1 for minima, one stored dtype, and one to compute in."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes, real = 64 // number.itemsize, number.dtype.type
 
-    @njit(parallel=True, cache=True, error_model="numpy")
-    def kernel(
-        x_at, y_at, p_at, element, number, batch, channels, groups, space,
-        reduction, tail, mode, threshold, sign, xb, xc, yb, yc,
-    ):  # fmt: skip
+    @kernel()
+    def run(at):
+        (
+            x_at, y_at, p_at, channels, groups, space, _, reduction, tail, mode, threshold, xb, xc, yb, yc,
+        ) = arguments(at, 15)  # fmt: skip
         x, y, p = memory(x_at, element), memory(y_at, element), memory(p_at, number)
-        real = number.dtype.type
-        sign = real(sign)
-        step = np.uintp(xc)
-        for task in prange(batch * groups):
+        signs, nan = spread(real(sign)), spread(real(np.nan))
+        for task in tasks(at):
             b, g = task // groups, task % groups
             first = g * reduction
             size = min(reduction, channels - first)
-            divisor = real(tail if g == groups - 1 else reduction)
-            probability = p[task]
-            pick = picks(mode, probability, real(threshold))
-            for start in range(0, space, _CHUNK):
-                n = min(_CHUNK, space - start)
-                rows = x[b * xb + first * xc + start :]
-                out = y[b * yb + g * yc + start :][:n]
-                if size != unrolled:
-                    top, total = np.empty(n, number.dtype), np.empty(n, number.dtype)
-                    _reduce(rows, step, size, sign, top, total)
-                    for j in range(n):
-                        blend = probability * top[j] + (real(1) - probability) * (total[j] / divisor)
-                        value = probability * (sign * top[j] if pick else total[j] / divisor)
-                        out[j] = narrow(blend if mode == BLEND else value, y)
-                elif pick:
-                    for j in range(n):
-                        top_j = sign * widen(rows[np.uintp(j)])
-                        for c in range(1, unrolled):
-                            top_j = larger(top_j, sign * widen(rows[np.uintp(j) + np.uintp(c) * step]))
-                        out[j] = narrow(probability * (sign * top_j), y)
-                elif mode == BLEND:
-                    for j in range(n):
-                        top_j = total_j = widen(rows[np.uintp(j)])
-                        for c in range(1, unrolled):
-                            value = widen(rows[np.uintp(j) + np.uintp(c) * step])
-                            top_j = larger(top_j, value)
-                            total_j += value
-                        out[j] = narrow(probability * top_j + (real(1) - probability) * (total_j / divisor), y)
-                else:
-                    for j in range(n):
-                        total_j = widen(rows[np.uintp(j)])
-                        for c in range(1, unrolled):
-                            total_j += widen(rows[np.uintp(j) + np.uintp(c) * step])
-                        out[j] = narrow(probability * (total_j / divisor), y)
-        return y[0]
+            divisor = spread(real(tail if g == groups - 1 else reduction))
+            share, rest = spread(p[task]), spread(real(1) - p[task])
+            pick = picks(mode, p[task], real(number_from(threshold)))
+            row, out = b * xb + first * xc, b * yb + g * yc
+            whole = space // lanes * lanes
+            for j in range(0, whole, lanes):
+                value = _reduce(x, row + j, xc, size, signs, nan, share, rest, divisor, pick, mode, all_lanes(number))
+                store(y, out + j, value, all_lanes(number))
+            if whole < space:
+                mask = lanes_between(number, 0, space - whole)
+                value = _reduce(x, row + whole, xc, size, signs, nan, share, rest, divisor, pick, mode, mask)
+                store(y, out + whole, value, mask)
 
-    return kernel
+    return run
 
 
 @njit(inline="always")
-def _reduce(rows, step, size, sign, top, total):
-    n = len(top)
-    for j in range(n):
-        total[j] = widen(rows[np.uintp(j)])
-        top[j] = sign * total[j]
-    for c in range(1, size):
-        row = rows[np.uintp(c) * step :][:n]
-        for j in range(n):
-            value = widen(row[j])
-            top[j] = larger(top[j], sign * value)
-            total[j] += value
+def _reduce(x, at, step, size, signs, nan, share, rest, divisor, pick, mode, mask):
+    if pick:
+        return share * (signs * _top(x, at, step, size, signs, nan, mask))
+    if mode == BLEND:
+        mean = _sum(x, at, step, size, mask) / divisor
+        return share * _top(x, at, step, size, signs, nan, mask) + rest * mean
+    return share * (_sum(x, at, step, size, mask) / divisor)
 
 
 @functools.cache
-def backward(unrolled: int) -> Any:
+def backward(sign: int, element: Any, number: Any) -> Any:
     """dx and dp. A maximum hands p·g to the first winner of its group, a mean p·g/size to each member, a blend both by
     their weights; dp is the sum over the map of g times what p multiplies."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes, real = 64 // number.itemsize, number.dtype.type
 
-    @njit(parallel=True, cache=True, error_model="numpy")
-    def kernel(
-        grad_at, x_at, dx_at, p_at, dp_at, element, number, batch, channels, groups, space,
-        reduction, tail, mode, threshold, sign, gb, gc, xb, xc, db, dc,
-    ):  # fmt: skip
+    @kernel()
+    def run(at):
+        (
+            grad_at, x_at, dx_at, p_at, dp_at, channels, groups, space, _, reduction, tail, mode, threshold,
+            gb, gc, xb, xc, db, dc,
+        ) = arguments(at, 19)  # fmt: skip
         grad, x, dx = memory(grad_at, element), memory(x_at, element), memory(dx_at, element)
         p, dp = memory(p_at, number), memory(dp_at, number)
-        real = number.dtype.type
-        sign = real(sign)
-        step, dstep = np.uintp(xc), np.uintp(dc)
-        for task in prange(batch * groups):
+        constants = spread(real(sign)), spread(real(0)), spread(real(1))
+        for task in tasks(at):
             b, g = task // groups, task % groups
             first = g * reduction
             size = min(reduction, channels - first)
             divisor = real(tail if g == groups - 1 else reduction)
-            probability = p[task]
-            pick = picks(mode, probability, real(threshold))
-            to_each = (real(1) - probability if mode == BLEND else probability) / divisor
-            width = min(space, _CHUNK)
-            slopes, values = np.zeros(width, number.dtype), np.empty(width, number.dtype)
-            tops, winners = np.empty(width, number.dtype), np.empty(width, np.int32)
-            for start in range(0, space, _CHUNK):
-                n = min(_CHUNK, space - start)
-                rows = x[b * xb + first * xc + start :]
-                drows = dx[b * db + first * dc + start :]
-                above = grad[b * gb + g * gc + start :][:n]
-                if pick or mode == BLEND:
-                    if size == unrolled:
-                        _find_winners(rows, step, unrolled, sign, tops[:n], winners[:n])
-                    else:
-                        _update_winners(rows, step, size, sign, tops[:n], winners[:n])
-                if not pick:
-                    _mean(rows, step, size, divisor, values[:n])
-                for j in range(n):
-                    value = sign * tops[j] if pick else (tops[j] - values[j] if mode == BLEND else values[j])
-                    slopes[j] += widen(above[j]) * value
-                for c in range(size):
-                    drow, winner = drows[np.uintp(c) * dstep :][:n], np.int32(c)
-                    if pick:
-                        for j in range(n):
-                            drow[j] = narrow(probability * widen(above[j]) if winners[j] == winner else real(0), dx)
-                    elif mode == BLEND:
-                        for j in range(n):
-                            share = to_each + probability if winners[j] == winner else to_each
-                            drow[j] = narrow(share * widen(above[j]), dx)
-                    else:
-                        for j in range(n):
-                            drow[j] = narrow(to_each * widen(above[j]), dx)
-            dp[task] = sum_of(slopes)
-        return dx[0], dp[0]
+            pick = picks(mode, p[task], real(number_from(threshold)))
+            to_each = (real(1) - p[task] if mode == BLEND else p[task]) / divisor
+            rule = pick, mode, spread(p[task]), spread(to_each), spread(divisor)
+            row, drow, above = b * xb + first * xc, b * db + first * dc, b * gb + g * gc
+            whole = space // lanes * lanes
+            slope, slopes = 0.0, spread(real(0))
+            for j in range(0, whole, lanes):
+                incoming = load(grad, above + j, all_lanes(number))
+                slopes = slopes + incoming * _share_out(
+                    incoming, x, row + j, xc, dx, drow + j, dc, size, rule, constants, all_lanes(number)
+                )
+                if (j // lanes + 1) % _SUM_EVERY == 0:
+                    slope += total(slopes)
+                    slopes = spread(real(0))
+            if whole < space:
+                mask = lanes_between(number, 0, space - whole)
+                incoming = load(grad, above + whole, mask)
+                slopes = slopes + incoming * _share_out(
+                    incoming, x, row + whole, xc, dx, drow + whole, dc, size, rule, constants, mask
+                )
+            dp[task] = slope + total(slopes)
 
-    return kernel
+    return run
 
 
 @njit(inline="always")
-def _find_winners(rows, step, size, sign, tops, winners):
-    # `size` is a constant here.
-    for j in range(len(tops)):
-        top, winner = sign * widen(rows[np.uintp(j)]), np.int32(0)
-        for c in range(1, size):
-            value = sign * widen(rows[np.uintp(j) + np.uintp(c) * step])
-            better = beats(value, top)
-            top = value if better else top
-            winner = np.int32(c) if better else winner
-        tops[j], winners[j] = top, winner
+def _share_out(incoming, x, at, step, dx, dat, dstep, size, rule, constants, mask):
+    """Writes the gradients of a group, and returns what p multiplies."""
+    pick, mode, share, to_each, divisor = rule
+    signs, none, one = constants
+    winner, each = none - one, to_each * incoming
+    if pick:
+        top, winner = _winner(x, at, step, size, constants, mask)
+        value, each = signs * top, none
+    else:
+        value = _sum(x, at, step, size, mask) / divisor
+        if mode == BLEND:
+            top, winner = _winner(x, at, step, size, constants, mask)
+            value = top - value
+    to_winner, place = each + share * incoming, none
+    for c in range(size):
+        store(dx, dat + c * dstep, choose(winner == place, to_winner, each), mask)
+        place = place + one
+    return value
 
 
 @njit(inline="always")
-def _update_winners(rows, step, size, sign, tops, winners):
-    n = len(tops)
-    for j in range(n):
-        tops[j], winners[j] = sign * widen(rows[np.uintp(j)]), np.int32(0)
+def _top(x, at, step, size, signs, nan, mask):
+    top = signs * load(x, at, mask)
+    nans = is_nan(top)
     for c in range(1, size):
-        row = rows[np.uintp(c) * step :][:n]
-        for j in range(n):
-            value = sign * widen(row[j])
-            better = beats(value, tops[j])
-            tops[j] = value if better else tops[j]
-            winners[j] = np.int32(c) if better else winners[j]
+        value = signs * load(x, at + c * step, mask)
+        top, nans = larger(top, value), nans | is_nan(value)
+    return choose(nans, nan, top)
 
 
 @njit(inline="always")
-def _mean(rows, step, size, divisor, values):
-    n = len(values)
-    for j in range(n):
-        values[j] = widen(rows[np.uintp(j)])
+def _sum(x, at, step, size, mask):
+    values = load(x, at, mask)
     for c in range(1, size):
-        row = rows[np.uintp(c) * step :][:n]
-        for j in range(n):
-            values[j] += widen(row[j])
-    for j in range(n):
-        values[j] /= divisor
+        values = values + load(x, at + c * step, mask)
+    return values
+
+
+@njit(inline="always")
+def _winner(x, at, step, size, constants, mask):
+    """The largest of each lane's group, and which member it is."""
+    signs, none, one = constants
+    top, winner, place = signs * load(x, at, mask), none, none
+    for c in range(1, size):
+        value = signs * load(x, at + c * step, mask)
+        place = place + one
+        better = beats(value, top)
+        top, winner = choose(better, value, top), choose(better, place, winner)
+    return top, winner

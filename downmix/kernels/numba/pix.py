@@ -9,10 +9,11 @@ from ...ops._define import memory_format
 from ...ops.pix import compute_dtype
 from . import _pix_pixels as pixels
 from . import _pix_planes as planes
-from ._common import ELEMENT, set_threads
+from ._common import ELEMENT
+from ._launch import bits, launch
 from ._pix_common import BLEND, BY_THRESHOLD, MIX, PICK
 
-_UNROLLED = 16  # reductions up to here get code of their own
+_UNROLLED = 16  # in channels_last, reductions up to here get code of their own
 
 
 def why_not(
@@ -39,14 +40,15 @@ def forward(
     if not (_in_planes if in_planes else _in_pixels)(x):
         x = x.contiguous(memory_format=order)
     p = _probabilities(x, p)
-    layout, strides = (planes, _plane_strides) if in_planes else (pixels, _pixel_strides)
-    kernel = layout.forward(reduction if reduction <= _UNROLLED else 0)
-    set_threads(x.numel())
-    kernel(
-        *(tensor.data_ptr() for tensor in (x, y, p)),
-        ELEMENT[x.dtype],
-        ELEMENT[p.dtype],
-        *(batch, channels, groups, height * width),
+    space, strides = height * width, _plane_strides if in_planes else _pixel_strides
+    variant = -1 if operator == "min" else 1, x.dtype, p.dtype  # a minimum is −max(−x)
+    block = pixels.pixels_a_task(batch, space)
+    launch(
+        planes.forward(*variant) if in_planes else pixels.forward(_unrolled(reduction), *variant),
+        batch * (groups if in_planes else -(-space // block)),
+        x.numel(),
+        *(x.data_ptr(), y.data_ptr(), p.data_ptr()),
+        *(channels, groups, space, block),
         *_rule(channels, reduction, threshold, fusion, operator, legacy_tail),
         *strides(x),
         *strides(y),
@@ -73,17 +75,18 @@ def backward(
     fits = _in_planes if in_planes else _in_pixels
     x, grad, out = (t if fits(t) else t.contiguous(memory_format=order) for t in (x, grad, dx))
     p = _probabilities(x, p)
-    layout, strides = (planes, _plane_strides) if in_planes else (pixels, _pixel_strides)
+    space, strides = height * width, _plane_strides if in_planes else _pixel_strides
+    variant = -1 if operator == "min" else 1, x.dtype, p.dtype  # a minimum is −max(−x)
     # In channels_last each block of pixels gives its part of dp.
-    blocks = 1 if in_planes else -(-height * width // pixels.PIXELS)
+    block = pixels.pixels_a_task(batch, space)
+    blocks = 1 if in_planes else -(-space // block)
     dp = torch.empty((batch, blocks, groups), dtype=p.dtype)
-    kernel = layout.backward(reduction if reduction <= _UNROLLED else 0)
-    set_threads(x.numel())
-    kernel(
+    launch(
+        planes.backward(*variant) if in_planes else pixels.backward(_unrolled(reduction), *variant),
+        batch * (groups if in_planes else blocks),
+        x.numel(),
         *(tensor.data_ptr() for tensor in (grad, x, out, p, dp)),
-        ELEMENT[x.dtype],
-        ELEMENT[p.dtype],
-        *(batch, channels, groups, height * width),
+        *(channels, groups, space, block),
         *_rule(channels, reduction, threshold, fusion, operator, legacy_tail),
         *strides(grad),
         *strides(x),
@@ -92,6 +95,10 @@ def backward(
     if out is not dx:
         dx.copy_(out)
     return [dx, (dp.squeeze(1) if blocks == 1 else dp.sum(1)).to(dp_dtype)]
+
+
+def _unrolled(reduction: int) -> int:
+    return reduction if reduction <= _UNROLLED else 0
 
 
 def _probabilities(x: Tensor, p: Tensor) -> Tensor:
@@ -121,9 +128,8 @@ def _pixel_strides(x: Tensor) -> tuple[int, int]:
 
 def _rule(
     channels: int, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
-) -> tuple[int, int, int, float, float]:
-    """What decides how a group is reduced: its size, what the last one is divided by, the mode, the threshold, and −1
-    for a minimum, which is −max(−x)."""
+) -> tuple[int, int, int, int]:
+    """What decides how a group is reduced: its size, what the last one is divided by, the mode, and the threshold."""
     mode = BLEND if fusion == "weighted" else {"max+avg": BY_THRESHOLD, "avg": MIX}.get(operator, PICK)
     tail = reduction if legacy_tail else channels % reduction or reduction
-    return reduction, tail, mode, threshold, -1.0 if operator == "min" else 1.0
+    return reduction, tail, mode, bits(threshold)

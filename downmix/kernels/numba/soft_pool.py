@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...ops._define import memory_format
 from ...ops.soft_pool import compute_dtype, output_sizes
-from . import _soft_pool_lanes as lanes
-from . import _soft_pool_unrolled as unrolled
-from ._common import ELEMENT, PAIR, set_threads
+from . import _soft_pool_pixels as pixels
+from . import _soft_pool_planes as planes
+from ._common import ELEMENT
+from ._launch import launch
 
 # A window this large with so few of them in a row, as in a global pool, leaves nothing to do side by side.
 _FEW, _LARGE = 8, 64
+# The usual windows, for which forward kernels are unrolled; each takes seconds to compile.
+_WINDOWS = ((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2))
 
 
 def why_not(
@@ -45,21 +47,21 @@ def forward(
     ceil_mode: bool,
     gradient: str,
 ) -> Tensor:
-    geometry, out = _geometry(x, kernel_size, stride, padding, dilation, ceil_mode)
-    y = torch.empty((*x.shape[:2], *out), dtype=x.dtype, memory_format=memory_format(x))
+    geometry = _geometry(x, kernel_size, stride, padding, dilation, ceil_mode)
+    y = torch.empty((*x.shape[:2], *geometry[1][3 - len(kernel_size) :]), dtype=x.dtype, memory_format=memory_format(x))
     if y.numel() == 0:
         return y
     x = _readable(x)
-    kernel: Any
-    small, window = kernel_size in unrolled.WINDOWS, geometry[2].tolist()
-    if _in_planes(x):
-        small = small and stride[-1] in unrolled.STEPS and dilation[-1] == 1 and not any(padding) and not ceil_mode
-        kernel = unrolled.forward_planes(*window, stride[-1]) if small else lanes.forward_planes
-    else:
-        kernel = unrolled.forward_pixels(*window) if small else lanes.forward_pixels
-    set_threads(x.numel())
-    types = (ELEMENT[x.dtype], PAIR[x.dtype], ELEMENT[compute_dtype(x)])
-    kernel(x.data_ptr(), y.data_ptr(), *types, *x.shape[:2], geometry, _steps(x), _steps(y))
+    in_planes, variant = _in_planes(x), (x.dtype, compute_dtype(x))
+    window = geometry[2] if geometry[2] in _WINDOWS else (0, 0, 0)
+    launch(
+        planes.forward(window, _lane_step(stride), *variant) if in_planes else pixels.forward(window, *variant),
+        x.shape[0] * (x.shape[1] if in_planes else math.prod(geometry[1][:2])),
+        x.numel(),
+        *(x.data_ptr(), y.data_ptr(), x.shape[1]),
+        *(number for row in geometry for number in row),
+        *_steps(x),
+    )
     return y
 
 
@@ -76,7 +78,7 @@ def backward(
     dx = torch.empty_like(x)
     if grad.numel() == 0:
         return [dx.zero_()]
-    geometry, _ = _geometry(x, kernel_size, stride, padding, dilation, ceil_mode)
+    geometry = _geometry(x, kernel_size, stride, padding, dilation, ceil_mode)
     x = _readable(x)
     in_planes = _in_planes(x)
     grad = grad.contiguous(memory_format=memory_format(x))
@@ -84,32 +86,37 @@ def backward(
     dtype = compute_dtype(x)
     fits = dx.dtype == dtype and dx.is_contiguous(memory_format=memory_format(x))
     sums = dx if fits else torch.empty(x.shape, dtype=dtype, memory_format=memory_format(x))
-    kernel: Any = lanes.backward_planes if in_planes else lanes.backward_pixels
-    set_threads(x.numel())
-    kernel(
-        *(tensor.data_ptr() for tensor in (grad, x, sums)),
-        *(ELEMENT[x.dtype], PAIR[x.dtype], ELEMENT[dtype]),
-        *x.shape[:2],
-        geometry,
-        *(_steps(tensor) for tensor in (grad, x, sums)),
-        gradient == "exact",
+    block = pixels.channels_a_task(*x.shape[:2])
+    launch(
+        planes.backward(_lane_step(stride), x.dtype, dtype) if in_planes else pixels.backward(x.dtype, dtype),
+        x.shape[0] * (x.shape[1] if in_planes else -(-x.shape[1] // block)),
+        x.numel(),
+        *(grad.data_ptr(), x.data_ptr(), sums.data_ptr(), gradient == "exact", x.shape[1]),
+        *(number for row in geometry for number in row),
+        *_steps(x),
+        block,
     )
     return [dx if sums is dx else dx.copy_(sums)]
 
 
-def _geometry(x: Tensor, *window: Any) -> tuple[np.ndarray[Any, Any], list[int]]:
-    """Sizes, output sizes, kernel, stride, padding and dilation, a row each, as of three spatial dimensions."""
+def _geometry(x: Tensor, *window: Any) -> tuple[tuple[int, ...], ...]:
+    """Sizes, output sizes, kernel, stride, padding and dilation, each as of three spatial dimensions."""
     kernel_size, stride, padding, dilation, _ = window
     out = output_sizes(x.shape[2:], *window)
     ones, zeros = [1] * (3 - len(out)), [0] * (3 - len(out))
     rows = ((ones, x.shape[2:]), (ones, out), (ones, kernel_size), (ones, stride), (zeros, padding), (ones, dilation))
-    return np.array([[*lead, *row] for lead, row in rows]), out
+    return tuple((*lead, *row) for lead, row in rows)
 
 
-def _steps(x: Tensor) -> np.ndarray[Any, Any]:
-    """Strides of B, C, D, H, W."""
+def _lane_step(stride: list[int]) -> int:
+    return stride[-1] if stride[-1] in (1, 2) else 0
+
+
+def _steps(x: Tensor) -> tuple[int, ...]:
+    """Strides of B, C, D and H in NCHW, of B, D, H and W in channels_last."""
     batch, channels, *space = x.stride()
-    return np.array([batch, channels, *[0] * (3 - len(space)), *space])
+    space = [*[0] * (3 - len(space)), *space]
+    return (batch, channels, *space[:2]) if _in_planes(x) else (batch, *space)
 
 
 def _readable(x: Tensor) -> Tensor:

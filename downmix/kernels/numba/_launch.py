@@ -1,0 +1,111 @@
+"""Runs a kernel in torch's own threads.
+
+A kernel is a C function of one address: there lie the number of the next task, how many there are, how many a thread
+takes at once, and the kernel's own arguments, all as 64-bit integers. Threads take tasks until none is left, so a late
+or slow one holds up nobody, and no result depends on who did what.
+
+Numba's own threads would need an OpenMP library beside torch's, whose idle threads then spin against each other, and
+its dispatcher takes longer over a call than a small kernel runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.np.unsafe import ndarray
+
+from ._common import intrinsic, memory
+
+_INT64 = np.empty(0, np.int64)
+_tuple: Any = ndarray.to_fixed_tuple
+_HEADER = 3  # next task, tasks, tasks at once
+# Fewer elements than this are done before a second thread is awake.
+_SERIAL_ELEMENTS = 1 << 15
+_LOADED_ONLY = getattr(os, "RTLD_NOLOAD", 0)
+_SHARES = 8  # a thread takes this part of its fair share at once
+
+#: Makes a kernel of a function of one address, compiled at the first call and kept on the disk.
+kernel = functools.partial(numba.cfunc, "void(intp)", cache=True, error_model="numpy")
+
+
+def launch(kernel: Any, tasks: int, elements: int, *arguments: int) -> None:
+    """Runs all tasks, in as many threads as torch uses, or in one where ``elements`` are too few to be worth more."""
+    threads = min(torch.get_num_threads(), tasks) if elements >= _SERIAL_ELEMENTS else 1
+    # The array must live until the call is over: `at` alone does not hold it.
+    values = (ctypes.c_int64 * (_HEADER + len(arguments)))(0, tasks, max(1, tasks // (threads * _SHARES)), *arguments)
+    at = ctypes.addressof(values)
+    if threads == 1:
+        kernel.ctypes(at)
+    else:
+        _parallel()(kernel, at, threads)
+
+
+@functools.cache
+def _parallel() -> Callable[[Any, int, int], object]:
+    """Calls a kernel in each of some threads: torch's own, or of a pool where torch has no OpenMP of the GNU kind."""
+    names = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/lib*omp*"))), "libgomp.so.1", "libiomp5.so"]
+    for name in names:
+        try:
+            # Only libraries that torch has already loaded: another one would bring its own threads.
+            start = ctypes.CDLL(name, mode=ctypes.DEFAULT_MODE | _LOADED_ONLY).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        start.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_uint, ctypes.c_uint]
+        start.restype = None
+        return lambda kernel, at, threads: start(kernel.address, at, threads, 0)
+    pool = ThreadPoolExecutor(thread_name_prefix="downmix")
+    return lambda kernel, at, threads: list(pool.map(kernel.ctypes, [at] * threads))
+
+
+@functools.lru_cache
+def bits(number: float) -> int:
+    """A float64 as the integer that holds it; `number_from` is the way back."""
+    return struct.unpack("q", struct.pack("d", number))[0]
+
+
+@intrinsic
+def number_from(typingctx, bits):
+    """The float64 that an integer holds."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), codegen
+
+
+@njit(inline="always")
+def arguments(at: int, count: int) -> Any:
+    """The first ``count`` of a kernel's own arguments, as a tuple."""
+    return _tuple(memory(at + 8 * _HEADER, _INT64), count)
+
+
+@njit
+def tasks(at):
+    """The tasks this thread is to do, one after another."""
+    total, share = memory(at, _INT64)[1], memory(at, _INT64)[2]
+    first = _take(at, share)
+    while first < total:
+        for task in range(first, min(first + share, total)):  # noqa: UP028, Numba knows no `yield from`
+            yield task
+        first = _take(at, share)
+
+
+@intrinsic
+def _take(typingctx, at, share):
+    def codegen(context, builder, signature, args):
+        counter = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", counter, args[1], "monotonic")
+
+    return types.int64(types.intp, types.int64), codegen

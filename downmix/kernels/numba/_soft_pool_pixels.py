@@ -1,0 +1,108 @@
+"""SoftPool where each pixel's channels are a run of memory (channels_last): a lane is a channel of one output.
+
+Forward a task is a row of outputs of one sample; backward, where windows add up, some channels of one sample. Forward
+kernels are made for the usual windows, whose walk then is unrolled.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from ._common import ELEMENT, memory
+from ._launch import arguments, kernel, tasks
+from ._soft_pool_common import clip, share_out, soften
+from ._vector_memory import load, store
+from ._vectors import all_lanes, lanes_between, spread
+
+
+def channels_a_task(batch: int, channels: int) -> int:
+    """All, which are one run of memory, unless that leaves too few tasks to share among threads."""
+    return channels if batch >= 8 else 64
+
+
+@functools.cache
+def forward(window: tuple[int, ...], element: Any, number: Any) -> Any:
+    """The kernel for one window, or with zeros for any."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes, real = 64 // number.itemsize, number.dtype.type
+    depth, height, width = window
+
+    @kernel()
+    def run(at):
+        (
+            x_at, y_at, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW, LD, LH, LW, xb, xd, xh, xw,
+        ) = arguments(at, 25)  # fmt: skip
+        x, y = memory(x_at, element), memory(y_at, element)
+        constants = spread(real(0)), spread(real(-np.inf)), spread(real(np.nan))
+        kept, steps, edges = np.empty(0, number.dtype), (LD * xd, LH * xh, LW * xw), (0, 0, 0, 0)
+        if depth:
+            KD, KH, KW = depth, height, width
+        for task in tasks(at):
+            b, row = task // (OD * OH), task % (OD * OH)
+            i_d, i_h = row // OH * SD - PD, row % OH * SH - PH
+            (d0, d1), (h0, h1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH)
+            for ow in range(OW):
+                i_w, out = ow * SW - PW, (task * OW + ow) * channels
+                w0, w1 = clip(i_w, W, KW, LW)
+                whole = d1 - d0 == KD and h1 - h0 == KH and w1 - w0 == KW
+                start = b * xb + i_d * xd + i_h * xh + i_w * xw
+                for c in range(0, channels, lanes):
+                    if whole and c + lanes <= channels:
+                        mask = all_lanes(number)
+                        tops, _, mean = soften(
+                            x, start + c, (0, KD, 0, KH, 0, KW), steps, edges, 1, False, mask, constants, kept, False
+                        )
+                        store(y, out + c, tops + mean, mask)
+                    else:
+                        mask = lanes_between(number, 0, channels - c)
+                        tops, _, mean = soften(
+                            x, start + c, (d0, d1, h0, h1, w0, w1), steps, edges, 1, False, mask, constants, kept, False
+                        )
+                        store(y, out + c, tops + mean, mask)
+
+    return run
+
+
+@functools.cache
+def backward(element: Any, number: Any) -> Any:
+    """Adds up dx in numbers to compute with."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes, real = 64 // number.itemsize, number.dtype.type
+
+    @kernel()
+    def run(at):
+        (
+            grad_at, x_at, dx_at, exact, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW, LD, LH, LW,
+            xb, xd, xh, xw, block,
+        ) = arguments(at, 28)  # fmt: skip
+        grad, x, dx = memory(grad_at, element), memory(x_at, element), memory(dx_at, number)
+        zero, one, slope = spread(real(0)), spread(real(1)), spread(real(exact))
+        constants, edges = (zero, spread(real(-np.inf)), spread(real(np.nan))), (0, 0, 0, 0)
+        kept = np.empty(2 * lanes * KD * KH * KW, number.dtype)
+        steps = LD * xd, LH * xh, LW * xw
+        dsteps = LD * H * W * channels, LH * W * channels, LW * channels
+        blocks = (channels + block - 1) // block
+        for task in tasks(at):
+            b, first = task // blocks, task % blocks * block
+            last = min(first + block, channels)
+            for pixel in range(b * D * H * W, (b + 1) * D * H * W):
+                dx[pixel * channels + first : pixel * channels + last] = real(0)
+            for o in range(OD * OH * OW):
+                i_d, i_h, i_w = o // (OH * OW) * SD - PD, o // OW % OH * SH - PH, o % OW * SW - PW
+                (d0, d1), (h0, h1), (w0, w1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH), clip(i_w, W, KW, LW)
+                inside, out = (d0, d1, h0, h1, w0, w1), (b * OD * OH * OW + o) * channels
+                start = b * xb + i_d * xd + i_h * xh + i_w * xw
+                dstart = (((b * D + i_d) * H + i_h) * W + i_w) * channels
+                for c in range(first, last, lanes):
+                    mask = all_lanes(number) if c + lanes <= last else lanes_between(number, 0, last - c)
+                    softened = soften(x, start + c, inside, steps, edges, 1, False, mask, constants, kept, True)
+                    incoming = load(grad, out + c, mask)
+                    share_out(
+                        dx, dstart + c, inside, dsteps, edges, 1, False, mask, kept, softened, incoming,
+                        slope, one, zero,
+                    )  # fmt: skip
+
+    return run

@@ -1,0 +1,278 @@
+"""Vectors as values inside kernels: 64 bytes of float32 or float64 numbers, and masks of the lanes that take part.
+
+LLVM vectorises a plain loop only where it can prove that no row overlaps another, which for a dozen rows with strides
+known at run time it can't. So the kernels say what they mean: `load`, arithmetic, `choose`, `store`. LLVM splits a
+vector where the machine's are shorter.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import models, overload, register_model
+
+from ._common import intrinsic
+
+BYTES = 64
+FLOAT, DOUBLE, INT = ir.FloatType(), ir.DoubleType(), ir.IntType(32)
+Value = Any  # llvmlite's values have no types that a checker could follow
+
+
+class Vector(types.Type):
+    """The type of a vector: ``number`` is float32, float64, or boolean for a mask."""
+
+    def __init__(self, number: Any, lanes: int):
+        self.number, self.lanes = number, lanes
+        super().__init__(name=f"Vector({number}, {lanes})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector):
+        super().__init__(manager, vector, llvm(vector))
+
+
+def llvm(vector: Vector) -> ir.VectorType:
+    return ir.VectorType({types.float32: FLOAT, types.float64: DOUBLE}.get(vector.number, ir.IntType(1)), vector.lanes)
+
+
+def vector_of(number: Any) -> Vector:
+    return Vector(number, BYTES * 8 // number.bitwidth)
+
+
+def mask_of(vector: Vector) -> Vector:
+    return Vector(types.boolean, vector.lanes)
+
+
+def number_of(stored: Any) -> Any:
+    """What a stored type is computed in; see `_common.ELEMENT` for how half precision is stored."""
+    return types.float32 if stored in (types.int16, types.uint16) else stored
+
+
+def _fill(value: Value, lanes: int, builder: Any) -> Value:
+    one = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, INT(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(INT, lanes), [0] * lanes))
+
+
+def shuffle(builder: Any, a: Value, b: Value, lanes: list[int]) -> Value:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT, len(lanes)), lanes))
+
+
+def call(builder: Any, name: str, result: ir.Type, *args: Value, **options: Any) -> Value:
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return builder.call(function, args, **options)
+
+
+def suffix(vector: ir.VectorType) -> str:
+    kind = {FLOAT: "f32", DOUBLE: "f64", ir.IntType(16): "i16"}[vector.element]
+    return f"v{vector.count}{kind}"
+
+
+@intrinsic
+def spread(typingctx, number):
+    """A vector with the number in all its lanes."""
+    vector = vector_of(number)
+
+    def codegen(context, builder, signature, args):
+        return _fill(args[0], vector.lanes, builder)
+
+    return vector(number), codegen
+
+
+@intrinsic
+def lanes_between(typingctx, like, low, high):
+    """The mask of the lanes from ``low`` to before ``high``, for vectors of ``like``'s dtype; both may lie outside."""
+    mask = mask_of(vector_of(like.dtype))
+
+    def codegen(context, builder, signature, args):
+        def bound(value: Value) -> Value:
+            for end, sign in ((mask.lanes, ">"), (0, "<")):
+                end = value.type(end)
+                value = builder.select(builder.icmp_signed(sign, value, end), end, value)
+            return _fill(builder.trunc(value, INT), mask.lanes, builder)
+
+        lanes = ir.Constant(ir.VectorType(INT, mask.lanes), list(range(mask.lanes)))
+        low, high = bound(args[1]), bound(args[2])
+        return builder.and_(builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high))
+
+    return mask(like, low, high), codegen
+
+
+@intrinsic
+def all_lanes(typingctx, like):
+    """The mask of all lanes of a vector of ``like``'s dtype. With it, a load is a plain load."""
+    mask = mask_of(vector_of(like.dtype))
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(llvm(mask), [1] * mask.lanes)
+
+    return mask(like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def members_where(typingctx, winner, a, b, size):
+    """A vector a member, ``size`` of them: ``a`` in the lanes where ``winner`` holds its place, else ``b``."""
+    members = size.literal_value
+
+    def codegen(context, builder, signature, args):
+        winner, a, b, _ = args
+        places = (ir.Constant(winner.type, [float(c)] * winner.type.count) for c in range(members))
+        found = [builder.select(builder.fcmp_ordered("==", winner, place), a, b) for place in places]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return types.UniTuple(a, members)(winner, a, b, size), codegen
+
+
+@intrinsic
+def choose(typingctx, mask, a, b):
+    """Lane by lane ``a`` where the mask is set, else ``b``."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(*args)
+
+    return a(mask, a, b), codegen
+
+
+@intrinsic
+def is_nan(typingctx, vector):
+    """The mask of the lanes that hold no number."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fcmp_unordered("uno", args[0], args[0])
+
+    return mask_of(vector)(vector), codegen
+
+
+@intrinsic
+def larger(typingctx, top, value):
+    """Lane by lane the larger, or ``top`` where one is NaN: one instruction on x86."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[1], args[0]), args[1], args[0])
+
+    return top(top, value), codegen
+
+
+@intrinsic
+def beats(typingctx, value, top):
+    """Where ``value`` is larger. A NaN beats all numbers, and of equals, or of NaNs, the first wins."""
+
+    def codegen(context, builder, signature, args):
+        value, top = args
+        is_nan = builder.fcmp_unordered("uno", value, value)
+        new = builder.and_(is_nan, builder.fcmp_ordered("ord", top, top))
+        return builder.or_(builder.fcmp_ordered(">", value, top), new)
+
+    return mask_of(value)(value, top), codegen
+
+
+@intrinsic
+def is_infinite(typingctx, vector):
+    """The mask of the lanes that hold +∞ or −∞."""
+
+    def codegen(context, builder, signature, args):
+        infinity = ir.Constant(args[0].type, [math.inf] * vector.lanes)
+        size = call(builder, f"llvm.fabs.{suffix(args[0].type)}", args[0].type, args[0])
+        return builder.fcmp_ordered("==", size, infinity)
+
+    return mask_of(vector)(vector), codegen
+
+
+@intrinsic
+def exp(typingctx, vector):
+    """For values of at most 0: those values, cut off where their exponentials vanish, and the exponentials."""
+
+    def codegen(context, builder, signature, args):
+        emit = _exp_float32 if vector.number == types.float32 else _exp_float64
+        return context.make_tuple(builder, signature.return_type, emit(builder, args[0]))
+
+    return types.UniTuple(vector, 2)(vector), codegen
+
+
+# Of all polynomials of degree 6 the nearest to e^f for |f| ≤ ln 2 / 2, by relative error: 1.9e-9. Highest power first.
+_POWERS = (
+    0.001383683566383436,
+    0.008374824115234606,
+    0.04166822619426231,
+    0.16666420071333765,
+    0.4999999207505083,
+    1.0000000363448942,
+    1.0000000005546108,
+)
+
+
+def _exp_float32(builder: Any, value: Value) -> tuple[Value, Value]:
+    # 2^n · e^f with |f| ≤ ln 2 / 2; adding 1.5 · 2²³ rounds to the integer n and leaves it in the low bits.
+    lanes = value.type.count
+
+    def number(constant: float) -> ir.Constant:
+        return ir.Constant(value.type, [constant] * lanes)
+
+    def product_and_sum(a: Value, b: Value, c: Value) -> Value:
+        return builder.fadd(builder.fmul(a, b, **_CONTRACT), c, **_CONTRACT)
+
+    vanishes = builder.fcmp_ordered("<", value, number(-87.0))
+    cut = builder.select(vanishes, number(-87.0), value)
+    shifted = product_and_sum(cut, number(1.4426950408889634), number(12582912.0))
+    n = builder.fsub(shifted, number(12582912.0))
+    f = product_and_sum(n, number(-math.log(2)), cut)
+    y = number(_POWERS[0])
+    for coefficient in _POWERS[1:]:
+        y = product_and_sum(y, f, number(coefficient))
+    whole = ir.VectorType(INT, lanes)
+    exponent = builder.add(builder.bitcast(shifted, whole), ir.Constant(whole, [127] * lanes))
+    scale = builder.bitcast(builder.shl(exponent, ir.Constant(whole, [23] * lanes)), value.type)
+    return cut, builder.select(vanishes, number(0.0), builder.fmul(y, scale))
+
+
+def _exp_float64(builder: Any, value: Value) -> tuple[Value, Value]:
+    least, zero = (ir.Constant(value.type, [end] * value.type.count) for end in (-745.0, 0.0))
+    vanishes = builder.fcmp_ordered("<", value, least)
+    cut = builder.select(vanishes, least, value)
+    power = call(builder, f"llvm.exp.{suffix(value.type)}", value.type, cut)
+    return cut, builder.select(vanishes, zero, power)
+
+
+@intrinsic
+def total(typingctx, vector):
+    """The sum of all lanes, in float64."""
+
+    def codegen(context, builder, signature, args):
+        wide = ir.VectorType(DOUBLE, vector.lanes)
+        lanes = builder.fpext(args[0], wide) if vector.number == types.float32 else args[0]
+        name = f"llvm.vector.reduce.fadd.{suffix(wide)}"
+        return call(builder, name, DOUBLE, DOUBLE(-0.0), lanes, fastmath=("reassoc",))
+
+    return types.float64(vector), codegen
+
+
+def _define(function: Callable[..., Any], result: Callable[[Vector], Vector], emit: Callable[..., Value]) -> None:
+    @intrinsic
+    def compute(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return emit(builder, *args)
+
+        return result(a)(a, b), codegen
+
+    @overload(function)
+    def _operator(a, b):
+        if isinstance(a, Vector) and a == b:
+            return lambda a, b: compute(a, b)
+        return None
+
+
+_CONTRACT: Any = {"flags": ("contract",)}  # a product and a sum may become one instruction
+_define(operator.add, lambda a: a, lambda builder, a, b: builder.fadd(a, b, **_CONTRACT))
+_define(operator.sub, lambda a: a, lambda builder, a, b: builder.fsub(a, b, **_CONTRACT))
+_define(operator.mul, lambda a: a, lambda builder, a, b: builder.fmul(a, b, **_CONTRACT))
+_define(operator.truediv, lambda a: a, lambda builder, a, b: builder.fdiv(a, b))
+_define(operator.eq, mask_of, lambda builder, a, b: builder.fcmp_ordered("==", a, b))
+_define(operator.gt, mask_of, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
+_define(operator.and_, lambda a: a, lambda builder, a, b: builder.and_(a, b))
+_define(operator.or_, lambda a: a, lambda builder, a, b: builder.or_(a, b))
