@@ -120,8 +120,8 @@ class PiX(nn.Module):
 
 
 def _global_mean(x: Tensor) -> Tensor:
-    if torch.compiler.is_exporting():
-        return x.mean((2, 3))  # one node, which runtimes know
+    if torch.compiler.is_exporting() or not (x.requires_grad and torch.is_grad_enabled()):
+        return x.mean((2, 3))
     # The gradient of a mean is written out at full size, that of a sum is a view of [B, C].
     total = x.sum((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
     return (total / x.shape[2:].numel()).to(x.dtype)

@@ -1,9 +1,12 @@
 """The Numba kernels, beyond what the standard tests of each operator run on the CPU anyway."""
 
+import ctypes
+
 import pytest
 import torch
 
 import downmix
+from downmix.kernels.numba import _launch
 
 from .random_cases import check_pick_or_mix, check_soft_pool
 
@@ -33,6 +36,21 @@ def test_threads_follow_torch_and_change_nothing() -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_threads_of_python_where_torch_has_no_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_library(*args: object, **options: object) -> None:
+        raise OSError
+
+    x, p = torch.randn(4, 64, 40, 40), torch.rand(4, 16)
+    expected = downmix.pick_or_mix(x, p, 4)
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    _launch._parallel.cache_clear()
+    try:
+        assert torch.equal(downmix.pick_or_mix(x, p, 4), expected)
+        assert "pool" in _launch._parallel().__code__.co_freevars
+    finally:
+        _launch._parallel.cache_clear()
 
 
 def test_what_a_kernel_can_t_take_gets_a_sentence() -> None:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import downmix
 from downmix.ops import _define
@@ -45,3 +46,18 @@ def test_a_kernel_runs_where_it_may_and_the_reference_where_not(monkeypatch: pyt
         assert downmix.pick_or_mix(x, p, 2).item() == 0.5
     Kernel.limit = "not today"
     assert downmix.pick_or_mix(x, p, 2).item() == 0.5
+
+
+def test_who_watches_sees_the_operator_also_in_inference() -> None:
+    x, p = torch.randn(1, 8, 4, 4), torch.rand(1, 2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
+        downmix.pick_or_mix(x, p, 4)
+    assert "downmix::pick_or_mix" in {event.key for event in profiler.key_averages()}
+    with FlopCounterMode(display=False) as counter:
+        downmix.pick_or_mix(x, p, 4)
+    assert counter.get_total_flops() == (8 - 2) * 16
+    assert type(downmix.pick_or_mix(x.as_subclass(Marked), p, 4)) is Marked
+
+
+class Marked(torch.Tensor):
+    pass
