@@ -1,5 +1,7 @@
 """Modules: parameters around one operator, no maths."""
 
+from .channel_pool import ChannelPool
+from .fbs import FBSConv2d, FBSSqueeze
 from .pix import PiX
 from .soft_pool import (
     AdaptiveSoftPool1d,
@@ -9,13 +11,19 @@ from .soft_pool import (
     SoftPool2d,
     SoftPool3d,
 )
+from .squeeze import ConvSqueeze, create_squeeze
 
 __all__ = [
     "AdaptiveSoftPool1d",
     "AdaptiveSoftPool2d",
     "AdaptiveSoftPool3d",
+    "ChannelPool",
+    "ConvSqueeze",
+    "FBSConv2d",
+    "FBSSqueeze",
     "PiX",
     "SoftPool1d",
     "SoftPool2d",
     "SoftPool3d",
+    "create_squeeze",
 ]

@@ -1,0 +1,60 @@
+"""Channel pooling: the maximum or the mean of neighbouring channels, without parameters."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..ops._define import check_choice
+from ..ops.pix import pick_or_mix
+
+MODES = ("max", "mean")
+
+
+class ChannelPool(nn.Module):
+    r"""Pools along the channels as other pools do in space, at each pixel by itself.
+
+    .. math:: Y_i = \max_{j < k} X_{i s + j} \quad\text{or}\quad \frac1k \sum_{j < k} X_{i s + j}
+
+    The gradient of a maximum goes to the first of equal channels. Channels past the last whole window are left out.
+
+    Args:
+        kernel_size (int): k, channels in a window.
+        stride (int): s, by default ``kernel_size``.
+        mode (str): ``"max"`` or ``"mean"``.
+
+    Shape:
+        [B, C, H, W] to [B, (C − k) // s + 1, H, W].
+
+    Raises:
+        ValueError: if an argument is out of range, or the input has fewer channels than a window.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1, 1)
+        >>> ChannelPool(2)(x).flatten(), ChannelPool(2, stride=1, mode="mean")(x).flatten()
+        (tensor([3., 2.]), tensor([2.0000, 2.5000, 1.0000]))
+
+    Source:
+        Hussain and Wang, *Depth-wise Pooling*, RCAR 2019, as FACS describes it in section 4.2.1. No official code.
+    """
+
+    def __init__(self, kernel_size: int, stride: int | None = None, *, mode: str = "max"):
+        super().__init__()
+        check_choice("mode", mode, MODES)
+        self.kernel_size, self.stride, self.mode = kernel_size, kernel_size if stride is None else stride, mode
+        if min(self.kernel_size, self.stride) < 1:
+            raise ValueError(f"kernel_size and stride must be at least 1, got {kernel_size} and {stride}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] < self.kernel_size:
+            raise ValueError(f"x must be [B, C, H, W] with C of {self.kernel_size} and more, got {list(x.shape)}")
+        if self.stride == self.kernel_size:  # PiX with p = 1 is the same thing, and has fused kernels
+            outputs = x.shape[1] // self.kernel_size
+            operator = "max" if self.mode == "max" else "avg"
+            ones = x.new_ones(x.shape[0], outputs)
+            return pick_or_mix(x[:, : outputs * self.kernel_size], ones, self.kernel_size, operator=operator)
+        windows = x.unfold(1, self.kernel_size, self.stride)  # [B, G, H, W, k]
+        return windows.max(-1).values if self.mode == "max" else windows.mean(-1)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, mode={self.mode}"

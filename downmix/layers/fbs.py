@@ -1,0 +1,172 @@
+"""Feature boosting and suppression: a convolution, or a squeeze, that keeps the channels predicted to matter."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.pix import check_reduction
+
+
+class ChannelSaliency(nn.Module):
+    r"""Predicts from a map's global mean how much each channel matters: :math:`g = \mathrm{ReLU}(\varphi s + \rho)`.
+
+    A forward hook on this module sees g, which the source adds to the loss as :math:`\lambda \sum |g|`.
+
+    Args:
+        in_channels (int): channels of the map.
+        out_channels (int): channels to judge.
+        normalize (bool): divide g by its sum and multiply it by ``out_channels``; others needed it against NaN.
+        device, dtype: of the parameters.
+
+    Shape:
+        [B, in_channels, H, W] to [B, out_channels].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        normalize: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels, device=device, dtype=dtype)
+        self.normalize = normalize
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.linear.weight, std=0.05)
+        nn.init.ones_(self.linear.bias)  # so that training starts with every channel let through
+
+    def forward(self, x: Tensor) -> Tensor:
+        g = torch.relu(self.linear(x.mean((2, 3))))
+        if self.normalize:
+            # An all-zero g stays zero: its sum is no divisor.
+            g = g / g.sum(1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny) * g.shape[1]
+        return g
+
+
+class FBSConv2d(nn.Module):
+    r"""A convolution with BatchNorm whose output channels are scaled by their predicted saliency, or switched off.
+
+    .. math:: Y = m \cdot g \cdot \mathrm{norm}(W * X) + m \cdot \beta
+
+    where g is predicted from X (:class:`ChannelSaliency`), and the mask m keeps the ceil(density · C) highest of g;
+    of equal ones the first. No gradient flows through the choice. The network's own ReLU follows. All channels are
+    computed: what a sparse implementation would save is not saved here.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation: as those of ``nn.Conv2d``.
+        density (float): d, the share of channels kept, above 0 and at most 1.
+        normalize (bool): see :class:`ChannelSaliency`.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: if ``density`` is out of range.
+
+    Example:
+        >>> y = FBSConv2d(3, 8, 3, padding=1, density=0.5)(torch.randn(1, 3, 5, 5))
+        >>> y.shape, int((y != 0).any(3).any(2).sum())
+        (torch.Size([1, 8, 5, 5]), 4)
+
+    Source:
+        Gao et al., *Dynamic Channel Pruning: Feature Boosting and Suppression*, ICLR 2019, arXiv 1810.05331, equations
+        4 to 7. Deviations: s is the mean and not the mean of absolute values (the same after a ReLU); φ starts from a
+        truncated normal of 0.05.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        *,
+        density: float = 0.5,
+        normalize: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        factory: Any = {"device": device, "dtype": dtype}
+        if not 0 < density <= 1:
+            raise ValueError(f"density must be above 0 and at most 1, got {density}")
+        self.in_channels, self.out_channels, self.density = in_channels, out_channels, density
+        self.kept = math.ceil(round(density * out_channels, 6))  # rounded, as 0.7 · 10 is a little more than 7
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False, **factory)
+        self.norm = nn.BatchNorm2d(out_channels, affine=False, **factory)
+        self.saliency = ChannelSaliency(in_channels, out_channels, normalize=normalize, **factory)
+        self.bias = nn.Parameter(torch.zeros(out_channels, **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        g = self.saliency(x)
+        mask = torch.zeros_like(g).scatter(1, highest(g, self.kept), 1.0)
+        scale, shift = (mask * g)[:, :, None, None], (mask * self.bias)[:, :, None, None]
+        return scale * self.norm(self.conv(x)) + shift
+
+    def extra_repr(self) -> str:
+        return f"density={self.density}"
+
+
+class FBSSqueeze(nn.Module):
+    r"""Squeezes C channels into C / reduction by keeping the most salient ones, scaled by their saliency.
+
+    The kept channels stand in their own order. As which they are differs between images, a convolution behind can't
+    know what it reads: the source saw this squeeze train badly. See :class:`FBSConv2d` for the choice.
+
+    Args:
+        in_channels (int): C, a multiple of ``reduction``.
+        reduction (int): input channels per output channel.
+        normalize (bool): see :class:`ChannelSaliency`.
+        device, dtype: of the parameters.
+
+    Shape:
+        [B, C, H, W] to [B, C / reduction, H, W].
+
+    Raises:
+        ValueError: if ``reduction`` does not divide ``in_channels``.
+
+    Example:
+        >>> FBSSqueeze(64, reduction=4)(torch.randn(2, 64, 7, 7)).shape
+        torch.Size([2, 16, 7, 7])
+
+    Source:
+        FACS, section 4.2.1, "Dynamic Pruning vs FACS"; its 37M parameters for ResNet-50 fit a saliency of C × C.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        reduction: int,
+        *,
+        normalize: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if in_channels % check_reduction(reduction):
+            raise ValueError(f"reduction must divide in_channels, got {reduction} and {in_channels}; use PiX instead")
+        self.in_channels, self.out_channels, self.reduction = in_channels, in_channels // reduction, reduction
+        self.saliency = ChannelSaliency(in_channels, in_channels, normalize=normalize, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        g = self.saliency(x)
+        kept = highest(g, self.out_channels)
+        where = kept[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        return x.gather(1, where) * g.gather(1, kept)[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, reduction={self.reduction}"
+
+
+def highest(g: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` highest values of each row, ascending; of equal values the first, on every device."""
+    return g.detach().argsort(dim=1, descending=True, stable=True)[:, :count].sort(1).values
