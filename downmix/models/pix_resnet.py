@@ -1,42 +1,85 @@
-"""ResNets whose squeeze convolutions are PiX layers (channel squeezing mode)."""
+"""Bottleneck ResNets with another squeeze (channel squeezing mode), or with PiX behind it (downscaling mode)."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_model_deprecations
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
-from ..layers import PiX
+from ..layers import PiX, create_squeeze
 
 
-class PiXBottleneck(Bottleneck):
-    """timm's bottleneck with [1×1 squeeze, BatchNorm, ReLU] replaced by PiX; all else, and every name, stays.
+class SqueezeBottleneck(Bottleneck):
+    """timm's bottleneck with [1×1 squeeze, BatchNorm, ReLU] replaced; all else, and every name, stays.
 
     The reduction is the squeeze's own ratio: 1 in the first block of stage 1 of a ResNet-50, 2 in the first block of
-    the later stages, 4 elsewhere. ``conv1.weight`` has the shape it has in the original network.
+    the later stages, 4 elsewhere. With PiX ``conv1.weight`` has the shape it has in the original network.
+
+    Args:
+        squeeze: what takes its place, by its name in :func:`downmix.create_squeeze`.
+        inplanes, planes, …: timm's.
 
     Source:
         Kumar et al., *Pick-or-Mix*, CVPR 2024, supplement figure 1a.
     """
 
-    def __init__(self, inplanes: int, planes: int, *args: Any, **kwargs: Any):
+    def __init__(self, inplanes: int, planes: int, *args: Any, squeeze: str, **kwargs: Any):
         super().__init__(inplanes, planes, *args, **kwargs)
-        squeeze = self.conv1
-        reduction, remainder = divmod(inplanes, squeeze.out_channels)
+        conv: Any = self.conv1
+        reduction, remainder = divmod(inplanes, conv.out_channels)
         if remainder:
             raise ValueError(
-                f"PiX squeezes by an integer ratio, got {inplanes} channels to {squeeze.out_channels}; "
+                f"{squeeze} squeezes by an integer ratio, got {inplanes} channels to {conv.out_channels}; "
                 "choose widths that divide, or keep the plain bottleneck for this network"
             )
-        self.conv1 = PiX(inplanes, reduction, device=squeeze.weight.device, dtype=squeeze.weight.dtype)
+        self.conv1 = create_squeeze(squeeze, inplanes, reduction, device=conv.weight.device, dtype=conv.weight.dtype)
         self.bn1 = nn.Identity()
         self.act1 = nn.Identity()
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
+class DownscaledBottleneck(Bottleneck):
+    """timm's bottleneck with PiX in front of the 3×3, which is narrower by ``reduction``, as is what follows it.
+
+    So the 3×3's input and output and the next 1×1's input are divided. The keys of PiX and of the 3×3 begin with
+    ``conv2.pix`` and ``conv2.conv``; all others stay.
+
+    Args:
+        reduction: the divisor, and PiX's reduction.
+        inplanes, planes, …: timm's.
+
+    Source:
+        Kumar et al., *Pick-or-Mix*, CVPR 2024, supplement figure 1b: shown there only, so this is our reading.
+    """
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        *args: Any,
+        reduction: int,
+        base_width: int = 64,
+        norm_layer: type[nn.Module] = nn.BatchNorm2d,
+        **kwargs: Any,
+    ):
+        narrow, remainder = divmod(base_width, reduction)
+        if remainder:
+            raise ValueError(f"reduction must divide base_width, got {reduction} and {base_width}")
+        # All inner widths of the block shrink, then the squeeze gets its own back.
+        super().__init__(inplanes, planes, *args, base_width=narrow, norm_layer=norm_layer, **kwargs)
+        conv: Any = self.conv2
+        width = conv.in_channels * reduction
+        factory: Any = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        self.conv1 = nn.Conv2d(inplanes, width, 1, bias=False, **factory)
+        self.bn1 = norm_layer(width, **factory)
+        self.conv2 = nn.Sequential(OrderedDict(pix=PiX(width, reduction, **factory), conv=conv))
+
+
+def cfg(**kwargs: Any) -> dict[str, Any]:
+    """timm's description of a network whose weights are nowhere published."""
     return {
         "url": "",
         "num_classes": 1000,
@@ -52,26 +95,109 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({f"pix_resnet{depth}": _cfg() for depth in (50, 101, 152)})
+default_cfgs = generate_default_cfgs(
+    {
+        "pix_resnet50": cfg(),
+        "pix_resnet101": cfg(),
+        "pix_resnet152": cfg(),
+        "resnet50_r8": cfg(),
+        "pix_resnet50_r8": cfg(),
+        "pix_seresnet50": cfg(),
+        "dwp_resnet50": cfg(),
+        "groupconv_resnet50": cfg(),
+        "fbs_resnet50": cfg(),
+        "pix_resnet50_down2": cfg(),
+        "pix_resnet50_down4": cfg(),
+        "test_pix_resnet": cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
+    }
+)
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> ResNet:
-    return build_model_with_cfg(ResNet, variant, pretrained, block=PiXBottleneck, **kwargs)
+def _create(variant: str, pretrained: bool, own: dict[str, Any], kwargs: dict[str, Any]) -> ResNet:
+    defaults = {"layers": (3, 4, 6, 3), "block": SqueezeBottleneck, "block_args": {"squeeze": "pix"}}
+    return build_model_with_cfg(ResNet, variant, pretrained, **(defaults | own | kwargs))
 
 
 @register_model
 def pix_resnet50(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNet-50 (v1.5) with PiX squeezes: 25.55M parameters, 3.19 GMACs at 224×224."""
-    return _create("pix_resnet50", pretrained, layers=(3, 4, 6, 3), **kwargs)
+    """ResNet-50 (v1.5) with PiX squeezes."""
+    return _create("pix_resnet50", pretrained, {}, kwargs)
 
 
 @register_model
 def pix_resnet101(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNet-101 (v1.5) with PiX squeezes: 44.5M parameters, 6.05 GMACs at 224×224."""
-    return _create("pix_resnet101", pretrained, layers=(3, 4, 23, 3), **kwargs)
+    """ResNet-101 (v1.5) with PiX squeezes."""
+    return _create("pix_resnet101", pretrained, {"layers": (3, 4, 23, 3)}, kwargs)
 
 
 @register_model
 def pix_resnet152(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNet-152 (v1.5) with PiX squeezes: 60.1M parameters, 8.91 GMACs at 224×224."""
-    return _create("pix_resnet152", pretrained, layers=(3, 8, 36, 3), **kwargs)
+    """ResNet-152 (v1.5) with PiX squeezes."""
+    return _create("pix_resnet152", pretrained, {"layers": (3, 8, 36, 3)}, kwargs)
+
+
+@register_model
+def resnet50_r8(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 whose blocks squeeze to an eighth of their output, not to a quarter."""
+    return _create("resnet50_r8", pretrained, {"block": Bottleneck, "block_args": {}, "base_width": 32}, kwargs)
+
+
+@register_model
+def pix_resnet50_r8(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """The same with PiX squeezes: reduction 2 in the first block, 4 in the first of later stages, 8 elsewhere."""
+    return _create("pix_resnet50_r8", pretrained, {"base_width": 32}, kwargs)
+
+
+@register_model
+def pix_seresnet50(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """timm's seresnet50 (SE of ratio 16 after the last BatchNorm of a block) with PiX squeezes."""
+    return _create("pix_seresnet50", pretrained, {"block_args": {"squeeze": "pix", "attn_layer": "se"}}, kwargs)
+
+
+@register_model
+def dwp_resnet50(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with channel pooling (the maximum) in place of every squeeze."""
+    return _create("dwp_resnet50", pretrained, {"block_args": {"squeeze": "dwp"}}, kwargs)
+
+
+@register_model
+def groupconv_resnet50(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with squeezes in 4 groups and a channel shuffle behind each."""
+    return _create("groupconv_resnet50", pretrained, {"block_args": {"squeeze": "group"}}, kwargs)
+
+
+@register_model
+def fbs_resnet50(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 whose squeezes keep the most salient channels, as FACS adapted FBS."""
+    return _create("fbs_resnet50", pretrained, {"block_args": {"squeeze": "fbs"}}, kwargs)
+
+
+@register_model
+def pix_resnet50_down2(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with PiX in front of every 3×3 convolution, which is half as wide."""
+    own = {"block": DownscaledBottleneck, "block_args": {"reduction": 2}}
+    return _create("pix_resnet50_down2", pretrained, own, kwargs)
+
+
+@register_model
+def pix_resnet50_down4(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with PiX in front of every 3×3 convolution, which is a quarter as wide."""
+    own = {"block": DownscaledBottleneck, "block_args": {"reduction": 4}}
+    return _create("pix_resnet50_down4", pretrained, own, kwargs)
+
+
+@register_model
+def test_pix_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """A ResNet with PiX squeezes for tests: one block a stage, 32 to 256 channels."""
+    return _create("test_pix_resnet", pretrained, {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}, kwargs)
+
+
+# The names of the published code. timm keeps them out of its lists, and says which name is meant when one is used.
+register_model_deprecations(
+    __name__,
+    {
+        "PiXResNet50_cs": "pix_resnet50",
+        "PiXResNet101_cs": "pix_resnet101",
+        "PiXResNet152_cs": "pix_resnet152",
+    },
+)

@@ -8,7 +8,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
-from .pix_resnet import PiXBottleneck, _cfg
+from .pix_resnet import SqueezeBottleneck, cfg
 
 
 class SmallResNet(ResNet):
@@ -35,7 +35,7 @@ class SmallResNet(ResNet):
 
 default_cfgs = generate_default_cfgs(
     {
-        f"{name}": _cfg(num_classes=10, input_size=(3, 32, 32), pool_size=(4, 4), crop_pct=1.0)
+        f"{name}": cfg(num_classes=10, input_size=(3, 32, 32), pool_size=(4, 4), crop_pct=1.0)
         for name in ("resnet29_small", "pix_resnet29_small")
     }
 )
@@ -55,4 +55,4 @@ def resnet29_small(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
 @register_model
 def pix_resnet29_small(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
     """The same with PiX squeezes: 4 in blocks that keep their width, 2 in the first block of stages 2 to 4."""
-    return _create("pix_resnet29_small", pretrained, block=PiXBottleneck, **kwargs)
+    return _create("pix_resnet29_small", pretrained, block=SqueezeBottleneck, block_args={"squeeze": "pix"}, **kwargs)
