@@ -132,7 +132,7 @@ class VGG(vgg.VGG):
 
 
 _cfgs: dict[str, Any] = {
-    name: cfg(first_conv="features.0.conv", classifier="head.fc")
+    name: cfg(first_conv="features.0.conv.conv" if name.startswith("fbs") else "features.0.conv", classifier="head.fc")
     for name in (
         "vgg16_gap",
         "vgg16_1x1_r2",

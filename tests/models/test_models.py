@@ -78,6 +78,8 @@ def test_what_timm_s_users_expect(name: str) -> None:
         x = torch.randn(2, 1, 64, 64)
         assert model(x).shape == (2, 7)
         assert model.drop_rate == 0.5
+        assert isinstance(model.get_submodule(model.default_cfg["first_conv"]), nn.Conv2d)
+        assert model.get_submodule(model.default_cfg["classifier"]) is model.get_classifier()
         assert (model.head.global_pool if "vgg" in name else model.global_pool).pool_type == "max"
         model.reset_classifier(5)
         assert model(x).shape == (2, 5)
