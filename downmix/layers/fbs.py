@@ -76,9 +76,10 @@ class FBSConv2d(nn.Module):
         (torch.Size([1, 8, 5, 5]), 4)
 
     Source:
-        Gao et al., *Dynamic Channel Pruning: Feature Boosting and Suppression*, ICLR 2019, arXiv 1810.05331, equations
-        4 to 7. Deviations: s is the mean and not the mean of absolute values (the same after a ReLU); φ starts from a
-        truncated normal of 0.05.
+        Gao et al., *Dynamic Channel Pruning: Feature Boosting and Suppression*, ICLR 2019, arXiv 1810.05331; official
+        code deep-fry/mayo, ``mayo/net/tf/gate``, commit 7d2dd3e. Deviations from that code: φ starts from a truncated
+        normal of 0.05 and not 0.01, β from 0 and not 0.1; β is not multiplied by g, as in the equation; exactly k
+        channels stay where several are equal.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class FBSConv2d(nn.Module):
         if not 0 < density <= 1:
             raise ValueError(f"density must be above 0 and at most 1, got {density}")
         self.in_channels, self.out_channels, self.density = in_channels, out_channels, density
-        self.kept = math.ceil(round(density * out_channels, 6))  # rounded, as 0.7 · 10 is a little more than 7
+        self.kept = math.ceil(round(density * out_channels, 6))  # 0.55 · 100 is a bit above 55
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False, **factory)
         self.norm = nn.BatchNorm2d(out_channels, affine=False, **factory)
         self.saliency = ChannelSaliency(in_channels, out_channels, normalize=normalize, **factory)

@@ -34,8 +34,8 @@ class ConvSqueeze(nn.Sequential):
         ValueError: if the channels can't be divided so.
 
     Source:
-        The grouped form: Zhang et al., *ShuffleNet*, CVPR 2018, section 3.1 (1×1 group convolution, BatchNorm, ReLU,
-        shuffle).
+        The grouped form: Zhang et al., *ShuffleNet*, CVPR 2018, sections 3.1 and 3.2 (1×1 group convolution, BatchNorm,
+        ReLU, shuffle).
     """
 
     def __init__(

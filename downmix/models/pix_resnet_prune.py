@@ -40,7 +40,12 @@ class PrunedResNet(ResNet):
 
 
 class FBSBasicBlock(BasicBlock):
-    """timm's basic block with :class:`downmix.FBSConv2d` in place of both convolutions and their norms."""
+    """timm's basic block with :class:`downmix.FBSConv2d` in place of both convolutions and their norms.
+
+    Source:
+        deep-fry/mayo, ``models/gate/resnet18.yaml``, commit 0007b5a, which gates the stem and the shortcuts as well: we
+        leave those alone, as PiX does that stands beside it.
+    """
 
     def __init__(self, *args: Any, density: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
