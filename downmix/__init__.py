@@ -24,6 +24,7 @@ from .ops import (
     soft_pool3d,
     use_backend,
 )
+from .published import load_published
 
 __all__ = [
     "AdaptiveSoftPool1d",
@@ -41,6 +42,7 @@ __all__ = [
     "adaptive_soft_pool",
     "create_squeeze",
     "explain_backend",
+    "load_published",
     "pick_or_mix",
     "soft_pool1d",
     "soft_pool2d",

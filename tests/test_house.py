@@ -17,11 +17,12 @@ MAY_IMPORT = {
     "compat": {"ops", "layers"},
     "layers": {"ops"},
     "cost": {"ops", "layers"},
-    "models": {"ops", "layers"},
+    "published": set(),
+    "models": {"ops", "layers", "published"},
     "tools": {"ops", "layers", "cost", "models", "_version"},
     "cli": {"tools", "_version"},
     "__main__": {"cli"},
-    "__init__": {"ops", "layers", "_version"},
+    "__init__": {"ops", "layers", "published", "_version"},
     "_version": set(),
 }
 ONLY = {"timm": {"models", "tools"}, "triton": {"kernels"}, "numba": {"kernels"}, "jsonargparse": {"cli"}}

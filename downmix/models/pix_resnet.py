@@ -11,6 +11,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from ..layers import PiX, create_squeeze
+from ..published import accept_published_names
 
 
 class SqueezeBottleneck(Bottleneck):
@@ -115,7 +116,9 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, own: dict[str, Any], kwargs: dict[str, Any]) -> ResNet:
     defaults = {"layers": (3, 4, 6, 3), "block": SqueezeBottleneck, "block_args": {"squeeze": "pix"}}
-    return build_model_with_cfg(ResNet, variant, pretrained, **(defaults | own | kwargs))
+    model = build_model_with_cfg(ResNet, variant, pretrained, **(defaults | own | kwargs))
+    model.register_load_state_dict_pre_hook(accept_published_names)
+    return model
 
 
 @register_model

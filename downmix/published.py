@@ -1,0 +1,129 @@
+"""Reads the published PiX checkpoints into the networks of this package."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_STEM = {"conv_stem": "conv1", "bn_stem": "bn1", "classifier": "fc"}
+_BLOCK = {
+    "conv_sqz": "conv1",
+    "conv_ce": "conv2",
+    "bn_ce": "bn2",
+    "conv_exp": "conv3",
+    "bn_exp": "bn3",
+    "conv_proj": "downsample.0",
+    "bn_proj": "downsample.1",
+}
+_PUBLISHED_NAME = re.compile(rf"(?:({'|'.join(_STEM)})|(layer[1-4])\.blocks\.(\d+)\.({'|'.join(_BLOCK)}))\.(\w+)$")
+
+
+def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | None = None) -> None:
+    """Loads a checkpoint of the published PiX code into ``model``, in place.
+
+    Reads training files, whose weights lie under ``model`` and ``model_ema``, and plain state dicts, with or without
+    the prefix ``module.``; names may be the published ones or those of ``model``. Nothing in the file is run: tensors
+    and plain values are read, and the ``argparse.Namespace`` of a training file, which is plain values too. Where
+    anything does not fit, ``model`` stays as it was.
+
+    ``timm.create_model("pix_resnet50", checkpoint_path=…)`` reads the same files.
+
+    Args:
+        model (nn.Module): such as ``timm.create_model("pix_resnet50")``.
+        path (str or Path): a file of ``torch.save``, or ``*.safetensors``.
+        ema (bool): True for the moving average of the weights, which the source evaluates, False for the weights
+            themselves; None takes the average where the file has one.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if reading the file could run code, it is no checkpoint, the average asked for is not in it, or
+            its tensors don't fit ``model``; the sentence lists every missing, unexpected and misshapen one.
+
+    Source:
+        The names of the repository published with Kumar et al., *Pick-or-Mix*, CVPR 2024. Its classifier is a 1×1
+        convolution, read into our linear layer.
+    """
+    chosen = _choose(_read(path), ema, path)
+    given = rename_published({name.removeprefix("module."): tensor for name, tensor in chosen.items()})
+    wanted = model.state_dict()
+    faults = {
+        "missing": [name for name in wanted if name not in given],
+        "unexpected": [name for name in given if name not in wanted],
+        "of another shape": [
+            f"{name} {list(given[name].shape)} instead of {list(wanted[name].shape)}"
+            for name in wanted.keys() & given.keys()
+            if given[name].shape != wanted[name].shape
+        ],
+    }
+    if any(faults.values()):
+        found = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in faults.items() if names)
+        raise ValueError(f"{path} does not fit {type(model).__name__}; {found}")
+    model.load_state_dict(given)
+
+
+def rename_published(state: dict[str, Any]) -> dict[str, Any]:
+    """The same tensors under timm's names; names that are not the published code's stay."""
+    renamed = {}
+    for name, value in state.items():
+        if found := _PUBLISHED_NAME.match(name):
+            outside, layer, block, inside, leaf = found.groups()
+            name = f"{_STEM[outside]}.{leaf}" if outside else f"{layer}.{block}.{_BLOCK[inside]}.{leaf}"
+            if outside == "classifier" and leaf == "weight":
+                value = value.flatten(1)
+        renamed[name] = value
+    return renamed
+
+
+def accept_published_names(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
+    """A hook for ``register_load_state_dict_pre_hook``: the network then loads state dicts with published names too."""
+    own = {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
+    renamed = rename_published({name.removeprefix(prefix): value for name, value in own.items()})
+    state.update({prefix + name: value for name, value in renamed.items()})
+
+
+def _read(path: str | PathLike[str]) -> Any:
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import load_file  # comes with timm; downmix alone does not need it
+
+        return load_file(path)
+    try:
+        # A Namespace only takes attributes, so building one runs no code that the file brings along.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and plain values{_foreign(path)}, and reading it could run code; if you "
+            "trust it, read it yourself, take the state dict out and save that"
+        ) from error
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} can't be read as a checkpoint; it may be cut off ({error})") from error
+
+
+def _foreign(path: str | PathLike[str]) -> str:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, pickle.UnpicklingError):  # a file of an older format, or no checkpoint at all
+        return ""
+    return f" ({', '.join(sorted(set(names) - {'argparse.Namespace'}))})"
+
+
+def _choose(checkpoint: Any, ema: bool | None, path: str | PathLike[str]) -> dict[str, Tensor]:
+    found = checkpoint
+    if isinstance(checkpoint, dict) and "model" in checkpoint:
+        average = checkpoint.get("model_ema")
+        if ema and average is None:
+            raise ValueError(f"{path} has no model_ema; load its weights themselves with ema=False")
+        found = checkpoint["model"] if average is None or ema is False else average
+    elif ema:
+        raise ValueError(f"{path} is a plain state dict and says nothing of averages; leave ema out")
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} holds no state dict; expected tensors by name, alone or under model or model_ema")
+    return found
