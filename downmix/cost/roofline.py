@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.utils.benchmark import Timer
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,26 @@ def measure_device(
     device = torch.device(device)
     size, copied = (8192, 2**30) if device.type == "cuda" else (1024, 2**27)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    product_s = _fastest("torch.mm(a, b, out=out)", {"a": a, "b": b, "out": torch.empty_like(a)}, seconds)
+    product = torch.empty_like(a)
+    product_s = _fastest(lambda: torch.mm(a, b, out=product), device, seconds)
     source = torch.ones(copied, device=device, dtype=torch.uint8)
-    copy_s = _fastest("out.copy_(source)", {"source": source, "out": torch.empty_like(source)}, seconds)
+    target = torch.empty_like(source)
+    copy_s = _fastest(lambda: target.copy_(source), device, seconds)
     return Device(flops_per_s=2 * size**3 / product_s, bytes_per_s=2 * copied / copy_s)
 
 
-def _fastest(statement: str, names: dict[str, object], seconds: float) -> float:
-    timer = Timer(statement, "import torch", globals=names, num_threads=torch.get_num_threads())
-    return min(timer.blocked_autorange(min_run_time=seconds).times)
+def _fastest(call: Callable[[], object], device: torch.device, seconds: float) -> float:
+    fastest, end = float("inf"), time.perf_counter() + seconds
+    call()
+    while fastest == float("inf") or time.perf_counter() < end:
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        fastest = min(fastest, time.perf_counter() - start)
+    return fastest
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
