@@ -89,9 +89,7 @@ def accept_published_names(module: nn.Module, state: dict[str, Any], prefix: str
 
 def _read(path: str | PathLike[str]) -> Any:
     if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file  # comes with timm; downmix alone does not need it
-
-        return load_file(path)
+        return _read_safetensors(path)
     try:
         # A Namespace only takes attributes, so building one runs no code that the file brings along.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -105,6 +103,16 @@ def _read(path: str | PathLike[str]) -> Any:
         raise
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} can't be read as a checkpoint; it may be cut off ({error})") from error
+
+
+def _read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError  # comes with timm; downmix alone does not need it
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} can't be read as safetensors; it may be cut off ({error})") from error
 
 
 def _foreign(path: str | PathLike[str]) -> str:

@@ -105,7 +105,7 @@ def training_file(path: Path, prefix: str = "", **extra: Any) -> tuple[Published
 
 
 def assert_same_outputs(model: nn.Module, published: nn.Module) -> None:
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 32, 32)
     expected = published.double()(x.double())
     rounding = (published.float()(x) - expected).abs().max()
     assert (model(x) - expected).abs().max() <= 4 * rounding
@@ -208,6 +208,9 @@ def test_bad_files_get_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match="file.pth can't be read as a checkpoint; it may be cut off"):
         downmix.load_published(ours(), path)
+    (tmp_path / "file.safetensors").write_bytes(b"12345678junk")
+    with pytest.raises(ValueError, match="file.safetensors can't be read as safetensors; it may be cut off"):
+        downmix.load_published(ours(), tmp_path / "file.safetensors")
     torch.save({"model": "resnet"}, path)
     with pytest.raises(ValueError, match="holds no state dict; expected tensors by name"):
         downmix.load_published(ours(), path)

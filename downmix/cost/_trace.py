@@ -116,8 +116,8 @@ class _Follower(TorchDispatchMode):
             elif count is None:  # an operator of ours, or one that a user has given a formula
                 count = {plain: operations}
         read = [t for t in _tensors((args, kwargs)) if not (name in _OVERWRITES and t is args[0])]
-        # What returns an argument as it is, and is not in place, writes nothing.
-        written = [t for t in _tensors(output) if id(t) not in before or name.endswith("_")]
+        # What returns an argument as it is, without changing it, writes nothing.
+        written = [t for t in _tensors(output) if id(t) not in before or func._schema.is_mutable]
         paper = paper_operations(plain, macs, args, output)
         self._note(Call(f"{func.namespace}.{plain}", macs, count, paper, _bytes(read), _bytes(written)))
         return output

@@ -1,6 +1,6 @@
 """The cost figures that the sources print, as they print them. Ours are computed, never written down here."""
 
-# FACS, tables 2, 4 and 5 (PiX prints the same): our name, parameters in millions, operations in billions, at 224×224.
+# FACS, tables 2, 4 and 5: our name, parameters in millions, operations in billions, at 224×224.
 NETWORKS = (
     ("resnet50", "25.5", "4.12"),
     ("pix_resnet50", "25.5", "3.18"),

@@ -28,6 +28,24 @@ def test_table_1(module: str, side: int, operations: str, megabytes: str) -> Non
     assert 4 * floats == int(megabytes.replace(".", ""))
 
 
+@pytest.mark.parametrize(
+    ("module", "operations", "floats"),
+    # At 16×2×3, term by term as the source lists them.
+    [
+        ("SE", 96 + 16 + 1 + 16 + 64 + 96, 16 + 1 + 16 + 96),
+        (
+            "CBAM",
+            96 + 96 + 16 + 1 + 16 + 64 + 16 + 96 + 15 * 6 + 15 * 6 + 12 + 12 + 24 + 96,
+            16 + 16 + 1 + 16 + 16 + 96 + 6 + 6 + 12 + 6 + 96,
+        ),
+        ("FBS", 96 + 256 + 64 + 4 * 96 + 96 + 96, 16 + 16 + 96 + 96),
+        ("PiX", 96 + 256 + 64, 16 + 16 + 96),
+    ],
+)
+def test_the_formulas_are_the_sums_of_the_source_s_terms(module: str, operations: int, floats: int) -> None:
+    assert [formula(16, 2, 3) for formula in paper.MODULES[module]] == [operations, floats]
+
+
 def test_the_worked_example() -> None:
     assert paper.squeeze_operations(12, 5, 5, 4) == 1275
     assert paper.pix_operations(12, 5, 5, 4) == 573
