@@ -18,16 +18,10 @@ from ._ptflops import ptflops
 from ._run import images, mode
 from .paper import paper_operations
 
-_FREE = (
-    "empty",
-    "empty_like",
-    "empty_strided",
-    "new_empty",
-    "_unsafe_view",
-    "as_strided",
-    "lift_fresh",
-)  # no bytes, no arithmetic
-_OVERWRITES = ("copy_", "zero_", "fill_")  # in place, without reading what they overwrite
+# No bytes, no arithmetic.
+_FREE = ("empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "as_strided", "lift_fresh")
+# In place, without reading what they overwrite.
+_OVERWRITES = ("copy_", "zero_", "fill_")
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,9 @@ def run(args: Any) -> None:
         names.append(args.against)
     with console.status("building"):
         networks = {name: create_network(name).to(torch_device).eval() for name in names}
-    size = tuple(args.input_size or _own_input_size(args.model, networks[args.model]))
+    channels, height, width = args.input_size or _own_input_size(args.model, networks[args.model])
     device = roofline(torch_device, args.gflops, args.gbytes, console)
-    found = measure(networks, size, args.batch_size, args.rounds, console)
+    found = measure(networks, (channels, height, width), args.batch_size, args.rounds, console)
     report.show(found, device, args.convention, args.depth, console)
     if args.output:
         report.write_csv(found, device, torch_device, args.output)
@@ -90,7 +90,7 @@ def roofline(device: torch.device, gflops: float | None, gbytes: float | None, c
 
 
 def measure(
-    networks: dict[str, nn.Module], input_size: tuple[int, ...], batch_size: int, rounds: int, console: Console
+    networks: dict[str, nn.Module], input_size: tuple[int, int, int], batch_size: int, rounds: int, console: Console
 ) -> list[Measured]:
     """Counts and times networks in evaluation mode; their latencies are measured in turns.
 
@@ -110,7 +110,7 @@ def measure(
     for name, network in networks.items():
         with console.status(f"counting {name}"):
             try:
-                profiles[name] = count(network, input_size, batch_size=batch_size)  # type: ignore[arg-type]
+                profiles[name] = count(network, input_size, batch_size=batch_size)
             except (RuntimeError, AssertionError) as error:
                 shape = "×".join(map(str, input_size))
                 raise ValueError(f"{name} can't process images of {shape}: {error}") from error

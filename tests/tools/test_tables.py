@@ -39,14 +39,16 @@ def test_every_figure_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert picture.size[0] > 1000
 
 
-def test_a_network_that_is_not_registered_fails_clearly(
+def test_what_cannot_be_derived_or_counted_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(source, "NETWORKS", (("resnet50", "25.5", "4.12"), ("resnet50_r9", "12.3", "1.85")))
+    monkeypatch.setattr(source, "NOT_DERIVABLE", ("resnet50",))
     with pytest.raises(SystemExit) as stop:
         main(["tables"])
     assert stop.value.code == 2
     out, error = capsys.readouterr()
+    assert out.count("not derivable from the source") == 2
     assert out.count("not registered") == 2
     assert "these networks of the tables are not registered, their rows stay empty: resnet50_r9" in error
 
