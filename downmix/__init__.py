@@ -1,6 +1,7 @@
 """downmix: cheaper ConvNets that keep more of the signal where they shrink it."""
 
 from ._version import __version__
+from .convert import convert, convert_like
 from .layers import (
     AdaptiveSoftPool1d,
     AdaptiveSoftPool2d,
@@ -40,6 +41,8 @@ __all__ = [
     "SoftPool3d",
     "__version__",
     "adaptive_soft_pool",
+    "convert",
+    "convert_like",
     "create_squeeze",
     "explain_backend",
     "load_published",

@@ -17,12 +17,13 @@ MAY_IMPORT = {
     "compat": {"ops", "layers"},
     "layers": {"ops"},
     "cost": {"ops", "layers"},
+    "convert": {"ops", "layers", "cost"},
     "published": set(),
-    "models": {"ops", "layers", "published"},
-    "tools": {"ops", "layers", "cost", "models", "_version"},
+    "models": {"ops", "layers", "convert", "published"},
+    "tools": {"ops", "layers", "cost", "convert", "models", "_version"},
     "cli": {"tools", "_version"},
     "__main__": {"cli"},
-    "__init__": {"ops", "layers", "published", "_version"},
+    "__init__": {"ops", "layers", "convert", "published", "_version"},
     "_version": set(),
 }
 ONLY = {"timm": {"models", "tools"}, "triton": {"kernels"}, "numba": {"kernels"}, "jsonargparse": {"cli"}}

@@ -1,0 +1,162 @@
+"""Runs a network once and notes which layer reads what, so that names and definition order don't matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_ACTIVATIONS = {
+    "celu", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish", "_prelu_kernel", "relu", "rrelu_with_noise",
+    "silu", "softplus",
+}  # fmt: skip
+_BESIDE = {"detach", "empty_like", "view"}  # what runs beside an activation in its module, or in a hook
+_WEIGHTED = {"convolution", "addmm", "mm", "bmm", "baddbmm"}
+
+
+@dataclass(eq=False)
+class Step:
+    """One call of a layer, or of a function between layers.
+
+    Attributes:
+        name: of the layer; for a function, of the module in whose forward it is called.
+        module: the layer, None for a function.
+        ops: names of the ATen operators that ran, without a trailing underscore.
+        sources, readers: the steps whose outputs this one reads, and those that read its outputs.
+        input_shape, output_shape: of the layer's first tensors.
+    """
+
+    name: str
+    module: nn.Module | None
+    ops: list[str] = field(default_factory=list)
+    sources: list[Step] = field(default_factory=list)
+    readers: list[Step] = field(default_factory=list)
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+
+    @property
+    def parts(self) -> set[str]:
+        """What a squeeze is followed by: ``"norm"``, ``"activation"``, or both in one layer as in timm."""
+        activates = bool(_ACTIVATIONS & set(self.ops))
+        if self.module is not None and is_norm(self.module):
+            return {"norm", "activation"} if activates else {"norm"}
+        return {"activation"} if activates and set(self.ops) <= _ACTIVATIONS | _BESIDE else set()
+
+    def __str__(self) -> str:
+        return self.name if self.module is not None else f"{self.ops[0]} in {self.name or 'the network'}"
+
+
+class Trace:
+    """The steps of one forward pass, in the order they ran."""
+
+    def __init__(self, steps: list[Step]):
+        self.steps = steps
+        self.calls: dict[nn.Module, list[Step]] = {}
+        for step in steps:
+            if step.module is not None:
+                self.calls.setdefault(step.module, []).append(step)
+        self._before_weights: set[Step] = set()
+        for step in reversed(steps):
+            if any(reader in self._before_weights or _WEIGHTED & set(reader.ops) for reader in step.readers):
+                self._before_weights.add(step)
+
+    def is_head(self, step: Step) -> bool:
+        """Whether nothing with weights comes after ``step`` on the way to the output."""
+        return step not in self._before_weights
+
+
+def is_norm(module: nn.Module) -> bool:
+    # timm's and torchvision's frozen BatchNorms inherit from nn.Module alone.
+    return isinstance(module, _NORMS) or isinstance(getattr(module, "running_var", None), Tensor)
+
+
+def trace(model: nn.Module, args: tuple[Any, ...]) -> Trace:
+    """Runs ``model(*args)`` in evaluation mode without gradients; the network is left as it was."""
+    training = {module: module.training for module in model.modules()}
+    recorder = _Recorder()
+    try:
+        model.eval()
+        with torch.no_grad(), recorder.listening(model), recorder:
+            output = model(*args)
+    finally:
+        for module, was_training in training.items():
+            module.training = was_training
+    recorder.read(Step("", None), [output])
+    return Trace(recorder.steps)
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every ATen operator, and through hooks the layer it belongs to.
+
+    A layer is a module without children, or a norm, which in timm holds its activation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self._inside: list[str] = []
+        self._layer: Step | None = None
+        self._producer = WeakIdKeyDictionary()  # weak, so that an activation lives no longer than it would
+
+    @contextmanager
+    def listening(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as handles:
+            for name, module in model.named_modules():
+                atomic = is_norm(module) or not any(True for _ in module.children())
+                before, after = self._layer_hooks(name, module) if atomic else self._container_hooks(name)
+                handles.callback(module.register_forward_pre_hook(before).remove)
+                handles.callback(module.register_forward_hook(after).remove)
+            yield
+
+    def _container_hooks(self, name: str) -> tuple[Any, Any]:
+        return lambda module, args: self._inside.append(name), lambda module, args, output: self._leave()
+
+    def _leave(self) -> None:
+        self._inside.pop()
+
+    def _layer_hooks(self, name: str, layer: nn.Module) -> tuple[Any, Any]:
+        def enter(module: nn.Module, args: Any) -> None:
+            if self._layer is None:
+                self._layer = Step(name, layer, input_shape=_first_shape(args))
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            if self._layer is not None and self._layer.module is layer:
+                self._layer.output_shape = _first_shape(output)
+                self._layer = None
+
+        return enter, leave
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        step = self._layer or Step(self._inside[-1] if self._inside else "", None)
+        if not step.ops:  # a layer that computes nothing, such as Identity, is no step
+            self.steps.append(step)
+        step.ops.append(func.overloadpacket.__name__.removesuffix("_"))
+        self.read(step, (args, kwargs))
+        for tensor in _tensors(output):
+            self._producer[tensor] = step
+        return output
+
+    def read(self, step: Step, values: Any) -> None:
+        """Notes that ``step`` reads the tensors in ``values``."""
+        for tensor in _tensors(values):
+            source = self._producer.get(tensor)
+            if source is not None and source is not step and step not in source.readers:
+                source.readers.append(step)
+                step.sources.append(source)
+
+
+def _tensors(values: Any) -> Iterable[Tensor]:
+    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+
+def _first_shape(values: Any) -> tuple[int, ...]:
+    return next((tensor.shape for tensor in _tensors(values)), ())
