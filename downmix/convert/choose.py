@@ -73,7 +73,7 @@ class Chooser:
             self._sort(pool, self._never(pool) or _no_pool(pool), self._pool)
         for step in self.trace.steps:
             if step.module is None and _FUNCTIONAL_POOLS & set(step.ops):
-                self.left.append(Left(step.name, step.ops[0], "is called as a function, which no module can replace"))
+                self.left.append(Left(str(step), step.ops[0], "is called as a function, which no module can replace"))
 
     def _layers(self, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> Iterable[nn.Module]:
         """Layers of these kinds in the order they run; last, those that don't run."""
@@ -167,7 +167,7 @@ class Chooser:
 
 
 def _no_squeeze(conv: nn.Conv2d, min_reduction: int) -> str:
-    if conv.in_channels < conv.out_channels * max(min_reduction, 1):
+    if conv.in_channels < conv.out_channels * min_reduction:
         return f"does not reduce the channels by {min_reduction} or more"
     if conv.in_channels % conv.out_channels:
         return "reduces the channels by a ratio that is no integer"

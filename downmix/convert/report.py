@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,17 +135,23 @@ class Report:
 
 def count_totals(network: nn.Module, args: tuple[Any, ...], notes: list[str]) -> Totals:
     """Counts what one image of the size of ``args`` costs; adds a sentence to ``notes`` where that is not possible."""
-    params = sum(parameter.numel() for parameter in network.parameters())
+    twin = _on_meta(network)
     counted: list[int | None] = []
     for what, count in (("MACs", count_macs), ("activation bytes", count_activation_bytes)):
         try:
-            counted.append(count(network, _image_size(args)))
+            counted.append(count(twin, _image_size(args)))
         except Exception as error:  # networks raise what they like, and a conversion is good without its cost
             note = f"{what} could not be counted: {' '.join(str(error).split()) or type(error).__name__}"
             counted.append(None)
             if note not in notes:
                 notes.append(note)
-    return Totals(params, *counted)
+    return Totals(sum(parameter.numel() for parameter in network.parameters()), *counted)
+
+
+def _on_meta(network: nn.Module) -> nn.Module:
+    """A copy that counts without computing, and without a second set of weights in memory."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in network.parameters()}
+    return copy.deepcopy(network, memo | {id(buffer): buffer.to("meta") for buffer in network.buffers()})
 
 
 def describe(module: nn.Module) -> str:

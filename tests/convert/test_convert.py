@@ -8,7 +8,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 import downmix
 from downmix import PiX, SoftPool2d, convert, convert_like
@@ -127,6 +129,13 @@ class OwnConv(nn.Conv2d):
     pass
 
 
+class ConditionalNorm(nn.BatchNorm2d):
+    """Reads a second map, which Identity would not take."""
+
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        return super().forward(x) * gain
+
+
 LEFT: dict[str, Callable[[], nn.Module]] = {
     "does not reduce the channels by 2 or more": lambda: Calls(
         lambda m, x: m.end(m.conv(x).relu()), conv=squeeze(32), end=nn.Conv2d(32, 4, 3)
@@ -160,6 +169,12 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     ),
     "followed by norm, which also runs elsewhere": lambda: Calls(
         lambda m, x: m.end(m.norm(m.conv(x)) + m.norm(x[:, :8])), conv=squeeze(), norm=norm(), end=end()
+    ),
+    "followed by both, which also runs elsewhere": lambda: Calls(
+        lambda m, x: m.end(m.both(m.conv(x)) + m.both(x[:, :8])), conv=squeeze(), both=BatchNormAct2d(8), end=end()
+    ),
+    "has no norm or activation around it": lambda: Calls(
+        lambda m, x: m.end(m.norm(m.conv(x), x[:, :8])), conv=squeeze(), norm=ConditionalNorm(8), end=end()
     ),
     "such as weight_norm": lambda: Calls(
         lambda m, x: m.end(m.conv(x).relu()), conv=weight_computed_by_a_hook(), end=end()
@@ -253,7 +268,7 @@ def test_pools_that_cannot_be_replaced_are_named() -> None:
     assert reasons(report) == {
         "pool": "returns indices",
         "scaled": "has a divisor of its own, so it is no average",
-        "": "is called as a function, which no module can replace",
+        "avg_pool2d in the network": "is called as a function, which no module can replace",
     }
 
 
@@ -282,6 +297,14 @@ def test_a_name_in_full_beats_the_default() -> None:
     network, report = convert(model, where="conv", example_input=X)
     assert [r.name for r in report.replaced] == ["conv"]
     assert isinstance(network.conv, PiX)
+
+
+def test_frozen_norms_and_buffers_count() -> None:
+    model = nn.Sequential(squeeze(), FrozenBatchNorm2d(8), nn.ReLU(), end())
+    network, report = convert(model, example_input=X)
+    assert isinstance(network[1], nn.Identity)
+    assert report.notes == []
+    assert report.before.activation_bytes is not None
 
 
 def test_a_copy_by_default_and_the_model_is_left_alone() -> None:

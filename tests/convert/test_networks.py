@@ -88,7 +88,9 @@ def test_a_detection_backbone() -> None:
 
 
 def test_a_whole_detector() -> None:
-    detector = torchvision.models.detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+    detector = torchvision.models.detection.retinanet_resnet50_fpn(
+        weights=None, weights_backbone=None, min_size=64, max_size=64
+    )
     converted, report = convert(detector.eval(), example_input=([torch.rand(3, 64, 64)],), where="backbone.body.*")
     assert len(report.replaced) == 15
     assert report.after.macs is None
