@@ -1,0 +1,78 @@
+"""`downmix convert`: which layers of a network can be replaced, and the network with them replaced."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_model
+from torch import nn
+
+from ..convert import convert
+from ..convert.replace import POOLS, SQUEEZES
+from ._networks import create_network
+
+HELP = "Replace the squeezes and pools of a network, or say which layers that would be (--dry_run)."
+
+
+def add_arguments(parser: Any) -> None:
+    parser.add_argument(
+        "network", type=str, help="a name in timm, or FILE.py:FUNCTION that returns a network; the file's code is run"
+    )
+    parser.add_argument("--squeeze", default="pix", choices=(*SQUEEZES, "none"), help="what takes the squeezes' place")
+    parser.add_argument("--pool", default="none", choices=(*POOLS, "none"), help="what takes the pools' place")
+    parser.add_argument(
+        "--where", nargs="+", type=str, help="names of layers to replace, with * and ?; all if left out"
+    )
+    parser.add_argument("--min_reduction", type=int, default=2, help="smallest ratio of channels in to channels out")
+    parser.add_argument(
+        "--input_size", nargs=3, type=int, help="channels, height and width; timm's for the network, or 3 224 224"
+    )
+    parser.add_argument("--pretrained", action="store_true", help="load the weights that timm has for the name")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the report and write nothing")
+    parser.add_argument("--output", type=Path, default=Path("runs/convert"), help="folder of config and weights")
+
+
+def run(args: Any) -> None:
+    network = _load(args.network, args.pretrained, on_meta=args.dry_run)
+    size = args.input_size or getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
+    like = next(network.parameters(), torch.empty(0))
+    network, report = convert(
+        network,
+        squeeze=None if args.squeeze == "none" else args.squeeze,
+        pool=None if args.pool == "none" else args.pool,
+        example_input=torch.zeros(1, *size, device=like.device, dtype=like.dtype),
+        where=args.where,
+        min_reduction=args.min_reduction,
+        inplace=True,
+    )
+    console = Console()
+    console.print(report)
+    if args.dry_run:
+        return
+    args.output.mkdir(parents=True, exist_ok=True)
+    config = {"network": args.network, **report.config}
+    (args.output / "convert.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_model(network, str(args.output / "model.safetensors"))
+    console.print(f"results: {args.output}/convert.json, model.safetensors", soft_wrap=True)
+
+
+def _load(name: str, pretrained: bool, on_meta: bool) -> nn.Module:
+    if not name.endswith(".py") and ".py:" not in name:
+        with torch.device("meta") if on_meta else nullcontext():  # counts without computing
+            return create_network(name, pretrained=pretrained and not on_meta)
+    if pretrained:
+        raise ValueError(f"--pretrained loads weights that timm has; the function in {name} has to load its own")
+    path, _, function = name.rpartition(":")
+    code = runpy.run_path(path) if path else {}
+    if function not in code:
+        raise ValueError(f"{path or name} defines no {function if path else 'network'}; give FILE.py:FUNCTION")
+    network = code[function]()
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{function} in {path} must return an nn.Module, got {type(network).__name__}")
+    return network
