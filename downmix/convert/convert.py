@@ -33,8 +33,9 @@ def convert(
     A squeeze is a 1×1 convolution that lowers the number of channels by an integer ratio, with the norm and activation
     behind it. What is behind it is found by running the network once in evaluation mode, not by names. The new layer
     takes over the convolution's weight and bias under their names; norm and activation become ``nn.Identity``. Mode,
-    hooks, dtype, device and ``requires_grad`` stay as they were. What a network computes is another function
-    afterwards, so it has to be trained or fine-tuned.
+    hooks, dtype, device and ``requires_grad`` stay as they were; hooks also see the example input, and the copies on
+    the meta device with which costs are counted. What a network computes is another function afterwards, so it has to
+    be trained or fine-tuned.
 
     Args:
         model: any module.
@@ -55,7 +56,7 @@ def convert(
 
     Raises:
         ValueError: if an option is unknown, neither ``squeeze`` nor ``pool`` is given, or the network can't run on
-            ``example_input``.
+            ``example_input``, before or after.
         TypeError: if ``model`` is no module, or is scripted or compiled.
 
     Example:
@@ -72,7 +73,7 @@ def convert(
     builders = {kind: find_builder(kind, value) for kind, value in asked.items() if value is not None}
     network = model if inplace else copy.deepcopy(model)
     args = _arguments(network, example_input)
-    chooser = Chooser(network, _run(network, args), where)
+    chooser = Chooser(network, _run(network, args, "pass another example_input"), where)
     if "squeeze" in builders:
         chooser.choose_squeezes(min_reduction)
     if "pool" in builders:
@@ -89,6 +90,7 @@ def convert(
     before = count_totals(network, args, notes)
     for choice in choices:
         put_in_place(network, choice.name, news[choice.name], list(choice.drop))
+    _run(network, args, "its forward needs a layer that was replaced; leave that one out by where")
     after = count_totals(network, args, notes)
     replaced = [Replaced(choice.name, choice.was, describe(news[choice.name]), choice.note) for choice in choices]
     config = {
@@ -167,14 +169,13 @@ def _arguments(network: nn.Module, example_input: Tensor | tuple[Any, ...] | Non
     return example_input if isinstance(example_input, tuple) else (example_input,)
 
 
-def _run(network: nn.Module, args: tuple[Any, ...]) -> Trace:
+def _run(network: nn.Module, args: tuple[Any, ...], advice: str) -> Trace:
     try:
         return trace(network, args)
-    except Exception as error:  # whatever the network raises, the reason is what it was given
+    except Exception as error:  # a network may raise anything
         given = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
-        raise ValueError(
-            f"{type(network).__name__} can't run on an example input of {given}; pass another example_input ({error})"
-        ) from error
+        name = type(network).__name__
+        raise ValueError(f"{name} can't run on an example input of {given}: {advice} ({error})") from error
 
 
 def _kind(old: nn.Module) -> str:

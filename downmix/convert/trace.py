@@ -117,10 +117,10 @@ class _Recorder(TorchDispatchMode):
             yield
 
     def _container_hooks(self, name: str) -> tuple[Any, Any]:
-        return lambda module, args: self._inside.append(name), lambda module, args, output: self._leave()
+        def leave(module: nn.Module, args: Any, output: Any) -> None:  # what a hook returns would be the output
+            self._inside.pop()
 
-    def _leave(self) -> None:
-        self._inside.pop()
+        return lambda module, args: self._inside.append(name), leave
 
     def _layer_hooks(self, name: str, layer: nn.Module) -> tuple[Any, Any]:
         def enter(module: nn.Module, args: Any) -> None:

@@ -408,13 +408,19 @@ def test_a_config_that_does_not_fit_is_refused() -> None:
         ({"squeeze": None}, ValueError, "nothing to do: give squeeze, pool or both"),
         ({"min_reduction": 0}, ValueError, "min_reduction must be a positive integer, got 0"),
         ({"where": ["a", "e.*"]}, ValueError, "where='e.\\*' matches no module of Net"),
-        ({"example_input": None}, ValueError, r"Net can't run on an example input of \[1, 3, 224, 224\]; pass another"),
+        ({"example_input": None}, ValueError, r"Net can't run on an example input of \[1, 3, 224, 224\]: pass another"),
         ({"model": "resnet50"}, TypeError, "model must be an nn.Module, got str"),
     ],
 )
 def test_errors(options: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         convert(**{"model": Net(), "example_input": X, **options})
+
+
+def test_a_forward_that_needs_a_replaced_layer_is_an_error() -> None:
+    model = Calls(lambda m, x: m.end(m.norm(m.conv(x)) * m.norm.num_features), conv=squeeze(), norm=norm(), end=end())
+    with pytest.raises(ValueError, match="its forward needs a layer that was replaced; leave .*'num_features'"):
+        convert(model, example_input=X)
 
 
 def test_a_compiled_model_is_refused() -> None:
