@@ -1,0 +1,70 @@
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import downmix
+from downmix import SoftPool2d, convert
+
+from .nets import Calls, X, reasons
+
+
+def pools() -> nn.Sequential:
+    return nn.Sequential(
+        nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
+        nn.AvgPool2d((2, 1)),
+        nn.MaxPool2d(2, stride=1, dilation=2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Conv2d(3, 4, 1),
+        nn.AvgPool2d(2),
+    )
+
+
+def test_pools_keep_their_windows() -> None:
+    x = torch.randn(2, 3, 19, 18)
+    model = pools()
+    network, report = convert(model, squeeze=None, pool="soft", example_input=x)
+    assert isinstance(network, nn.Sequential)
+    for old, new in zip(model[:3], network[:3], strict=True):
+        assert isinstance(new, SoftPool2d)
+        for fact in ("kernel_size", "stride", "padding", "ceil_mode"):
+            assert getattr(new, fact) == getattr(old, fact)
+    assert network[2].dilation == 2
+    assert reasons(report) == {"3": "is an adaptive pool", "5": "is a global pool"}
+    assert network(x).shape == model(x).shape
+    assert report.before.params == report.after.params == 16
+
+
+def test_pools_named_in_full_are_replaced_too() -> None:
+    x = torch.randn(2, 3, 19, 18)
+    network, report = convert(pools(), squeeze=None, pool="soft", example_input=x, where=["3", "5"])
+    assert [r.name for r in report.replaced] == ["3", "5"]
+    assert isinstance(network[3], downmix.AdaptiveSoftPool2d)
+    assert isinstance(network[5], SoftPool2d)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (13, 15)])
+def test_windows_of_2_by_2_keep_the_size(size: tuple[int, int]) -> None:
+    model = nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1), nn.MaxPool2d(3, stride=1))
+    x = torch.randn(1, 3, *size)
+    network, report = convert(model, squeeze=None, pool="soft_2x2", example_input=x)
+    assert (network[0].kernel_size, network[0].stride) == (2, 2)
+    assert network(x).shape == model(x).shape
+    assert reasons(report) == {"1": "its stride is not 2, so windows of 2 side by side can't take its place"}
+
+
+def test_pools_that_cannot_be_replaced_are_named() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y, where = m.pool(x)
+        return F.avg_pool2d(m.scaled(m.unpool(y, where)), 3, padding=1)
+
+    scaled = nn.AvgPool2d(2, divisor_override=3)
+    model = Calls(run, pool=nn.MaxPool2d(2, return_indices=True), unpool=nn.MaxUnpool2d(2), scaled=scaled)
+    report = convert(model, squeeze=None, pool="soft", example_input=X)[1]
+    assert reasons(report) == {
+        "pool": "returns indices",
+        "scaled": "has a divisor of its own, so it is no average",
+        "avg_pool2d in the network": "is called as a function, which no module can replace",
+    }

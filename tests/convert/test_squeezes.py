@@ -1,0 +1,172 @@
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from downmix import PiX, convert
+from downmix.cost import count_macs
+
+from .nets import Calls, Net, X, end, norm, reasons, squeeze
+
+
+def test_a_converted_resnet50_is_pix_resnet50() -> None:
+    plain, pix = timm.create_model("resnet50"), timm.create_model("pix_resnet50").eval()
+    x = torch.randn(2, 3, 64, 64)
+    # The first squeeze keeps its 64 channels, and the source replaces it as well.
+    network, report = convert(plain.eval(), min_reduction=1, example_input=x)
+    assert {r.name for r in report.replaced} == {n for n, m in pix.named_modules() if isinstance(m, PiX)}
+    assert report.after.params == sum(p.numel() for p in pix.parameters())
+    assert report.after.macs == count_macs(pix, (3, 64, 64))
+    pix.load_state_dict(network.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), pix(x), rtol=0, atol=0)
+
+
+def test_what_follows_is_found_by_running_the_network() -> None:
+    model = Net(bias=True)
+    network, report = convert(model, example_input=X)
+    assert [(r.name, r.was) for r in report.replaced] == [("a", "Conv2d 32→8 + BatchNorm2d + ReLU")]
+    assert isinstance(network.a, PiX)
+    assert (network.a.in_channels, network.a.reduction) == (32, 4)
+    assert isinstance(network.b, nn.Identity)
+    assert isinstance(network.c, nn.Identity)
+    assert torch.equal(network.a.weight, model.a.weight)
+    assert torch.equal(network.a.bias, model.a.bias)
+    expected = model.d(network.a(X))
+    torch.testing.assert_close(network(X), expected)
+
+
+def test_norm_and_activation_in_either_order_or_one_alone() -> None:
+    for layers in ([norm(), nn.SiLU()], [nn.GELU(), norm()], [nn.ReLU()], [norm()], [nn.GroupNorm(2, 8), nn.PReLU()]):
+        model = nn.Sequential(squeeze(), *layers, end())
+        network, report = convert(model, example_input=X)
+        assert len(report.replaced) == 1
+        assert all(isinstance(layer, nn.Identity) for layer in network[1:-1])
+
+
+def test_only_the_first_norm_and_activation_go() -> None:
+    network, _ = convert(nn.Sequential(squeeze(), norm(), nn.ReLU(), norm(), nn.ReLU(), end()), example_input=X)
+    assert [type(layer) for layer in network[1:5]] == [nn.Identity, nn.Identity, nn.BatchNorm2d, nn.ReLU]
+
+
+def test_in_pre_activation_order_what_comes_before_stays() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(32), nn.ReLU(), squeeze(), nn.AvgPool2d(2), end())
+    network, report = convert(model, example_input=X)
+    assert [r.was for r in report.replaced] == ["Conv2d 32→8"]
+    assert [type(layer) for layer in network[:4]] == [nn.BatchNorm2d, nn.ReLU, PiX, nn.AvgPool2d]
+
+
+def test_a_rectifier_that_cannot_go_stays_with_a_note() -> None:
+    shared = Calls(
+        lambda m, x: m.end(m.act(m.norm(m.conv(m.act(x))))), conv=squeeze(), norm=norm(), act=nn.ReLU(), end=end()
+    )
+    network, report = convert(shared, example_input=X)
+    assert isinstance(network.act, nn.ReLU)
+    assert report.replaced[0].note == "relu stays (also runs elsewhere)"
+    function = Calls(
+        lambda m, x: m.end(F.relu(m.norm(m.conv(x)), inplace=True)), conv=squeeze(), norm=norm(), end=end()
+    )
+    network, report = convert(function, example_input=X)
+    assert isinstance(network.norm, nn.Identity)
+    assert report.replaced[0].note == "relu stays (is called as a function)"
+
+
+class OwnConv(nn.Conv2d):
+    pass
+
+
+class ConditionalNorm(nn.BatchNorm2d):
+    """Reads a second map, which Identity would not take."""
+
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        return super().forward(x) * gain
+
+
+LEFT: dict[str, Callable[[], nn.Module]] = {
+    "does not reduce the channels by 2 or more": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=squeeze(32), end=nn.Conv2d(32, 4, 3)
+    ),
+    "a ratio that is no integer": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=squeeze(12), end=nn.Conv2d(12, 4, 3)
+    ),
+    "has a stride, groups or padding": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=nn.Conv2d(32, 8, 1, stride=2), end=end()
+    ),
+    "is a OwnConv, whose forward may differ": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=OwnConv(32, 8, 1), end=end()
+    ),
+    "did not run": lambda: Calls(lambda m, x: m.end(x), conv=squeeze(), end=nn.Conv2d(32, 4, 3)),
+    "runs more than once": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu() + m.conv(x.flip(0)).relu()), conv=squeeze(), end=end()
+    ),
+    "gives its output to more than one layer": lambda: Calls(
+        lambda m, x: m.end(m.norm(y := m.conv(x)) + y), conv=squeeze(), norm=norm(), end=end()
+    ),
+    "works on a 1×1 map": lambda: Calls(
+        lambda m, x: m.end(m.conv(x.mean((2, 3), keepdim=True)).relu() + x[:, :8]), conv=squeeze(), end=end()
+    ),
+    "a head": lambda: Calls(lambda m, x: m.conv(x).relu().mean((2, 3)), conv=squeeze()),
+    "a gate": lambda: Calls(
+        lambda m, x: m.end(m.norm(m.conv(x)).sigmoid() * x[:, :8]), conv=squeeze(), norm=norm(), end=end()
+    ),
+    "a projection": lambda: Calls(lambda m, x: m.end(m.conv(x) + x[:, :8]), conv=squeeze(), end=end()),
+    "followed by silu in the network, which is called as a function": lambda: Calls(
+        lambda m, x: m.end(F.silu(m.conv(x))), conv=squeeze(), end=end()
+    ),
+    "followed by norm, which also runs elsewhere": lambda: Calls(
+        lambda m, x: m.end(m.norm(m.conv(x)) + m.norm(x[:, :8])), conv=squeeze(), norm=norm(), end=end()
+    ),
+    "followed by both, which also runs elsewhere": lambda: Calls(
+        lambda m, x: m.end(m.both(m.conv(x)) + m.both(x[:, :8])), conv=squeeze(), both=BatchNormAct2d(8), end=end()
+    ),
+    "has no norm or activation around it": lambda: Calls(
+        lambda m, x: m.end(m.norm(m.conv(x), x[:, :8])), conv=squeeze(), norm=ConditionalNorm(8), end=end()
+    ),
+    "such as weight_norm": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=weight_computed_by_a_hook(), end=end()
+    ),
+}  # fmt: skip
+
+
+def weight_computed_by_a_hook() -> nn.Module:
+    conv = squeeze()
+    weight = conv.weight
+    del conv.weight
+    conv.raw_weight = nn.Parameter(weight.detach())
+    conv.register_forward_pre_hook(lambda module, args: setattr(module, "weight", module.raw_weight * 2))
+    conv.weight = weight.detach()
+    return conv
+
+
+@pytest.mark.parametrize("reason", LEFT)
+def test_what_is_no_squeeze_stays_and_the_report_says_why(reason: str) -> None:
+    model = LEFT[reason]()
+    network, report = convert(model, example_input=X)
+    assert report.replaced == []
+    assert reason in reasons(report)["conv"]
+    assert "nothing to convert" in str(report)
+    torch.testing.assert_close(network.eval()(X), model.eval()(X))
+
+
+def test_one_layer_under_two_names_stays() -> None:
+    conv = squeeze()
+    report = convert(Calls(lambda m, x: m.end(m.conv(x).relu()), conv=conv, twin=conv, end=end()), example_input=X)[1]
+    assert reasons(report) == {"conv": "stands in the network under several names"}
+
+
+def test_the_model_s_output_counts_as_a_reader() -> None:
+    model = Calls(lambda m, x: (y := m.conv(x), m.end(m.norm(y))), conv=squeeze(), norm=norm(), end=end())
+    assert reasons(convert(model, example_input=X)[1]) == {"conv": "gives its output to more than one layer"}
+
+
+def test_frozen_norms_and_buffers_count() -> None:
+    model = nn.Sequential(squeeze(), FrozenBatchNorm2d(8), nn.ReLU(), end())
+    network, report = convert(model, example_input=X)
+    assert isinstance(network[1], nn.Identity)
+    assert report.notes == []
+    assert report.before.activation_bytes is not None
