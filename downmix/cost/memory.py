@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ._run import images, mode
+from ._run import images
 
 
 def count_activation_bytes(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> int:
@@ -27,12 +27,9 @@ def count_activation_bytes(model: nn.Module, input_size: tuple[int, int, int] = 
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    state = {key: value.clone() for key, value in model.state_dict().items()}  # training moves BatchNorm's statistics
-    try:
-        with mode(model, training=True), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model(images(model, 2, input_size))
-    finally:
-        model.load_state_dict(state)
+    model = copy.deepcopy(model).train()  # training moves BatchNorm's statistics
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images(model, 2, input_size))
     for tensor in [*model.parameters(), *model.buffers()]:
         kept.pop(tensor.untyped_storage()._cdata, None)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // 2
