@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from ._formulas import Elements, elements
 from ._ptflops import ptflops
@@ -91,8 +90,10 @@ def trace(model: nn.Module, input_size: tuple[int, int, int], batch_size: int = 
 
 class _Follower(TorchDispatchMode):
     def __init__(self, note: Callable[[Call], None]):
+        from torch.utils.flop_counter import flop_registry  # loads triton, which `import downmix` must not
+
         super().__init__()
-        self._note = note
+        self._note, self._formulas = note, flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -103,7 +104,7 @@ class _Follower(TorchDispatchMode):
             return output
         plain = name.removesuffix("_")
         count, macs = elements(plain, args, output), 0
-        if formula := flop_registry.get(func.overloadpacket):
+        if formula := self._formulas.get(func.overloadpacket):
             operations = formula(*args, **kwargs, out_val=output)
             if func.namespace == "aten":
                 macs = operations // 2

@@ -28,7 +28,7 @@ def test_a_dry_run_prints_and_writes_nothing(flag: str, tmp_path: Path, capsys: 
     printed = capsys.readouterr().out
     assert "17 of 38 layers replaced" in printed
     (row,) = (line for line in printed.splitlines() if "GMACs" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["GMACs", "4.122", "3.188", "0.773"]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["GMACs", "4.122", "3.188", "0.774"]
     assert not (tmp_path / "out").exists()
 
 
