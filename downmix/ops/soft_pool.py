@@ -197,15 +197,16 @@ def _reference(
 def _softened(windows: Tensor, n: int, gradient: str) -> Tensor:
     """The weighted mean over the last ``n`` dimensions, where −inf stands for what takes no part."""
     # Places in the window come first: arithmetic then runs along maps, not along a handful of values.
-    windows = windows.movedim(list(range(-n, 0)), list(range(n))).flatten(0, n - 1).contiguous()
-    top = windows.detach().amax(0)
+    places = list(range(n))
+    windows = windows.movedim(list(range(-n, 0)), places).contiguous()
+    top = windows.detach().amax(places)
     infinite = top.isinf()
     # a − m, cut off where its exponential vanishes, so that −∞ times weight 0 is 0; windows with m = ±∞ end below.
     vanishes = -746.0 if windows.dtype == torch.float64 else -104.0
     below = windows - top
     below = torch.where((below < vanishes) | infinite, vanishes, below)
     weight = below.detach().exp() if gradient == "paper" else below.exp()
-    mean = (weight * below).sum(0) / weight.sum(0)
+    mean = (weight * below).sum(places) / weight.sum(places)
     return top + mean.masked_fill(infinite, 0.0)
 
 
