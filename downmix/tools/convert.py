@@ -31,7 +31,7 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--min_reduction", type=int, default=2, help="smallest ratio of channels in to channels out")
     parser.add_argument(
-        "--input_size", nargs=3, type=int, help="channels, height and width; timm's for the network, or 3 224 224"
+        "--input", nargs=3, type=int, help="channels, height and width; timm's for the network, or 3 224 224"
     )
     parser.add_argument("--pretrained", action="store_true", help="load the weights that timm has for the name")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the report and write nothing")
@@ -40,7 +40,7 @@ def add_arguments(parser: Any) -> None:
 
 def run(args: Any) -> None:
     network = _load(args.network, args.pretrained, on_meta=args.dry_run)
-    size = args.input_size or getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
+    size = args.input or getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
     like = next(network.parameters(), torch.empty(0))
     network, report = convert(
         network,

@@ -45,7 +45,7 @@ class Measured:
 def add_arguments(parser: Any) -> None:
     parser.add_argument("model", type=str, help="the network, by its name in timm")
     parser.add_argument("--against", type=str, default=None, help="a network to set beside it")
-    parser.add_argument("--input_size", nargs=3, type=int, default=None, help="channels, height, width of an image")
+    parser.add_argument("--input", nargs=3, type=int, default=None, help="channels, height, width of an image")
     parser.add_argument("--batch_size", type=int, default=1, help="images at once")
     parser.add_argument("--convention", choices=CONVENTIONS, default="ptflops", help="how the layers' operations count")
     parser.add_argument("--depth", type=int, default=None, help="join layers below this depth; all are shown without")
@@ -68,7 +68,7 @@ def run(args: Any) -> None:
         names.append(args.against)
     with console.status("building"):
         networks = {name: create_network(name).to(torch_device).eval() for name in names}
-    channels, height, width = args.input_size or _own_input_size(args.model, networks[args.model])
+    channels, height, width = args.input or _own_input_size(args.model, networks[args.model])
     device = roofline(torch_device, args.gflops, args.gbytes, console)
     found = measure(networks, (channels, height, width), args.batch_size, args.rounds, console)
     report.show(found, device, args.convention, args.depth, console)
@@ -162,5 +162,5 @@ def _wait(images: torch.Tensor) -> None:
 def _own_input_size(name: str, network: nn.Module) -> tuple[int, int, int]:
     config: Any = getattr(network, "pretrained_cfg", None) or {}
     if "input_size" not in config:
-        raise ValueError(f"{name} does not say which images it takes; pass --input_size CHANNELS HEIGHT WIDTH")
+        raise ValueError(f"{name} does not say which images it takes; pass --input CHANNELS HEIGHT WIDTH")
     return config["input_size"]

@@ -10,7 +10,7 @@ import torch
 from downmix import PiX, convert_like
 from downmix.cli import main
 
-SMALL = ["convert", "resnet29_small", "--input_size", "3", "32", "32"]
+SMALL = ["convert", "resnet29_small", "--input", "3", "32", "32"]
 FILE = """
 from torch import nn
 
@@ -50,7 +50,7 @@ def test_writes_what_rebuilds_the_network(tmp_path: Path, capsys: pytest.Capture
 def test_a_network_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(FILE)
     name = f"{tmp_path / 'mine.py'}:network"
-    main(["convert", name, "--squeeze=none", "--pool=soft", "--input_size", "3", "32", "32", "--dry-run"])
+    main(["convert", name, "--squeeze=none", "--pool=soft", "--input", "3", "32", "32", "--dry-run"])
     printed = capsys.readouterr().out
     assert "SoftPool2d" in printed
     assert "PiX" not in printed
@@ -63,7 +63,7 @@ def test_a_network_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["resnet18", "--pool", "hard"], "invalid choice: 'hard'"),
         (["resnet18", "--squeeze", "none"], "give squeeze, pool or both"),
         (["resnet18", "--where", "layer9.*"], "where='layer9.\\*' matches no module"),
-        (["resnet18", "--input_size", "4", "64", "64"], r"ResNet can't run on an example input of \[1, 4, 64, 64\]"),
+        (["resnet18", "--input", "4", "64", "64"], r"ResNet can't run on an example input of \[1, 4, 64, 64\]"),
         (["FOLDER/nothing.py:network"], "No such file"),
         (["FOLDER/mine.py:other"], "mine.py defines no other; give FILE.py:FUNCTION"),
         (["FOLDER/mine.py:number"], "number in .*mine.py must return an nn.Module, got int"),

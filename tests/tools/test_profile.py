@@ -13,7 +13,7 @@ from downmix.cli import main
 from downmix.cost import count_macs
 from downmix.tools import profile as tool
 
-QUICK = ["--input_size", "3", "8", "8", "--rounds", "2", "--gflops", "10", "--gbytes", "1"]
+QUICK = ["--input", "3", "8", "8", "--rounds", "2", "--gflops", "10", "--gbytes", "1"]
 
 
 def cells(line: str) -> list[str]:
@@ -75,12 +75,12 @@ def test_a_layer_s_time_is_its_own_without_its_children(monkeypatch: pytest.Monk
     ("arguments", "sentence"),
     [
         (["resnet5"], "there is no network 'resnet5'"),
-        (["tiny_resnet"], "tiny_resnet does not say which images it takes; pass --input_size"),
+        (["tiny_resnet"], "tiny_resnet does not say which images it takes; pass --input"),
         (["tiny_resnet", *QUICK, "--depth", "0"], "depth must be at least 1, got 0"),
         (["tiny_resnet", *QUICK, "--rounds", "1"], "rounds must be at least 2, got 1"),
         (["tiny_resnet", *QUICK, "--batch_size", "0"], "batch_size must be at least 1, got 0"),
         (["tiny_resnet", *QUICK, "--gbytes", "0"], "bytes_per_s must be positive"),
-        (["tiny_resnet", *QUICK, "--input_size", "5", "8", "8"], "tiny_resnet can't process images of 5×8×8"),
+        (["tiny_resnet", *QUICK, "--input", "5", "8", "8"], "tiny_resnet can't process images of 5×8×8"),
         (["tiny_resnet", *QUICK, "--convention", "flops"], "convention"),
         (["tiny_resnet", *QUICK, "--device", "gpu"], "device must be cpu"),
     ],
