@@ -1,0 +1,120 @@
+"""A network made ready to be timed in one of the ways that networks are run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cost import measure_cost
+from ..ops._define import check_choice
+from ._fold_bn import count_batch_norms, fold_batch_norms, settle_batch_norms
+from .train import train_step
+
+MODES = ("inference", "training")
+ENGINES = ("eager", "compile")
+LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+# What a network that can't run or can't be compiled raises; torch.compile's own errors are RuntimeErrors.
+FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, ImportError)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A way in which all networks are timed.
+
+    Attributes:
+        mode: ``"inference"`` or ``"training"``: forward pass, cross entropy, backward pass and SGD's update.
+        engine: ``"eager"`` or ``"compile"`` for torch.compile.
+        layout: ``"nchw"`` or ``"channels_last"``.
+        fold_bn: whether BatchNorms are folded into the convolutions before them; never in training.
+        batch_size: images at once.
+
+    Raises:
+        ValueError: if a value is none of these.
+    """
+
+    mode: str
+    engine: str
+    layout: str
+    fold_bn: bool
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, MODES)
+        check_choice("engine", self.engine, ENGINES)
+        check_choice("layout", self.layout, tuple(LAYOUTS))
+        if self.fold_bn and self.mode == "training":
+            raise ValueError("a training step needs its BatchNorms; fold_bn is for inference")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    def __str__(self) -> str:
+        folding = ", BN folded" if self.fold_bn else ""
+        return f"{self.mode}, {self.engine}, {self.layout}{folding}, batch {self.batch_size}"
+
+
+class Subject:
+    """A network under test, as it is and with its BatchNorms folded.
+
+    Args:
+        name: how errors call it.
+        network: a classifier, moved to ``device`` and put into evaluation mode; its BatchNorms get new values.
+        input_size: channels, height and width of an image.
+        device: where it is timed.
+
+    Raises:
+        ValueError: if it can't process such images, or gives no logits.
+    """
+
+    def __init__(self, name: str, network: nn.Module, input_size: tuple[int, int, int], device: torch.device):
+        self.network = network.to(device).eval()
+        try:
+            self.images = torch.randn(4, *input_size, device=device)
+            self.cost = measure_cost(self.network, input_size)
+            settle_batch_norms(self.network, self.images)
+            with torch.no_grad():
+                output = self.network(self.images)
+        except FAILURES as error:
+            raise ValueError(f"{name} can't process images of {'×'.join(map(str, input_size))}: {error}") from error
+        if not isinstance(output, Tensor) or output.dim() != 2:
+            found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"{name} must be a classifier, whose output is [B, classes], got {found}")
+        self.classes = output.shape[1]
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        return fold_batch_norms(self.network, self.images)
+
+    def count_folded(self) -> tuple[int, int] | None:
+        """How many BatchNorms were folded and how many there are, None where nobody asked for folding."""
+        if "folded" not in vars(self):
+            return None
+        total = count_batch_norms(self.network)
+        return total - count_batch_norms(self.folded), total
+
+    def call(self, configuration: Configuration, dtype: torch.dtype) -> Callable[[], object]:
+        """What is timed: a forward pass or a training step, of a copy."""
+        layout: Any = LAYOUTS[configuration.layout]
+        network: Any = copy.deepcopy(self.folded if configuration.fold_bn else self.network)
+        network.to(dtype=dtype, memory_format=layout).train(configuration.mode == "training")
+        batch, device = configuration.batch_size, self.images.device
+        images = torch.randn(batch, *self.images.shape[1:], device=device, dtype=dtype).contiguous(memory_format=layout)
+        labels = torch.randint(self.classes, (batch,), device=device)
+        optimizer, criterion = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9), nn.CrossEntropyLoss()
+        if configuration.engine == "compile":
+            network = torch.compile(network, dynamic=False)
+
+        def infer() -> None:
+            with torch.inference_mode():
+                network(images)
+
+        def train() -> None:
+            train_step(network, images, labels, criterion, optimizer)
+
+        return infer if configuration.mode == "inference" else train
