@@ -18,8 +18,11 @@ check: $(READY)  ## all that must hold before a commit
 	$(BIN)/pyright
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## times the operators and writes the README's tables; half an hour on two cores
+NETWORKS = resnet50 pix_resnet50 resnet50:base_width=52 resnet26d ecaresnet50d_pruned
+
+bench: $(READY)  ## times operators and networks and writes the README's tables; over half an hour on two cores
 	$(BIN)/python benchmarks/ops.py
+	$(BIN)/downmix bench $(NETWORKS) --output benchmarks/results/networks_cpu.csv
 	$(BIN)/python benchmarks/readme.py
 
 # On a machine with a GPU and torch already there, so without .venv: all tests, the kernels under compute-sanitizer, all

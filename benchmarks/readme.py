@@ -77,6 +77,32 @@ def ops() -> str:
     return "\n".join([*table, "", f"{about['device']}, {about['threads']} threads, float32, {versions}."])
 
 
+def networks() -> str:
+    """Milliseconds and speed-up of whole networks, one a column, a configuration a row."""
+    path = RESULTS / "networks_cpu.csv"
+    if not path.exists():
+        return "Not measured yet."
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    costs = {row["network"]: row for row in rows}
+    about = rows[0]
+    params = [f"{int(cost['params']) / 1e6:.2f}" for cost in costs.values()]
+    macs = [f"{int(cost['macs']) / 1e9:.2f} ×{float(cost['macs_ratio']):.2f}" for cost in costs.values()]
+    table = [f"| | {' | '.join(costs)} |", f"|{'---|' * (len(costs) + 1)}"]
+    table += [f"| parameters, M | {' | '.join(params)} |", f"| GMACs | {' | '.join(macs)} |"]
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        folded = ", BatchNorm folded" if row["fold_bn"] == "yes" else ""
+        label = f"{row['mode']}, {row['engine']}, {row['layout']}{folded}, batch {row['batch_size']}"
+        speedup = f" ×{float(row['min_ratio']):.2f}" if row["min_ratio"] else ""
+        cells.setdefault(label, {})[row["network"]] = (
+            f"{float(row['min_ms']):.1f}{speedup}" if row["min_ms"] else "failed"
+        )
+    table += [f"| {label} | {' | '.join(times[name] for name in costs)} |" for label, times in cells.items()]
+    where = f"{about['device']}, {about['threads']} threads, {about['dtype']}, {about['image_size']}"
+    versions = f"torch {about['torch_version']}, timm {about['timm_version']}, commit {about['commit']}"
+    return "\n".join([*table, "", f"{where}, {versions}; × is relative to {about['baseline']}."])
+
+
 def pictures() -> None:
     """How many times faster each case is than what it competes with, a dot a case, into docs/ops_cpu.png."""
     import matplotlib
@@ -107,7 +133,7 @@ def pictures() -> None:
     figure.savefig(ROOT / "docs" / "ops_cpu.png", dpi=110)
 
 
-TABLES = {"digits": digits, "ops": ops}
+TABLES = {"digits": digits, "ops": ops, "networks": networks}
 
 
 def main() -> None:
