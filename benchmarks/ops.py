@@ -204,8 +204,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes of PiX's inputs")
     parser.add_argument("--quick", action="store_true", help="without torch.compile, which takes most of the time")
     parser.add_argument("--output", type=Path, help="the CSV to write, by default benchmarks/results/ops_DEVICE.csv")
+    parser.add_argument("--only", default="", help="part of an operator's name; the CSV's other rows stay as they are")
     options = parser.parse_args()
     cases = [*pix_cases(options.batches), *pool_cases(8), *scaling_cases()]
+    cases = [case for case in cases if options.only in case.op]
     described = environment(DEVICE)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     about = {"device": described["device"], "threads": described["threads"], "commit": commit}
@@ -213,6 +215,8 @@ def main() -> None:
     short = "cpu" if DEVICE.type == "cpu" else described["device"].split()[-1].lower()
     path = options.output or RESULTS / f"ops_{short}.csv"
     rows: list[dict[str, Any]] = []
+    if options.only and path.exists():
+        rows = [row for row in csv.DictReader(path.read_text().splitlines()) if options.only not in row["op"]]
     for case in track(cases, description="timing"):
         # Above that, the reference in float64 would not fit the memory.
         if case.leaves[0].numel() <= 1 << 26 and not agrees(case):
