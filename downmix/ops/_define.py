@@ -3,8 +3,9 @@
 How a call travels::
 
     downmix.pick_or_mix(x, p, …)          checks the arguments once, then
-      └─ Operator.__call__                under torch.export, and torch.compile on a GPU: the reference, inlined
-           └─ torch.ops.downmix.<name>    otherwise one torch operator, so profilers and counters see it
+      └─ Operator.__call__                under torch.export, and where torch.compile is faster: the reference, inlined;
+           │                              in plain inference that nobody watches: a kernel, straight away
+           └─ torch.ops.downmix.<name>    otherwise one torch operator, so autograd, profilers and counters see it
                 ├─ kernels/numba/<stem>   on the CPU  ┐ where a kernel exists and its `why_not`
                 ├─ kernels/triton/<stem>  on CUDA     ┘ has nothing to say against these inputs
                 └─ the reference          everywhere else, and under use_backend("reference")
@@ -30,9 +31,8 @@ from torch import Tensor
 
 BACKENDS = ("auto", "reference")
 _KERNEL_FOLDERS = {"cpu": "numba", "cuda": "triton"}
-# Where a compiled graph holds our operator as it is. On the CPU our kernels beat what torch.compile makes of the
-# reference in channels_last and in training, and are about even in NCHW inference (benchmarks/results). On a GPU that
-# is not measured yet, and the reference can fuse with what is around it.
+# Where our kernels beat what torch.compile makes of the reference (benchmarks/results), but for an operator's
+# `compiles_well`. On a GPU that is not measured yet, and the reference can fuse with what is around it.
 _KERNELS_BEAT_COMPILE = ("cpu",)
 _library = torch.library.Library("downmix", "DEF")
 _backend = "auto"
@@ -104,10 +104,20 @@ class Operator:
         stem (str): the file that holds the kernels, in ``kernels/numba`` and ``kernels/triton``.
         operations (Callable): the number of element operations, from the arguments with shapes in place of tensors;
             what ``torch.utils.flop_counter.FlopCounterMode`` then reports.
+        compiles_well (Callable): whether torch.compile makes the reference as fast as a kernel for these arguments.
     """
 
-    def __init__(self, name: str, reference: Callable[..., Tensor], *, stem: str, operations: Callable[..., int]):
+    def __init__(
+        self,
+        name: str,
+        reference: Callable[..., Tensor],
+        *,
+        stem: str,
+        operations: Callable[..., int],
+        compiles_well: Callable[..., bool] = lambda *args: False,
+    ):
         self.name, self.reference, self.stem, self.operations = name, reference, stem, operations
+        self.compiles_well = compiles_well
         schema = torch.library.infer_schema(reference, mutates_args=())
         _library.define(name + schema)
         _library.impl(name, self._run, "CompositeExplicitAutograd")
@@ -130,7 +140,8 @@ class Operator:
         if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
             return self.reference(*args)
         if torch.compiler.is_compiling():
-            return (self._torch_op if args[0].device.type in _KERNELS_BEAT_COMPILE else self.reference)(*args)
+            inline = args[0].device.type not in _KERNELS_BEAT_COMPILE or self.compiles_well(*args)
+            return (self.reference if inline else self._torch_op)(*args)
         if not self._flops_registered:
             self._register_flops()
         kernel = self.kernel(*args)

@@ -173,3 +173,24 @@ def test_bad_input_gets_a_sentence(change: dict[str, Any], error: type[Exception
     arguments: dict[str, Any] = {"x": torch.randn(2, 8, 3, 3), "p": torch.rand(2, 2), "reduction": 4}
     with pytest.raises(error, match=message):
         downmix.pick_or_mix(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    ("layout", "trains", "held"),
+    [
+        (torch.contiguous_format, False, False),
+        (torch.contiguous_format, True, True),
+        (torch.channels_last, False, True),
+    ],
+)
+def test_a_compiled_graph_holds_the_faster_form(layout: torch.memory_format, trains: bool, held: bool) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=layout).requires_grad_(trains)
+    compiled = torch.compile(lambda x, p: downmix.pick_or_mix(x, p, 4), backend=backend, fullgraph=True)
+    compiled(x, torch.rand(2, 2))
+    assert any("downmix" in str(node.target) for node in graphs[0].graph.nodes) == held
