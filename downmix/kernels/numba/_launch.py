@@ -4,8 +4,8 @@ A kernel is a C function of one address: there lie the number of the next task, 
 takes at once, and the kernel's own arguments, all as 64-bit integers. Threads take tasks until none is left, so a late
 or slow one holds up nobody, and no result depends on who did what.
 
-Numba's own threads would need an OpenMP library beside torch's, whose idle threads then spin against each other, and
-its dispatcher takes longer over a call than a small kernel runs.
+Numba's own parallel loops would bring a second OpenMP library, with threads beside torch's, and its dispatcher takes
+longer over a call than a small kernel runs.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from ._common import intrinsic, memory
 _INT64 = np.empty(0, np.int64)
 _tuple: Any = ndarray.to_fixed_tuple
 _HEADER = 3  # next task, tasks, tasks at once
-# Fewer elements than this are done before a second thread is awake.
-_SERIAL_ELEMENTS = 1 << 15
-_LOADED_ONLY = getattr(os, "RTLD_NOLOAD", 0)
+_SERIAL_ELEMENTS = 1 << 15  # fewer than this are done before a second thread is awake
 _SHARES = 8  # a thread takes this part of its fair share at once
+_LOADED_ONLY = getattr(os, "RTLD_NOLOAD", 0)
 
 #: Makes a kernel of a function of one address, compiled at the first call and kept on the disk.
 kernel = functools.partial(numba.cfunc, "void(intp)", cache=True, error_model="numpy")
@@ -55,8 +54,9 @@ def launch(kernel: Any, tasks: int, elements: int, *arguments: int) -> None:
 @functools.cache
 def _parallel() -> Callable[[Any, int, int], object]:
     """Calls a kernel in each of some threads: torch's own, or of a pool where torch has no OpenMP of the GNU kind."""
-    names = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/lib*omp*"))), "libgomp.so.1", "libiomp5.so"]
-    for name in names:
+    package = Path(torch.__file__).parent
+    brought = [path for folder in ("lib", "../torch.libs") for path in package.glob(f"{folder}/lib*omp*")]
+    for name in (*map(str, sorted(brought)), "libgomp.so.1", "libiomp5.so"):
         try:
             # Only libraries that torch has already loaded: another one would bring its own threads.
             start = ctypes.CDLL(name, mode=ctypes.DEFAULT_MODE | _LOADED_ONLY).GOMP_parallel

@@ -1,4 +1,4 @@
-"""What both layouts of PiX share: which reduction a group gets, and who wins a maximum."""
+"""What both layouts of PiX share: which reduction a group gets."""
 
 from numba import njit
 
