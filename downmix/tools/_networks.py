@@ -37,12 +37,24 @@ def create_network(name: str, **kwargs: Any) -> nn.Module:
     kwargs = _read_options(name, options) | kwargs
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = f"; did you mean {', '.join(near)}?" if near else ";"
         raise ValueError(f"there is no network {name!r} in timm or downmix{hint} `downmix models` lists downmix's own")
     try:
         return timm.create_model(name, **kwargs)
     except (TypeError, KeyError, RuntimeError, AssertionError) as error:
         raise ValueError(f"timm can't build {name!r} with {kwargs}: {error}") from error
+
+
+def own_input_size(name: str, network: nn.Module, option: str) -> tuple[int, int, int]:
+    """Channels, height and width of the images that ``network`` is made for, as timm's networks say.
+
+    Raises:
+        ValueError: if it does not say; the sentence asks for the command's ``option``.
+    """
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    if "input_size" not in config:
+        raise ValueError(f"{name} does not say which images it takes; pass {option}")
+    return config["input_size"]
 
 
 def _read_options(name: str, options: str) -> dict[str, Any]:

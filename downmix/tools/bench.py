@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 
 from ..cost import Cost
 from ..ops._define import check_choice
@@ -18,7 +17,7 @@ from . import _bench_report as report
 from ._bench_networks import DTYPES, ENGINES, FAILURES, LAYOUTS, MODES, Configuration, Subject
 from ._comparison_report import environment
 from ._console import wide_console
-from ._networks import create_network
+from ._networks import create_network, own_input_size
 from ._timing import interleave, summarize
 from .train import Recipe
 
@@ -160,7 +159,11 @@ def bench(
     console, on = console or wide_console(), Recipe(device=device).torch_device()
     with console.status("building the networks"):
         networks = {name: create_network(name) for name in models}
-        size = _own_input_size(baseline, networks[baseline]) if image_size is None else (3, image_size, image_size)
+        size = (
+            own_input_size(baseline, networks[baseline], "--image_size")
+            if image_size is None
+            else (3, image_size, image_size)
+        )
         subjects = {name: Subject(name, network, size, on) for name, network in networks.items()}
     about = {**environment(on), "dtype": dtype, "input_size": size, "rounds": rounds}
     result = Bench(baseline, about, {name: subject.cost for name, subject in subjects.items()})
@@ -206,10 +209,3 @@ def _measure(subjects: dict[str, Subject], configuration: Configuration, dtype: 
         times = interleave(calls, rounds)
     ms = {name: summarize(spent) for name, spent in times.items()}
     return [Row(configuration, name, ms.get(name, {}), errors.get(name, "")) for name in subjects]
-
-
-def _own_input_size(name: str, network: nn.Module) -> tuple[int, int, int]:
-    config: Any = getattr(network, "pretrained_cfg", None) or {}
-    if "input_size" not in config:
-        raise ValueError(f"{name} does not say which images it takes; pass --image_size")
-    return config["input_size"]

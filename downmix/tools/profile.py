@@ -18,7 +18,7 @@ from ..cost import CONVENTIONS, Device, Profile, measure_device
 from ..cost import profile as count
 from . import _profile_report as report
 from ._console import wide_console
-from ._networks import create_network
+from ._networks import create_network, own_input_size
 from ._timing import interleave, summarize
 from .train import Recipe
 
@@ -68,7 +68,9 @@ def run(args: Any) -> None:
         names.append(args.against)
     with console.status("building"):
         networks = {name: create_network(name).to(torch_device).eval() for name in names}
-    channels, height, width = args.input or _own_input_size(args.model, networks[args.model])
+    channels, height, width = args.input or own_input_size(
+        args.model, networks[args.model], "--input CHANNELS HEIGHT WIDTH"
+    )
     device = roofline(torch_device, args.gflops, args.gbytes, console)
     found = measure(networks, (channels, height, width), args.batch_size, args.rounds, console)
     report.show(found, device, args.convention, args.depth, console)
@@ -157,10 +159,3 @@ def layer_times(model: nn.Module, images: torch.Tensor, rounds: int, warmup: int
 def _wait(images: torch.Tensor) -> None:
     if images.is_cuda:
         torch.cuda.synchronize()
-
-
-def _own_input_size(name: str, network: nn.Module) -> tuple[int, int, int]:
-    config: Any = getattr(network, "pretrained_cfg", None) or {}
-    if "input_size" not in config:
-        raise ValueError(f"{name} does not say which images it takes; pass --input CHANNELS HEIGHT WIDTH")
-    return config["input_size"]

@@ -174,21 +174,8 @@ def _differentiate_members(
         top, winner = choose(better, value, top), choose(better, place, winner)
         values = values + members[c]
     to_winner, to_each = _shares(
-        signs * top,
-        values,
-        size,
-        grad,
-        above,
-        p,
-        chance,
-        dp,
-        slopes,
-        is_first,
-        mode,
-        constants,
-        number,
-        mask,
-    )
+        signs * top, values, size, grad, above, p, chance, dp, slopes, is_first, mode, constants, number, mask
+    )  # fmt: skip
     store_members(dx, dat, members_where(winner, to_winner, to_each, members_in_group), mask)
 
 
@@ -206,21 +193,8 @@ def _differentiate_steps(
         top, winner = choose(better, signs * value, top), choose(better, place, winner)
         values = values + value
     to_winner, to_each = _shares(
-        signs * top,
-        values,
-        size,
-        grad,
-        above,
-        p,
-        chance,
-        dp,
-        slopes,
-        is_first,
-        mode,
-        constants,
-        number,
-        mask,
-    )
+        signs * top, values, size, grad, above, p, chance, dp, slopes, is_first, mode, constants, number, mask
+    )  # fmt: skip
     place = none
     for c in range(members):
         store_steps(dx, dat + c, step, choose(winner == place, to_winner, to_each), mask)
