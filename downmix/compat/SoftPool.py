@@ -15,7 +15,7 @@ import warnings
 from torch import Tensor
 
 from .. import layers, ops
-from ..ops.soft_pool import Size
+from ..ops._windows import Size
 
 
 def soft_pool1d(x: Tensor, kernel_size: Size = 2, stride: Size | None = None, force_inplace: bool = False) -> Tensor:

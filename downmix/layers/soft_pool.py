@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from ..ops import soft_pool as op
 from ..ops._define import check_choice
-from ..ops.soft_pool import Size
+from ..ops._windows import Size
+from ._pool import Pool, refuse_indices
 
 
-class _SoftPool(nn.Module):
+class _SoftPool(Pool):
     pool: ClassVar[Callable[..., Tensor]]
 
     def __init__(
@@ -26,23 +27,15 @@ class _SoftPool(nn.Module):
         *,
         gradient: str = "exact",
     ):
-        super().__init__()
-        _refuse_indices(return_indices)
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
         check_choice("gradient", gradient, op.GRADIENTS)
-        self.kernel_size, self.padding, self.dilation = kernel_size, padding, dilation
-        self.stride = kernel_size if stride is None else stride
-        self.ceil_mode, self.gradient = ceil_mode, gradient
+        self.gradient = gradient
 
     def forward(self, x: Tensor) -> Tensor:
-        return type(self).pool(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, gradient=self.gradient
-        )
+        return type(self).pool(x, *self.window, gradient=self.gradient)
 
     def extra_repr(self) -> str:
-        text = (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
-        )
+        text = super().extra_repr()
         return text if self.gradient == "exact" else f"{text}, gradient={self.gradient}"
 
 
@@ -89,7 +82,7 @@ class _AdaptiveSoftPool(nn.Module):
         gradient: str = "exact",
     ):
         super().__init__()
-        _refuse_indices(return_indices)
+        refuse_indices(return_indices, type(self).__name__)
         check_choice("gradient", gradient, op.GRADIENTS)
         sizes = output_size if isinstance(output_size, tuple | list) else (output_size,) * self.space
         if len(sizes) != self.space:
@@ -125,11 +118,3 @@ class AdaptiveSoftPool3d(_AdaptiveSoftPool):
     """Takes the place of ``nn.AdaptiveMaxPool3d``; 1 pools globally. See :func:`downmix.adaptive_soft_pool`."""
 
     space = 3
-
-
-def _refuse_indices(return_indices: bool) -> None:
-    if return_indices:
-        raise ValueError(
-            "SoftPool has no indices to return, as it takes no single element of a window; "
-            "use return_indices=False, or nn.MaxPool where something unpools with the indices"
-        )

@@ -245,6 +245,11 @@ def check_floating(argument: str, value: object) -> None:
         raise TypeError(f"{argument} must be a floating-point tensor, got {value.dtype}; convert it with .float()")
 
 
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype of the arithmetic: the widest of all, and float32 at least."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
     """The layout of an output: channels_last (2d or 3d) where channels of ``x`` lie side by side, else contiguous."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())

@@ -8,7 +8,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from ._define import Operator, check_choice, check_floating, memory_format
+from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format
 
 FUSIONS = ("threshold", "weighted")
 OPERATORS = ("max+avg", "max", "avg", "min")
@@ -119,11 +119,6 @@ def operations(x_shape: tuple[int, ...], reduction: int, fusion: str = "threshol
     batch, channels, *space = x_shape
     passes = 2 if fusion == "weighted" and operator == "max+avg" else 1
     return passes * batch * (channels - math.ceil(channels / reduction)) * math.prod(space)
-
-
-def compute_dtype(x: Tensor, p: Tensor) -> torch.dtype:
-    """The dtype of the arithmetic: the wider of both, and float32 at least."""
-    return torch.float64 if torch.float64 in (x.dtype, p.dtype) else torch.float32
 
 
 def check_reduction(reduction: int) -> int:

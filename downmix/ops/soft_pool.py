@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ._define import Operator, check_choice, check_floating, memory_format
+from ._define import Operator, check_choice, compute_dtype, memory_format
+from ._windows import Size, call_batched, check_map, gather_windows, places_first, read_window
 
 GRADIENTS = ("exact", "paper")
-Size = int | Sequence[int]
 
 
 def soft_pool1d(
@@ -117,7 +115,7 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
     """
     n = len(output_size)
     check_choice("gradient", gradient, GRADIENTS)
-    _check_input(n, x)
+    check_map(n, x)
     sizes = list(x.shape[-n:])
     outputs = [size if out is None else out for size, out in zip(sizes, output_size, strict=True)]
     if any(not isinstance(out, int) or out < 1 for out in outputs) or 0 in sizes:
@@ -135,7 +133,7 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
         windows = windows.index_select(2 + i, index.flatten()).unflatten(2 + i, index.shape)
         windows = windows.masked_fill(~valid.reshape(*valid.shape, *[1] * (windows.dim() - 4 - i)), -torch.inf)
     windows = windows.movedim([3 + 2 * i for i in range(n)], [i - n for i in range(n)])
-    return _softened(windows, n, gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
+    return _softened(places_first(windows, n), gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
 def _adaptive_windows(size: int, out: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -146,29 +144,10 @@ def _adaptive_windows(size: int, out: int, device: torch.device) -> tuple[Tensor
     return index.clamp(max=size - 1), index < end[:, None]
 
 
-def _soft_pool_nd(
-    n: int, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, gradient: str
-) -> Tensor:
+def _soft_pool_nd(n: int, x: Tensor, *args: Any) -> Tensor:
+    *window, gradient = args
     check_choice("gradient", gradient, GRADIENTS)
-    _check_input(n, x)
-    kernel_size = _sizes("kernel_size", kernel_size, n, least=1)
-    stride = kernel_size if stride is None else _sizes("stride", stride, n, least=1)
-    padding = _sizes("padding", padding, n, least=0)
-    dilation = _sizes("dilation", dilation, n, least=1)
-    for k, p, d in zip(kernel_size, padding, dilation, strict=True):
-        if p > ((k - 1) * d + 1) // 2:
-            raise ValueError(
-                f"padding may be at most half of the window, (dilation · (kernel_size − 1) + 1) / 2, "
-                f"got padding={p} for kernel_size={k}, dilation={d}"
-            )
-    if min(output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)) < 1:
-        raise ValueError(
-            f"a window of kernel_size={kernel_size}, dilation={dilation} does not fit a map of {list(x.shape[-n:])} "
-            f"with padding={padding}; use a smaller window or a larger map"
-        )
-    batched = x if x.dim() == n + 2 else x.unsqueeze(0)
-    y = _soft_pool(batched, kernel_size, stride, padding, dilation, bool(ceil_mode), gradient)
-    return y if x.dim() == n + 2 else y.squeeze(0)
+    return call_batched(n, _soft_pool, [x], *read_window(n, x, *window), gradient)
 
 
 def _reference(
@@ -180,50 +159,21 @@ def _reference(
     ceil_mode: bool,
     gradient: str,
 ) -> Tensor:
-    n = len(kernel_size)
-    windows = x.to(compute_dtype(x))
-    out = output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)
-    pads: list[Any] = []
-    for size, o, k, s, p, d in zip(x.shape[-n:], out, kernel_size, stride, padding, dilation, strict=True):
-        # As far as the last window reaches, which ceil_mode may lead beyond the padding.
-        pads = [p, max((o - 1) * s + (k - 1) * d + 1 - size - p, 0), *pads]
-    if any(pads):
-        windows = F.pad(windows, pads, value=-torch.inf)
-    for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
-        windows = windows.unfold(2 + i, (k - 1) * d + 1, s)[..., ::d]
-    return _softened(windows, n, gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
+    windows = gather_windows(x.to(compute_dtype(x)), -torch.inf, kernel_size, stride, padding, dilation, ceil_mode)
+    return _softened(windows, gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-def _softened(windows: Tensor, n: int, gradient: str) -> Tensor:
-    """The weighted mean over the last ``n`` dimensions, where −inf stands for what takes no part."""
-    # Places in the window come first: arithmetic then runs along maps, not along a handful of values.
-    places = list(range(n))
-    windows = windows.movedim(list(range(-n, 0)), places).contiguous()
-    top = windows.detach().amax(places)
+def _softened(windows: Tensor, gradient: str) -> Tensor:
+    """The weighted mean over the first dimension, where −inf stands for what takes no part."""
+    top = windows.detach().amax(0)
     infinite = top.isinf()
     # a − m, cut off where its exponential vanishes, so that −∞ times weight 0 is 0; windows with m = ±∞ end below.
     vanishes = -746.0 if windows.dtype == torch.float64 else -104.0
     below = windows - top
     below = torch.where((below < vanishes) | infinite, vanishes, below)
     weight = below.detach().exp() if gradient == "paper" else below.exp()
-    mean = (weight * below).sum(places) / weight.sum(places)
+    mean = (weight * below).sum(0) / weight.sum(0)
     return top + mean.masked_fill(infinite, 0.0)
-
-
-def output_sizes(
-    sizes: Sequence[int],
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-) -> list[int]:
-    """Sizes of the output, by the rule of ``nn.MaxPool``: no window of ceil_mode starts in the right padding."""
-    out = []
-    for size, k, s, p, d in zip(sizes, kernel_size, stride, padding, dilation, strict=True):
-        o = (size + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
-        out.append(o - 1 if ceil_mode and (o - 1) * s >= size + p else o)
-    return out
 
 
 def operations(x_shape: Sequence[int], output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
@@ -235,30 +185,6 @@ def operations(x_shape: Sequence[int], output_shape: Sequence[int], kernel_size:
 
 def _flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
     return operations(x_shape, out_shape, kernel_size)
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of the arithmetic: float32 at least."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _check_input(n: int, x: Tensor) -> None:
-    check_floating("x", x)
-    if x.dim() not in (n + 1, n + 2):
-        space = ", ".join("DHW"[3 - n :]) if n > 1 else "L"
-        raise ValueError(f"x must be [B, C, {space}] or [C, {space}], got {list(x.shape)}")
-
-
-def _sizes(argument: str, value: Any, n: int, least: int) -> list[int]:
-    values = [value] * n if isinstance(value, numbers.Integral) else value
-    if isinstance(value, bool) or not isinstance(values, Sequence) or isinstance(values, str):
-        raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")
-    values = list(values) * n if len(values) == 1 else list(values)
-    if any(isinstance(v, bool) or not isinstance(v, numbers.Integral) for v in values):
-        raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")
-    if len(values) != n or any(v < least for v in values):
-        raise ValueError(f"{argument} must be an integer of {least} or more, or {n} of them, got {value!r}")
-    return [int(v) for v in values]
 
 
 _soft_pool = Operator("soft_pool", _reference, stem="soft_pool", operations=_flop_formula)

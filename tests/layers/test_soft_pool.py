@@ -52,7 +52,7 @@ def test_paper_gradient_takes_the_weights_as_constants() -> None:
 
 def test_bad_arguments_get_a_sentence() -> None:
     for module in (downmix.SoftPool2d, downmix.AdaptiveSoftPool2d):
-        with pytest.raises(ValueError, match="SoftPool has no indices to return.*nn.MaxPool"):
+        with pytest.raises(ValueError, match="SoftPool2d has no indices to return.*nn.MaxPool"):
             module(2, return_indices=True)
         with pytest.raises(ValueError, match="gradient must be one of 'exact', 'paper', got 'true'"):
             module(2, gradient="true")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ops._define import memory_format
-from ...ops.pix import compute_dtype
+from ...ops._define import compute_dtype, memory_format
 from . import _pix_pixels as pixels
 from . import _pix_planes as planes
 from ._common import ELEMENT

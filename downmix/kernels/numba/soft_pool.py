@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ops._define import memory_format
-from ...ops.soft_pool import compute_dtype, output_sizes
+from ...ops._define import compute_dtype, memory_format
+from ...ops._windows import output_sizes
 from . import _soft_pool_pixels as pixels
 from . import _soft_pool_planes as planes
 from ._common import ELEMENT

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...ops.pix import compute_dtype
+from ...ops._define import compute_dtype
 from ._common import (
     LOAD_BYTES,
     OPTIONS,

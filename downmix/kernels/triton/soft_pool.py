@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...ops.soft_pool import compute_dtype, output_sizes
+from ...ops._define import compute_dtype
+from ...ops._windows import output_sizes
 from ._common import OPTIONS, TRITON_DTYPES, aligned, divide, empty_output, larger, on_device_of
 from ._plan import Plan
 from ._windows import coordinates, element, largest_in_window, offsets_of, spread, sum_over_window, windows_of

@@ -1,0 +1,118 @@
+"""What every pooling operator shares: how windows are asked for, checked, and laid out for a reference."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._define import check_floating
+
+Size = int | Sequence[int]
+
+
+def read_window(
+    n: int, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> tuple[list[int], list[int], list[int], list[int], bool]:
+    """Checks a map of ``n`` spatial dimensions and the arguments of ``nn.MaxPool``.
+
+    Returns:
+        kernel_size, stride, padding and dilation as lists of ``n`` integers, and ceil_mode.
+
+    Raises:
+        TypeError, ValueError: in a sentence.
+    """
+    check_map(n, x)
+    kernel_size = _sizes("kernel_size", kernel_size, n, least=1)
+    stride = kernel_size if stride is None else _sizes("stride", stride, n, least=1)
+    padding = _sizes("padding", padding, n, least=0)
+    dilation = _sizes("dilation", dilation, n, least=1)
+    for k, p, d in zip(kernel_size, padding, dilation, strict=True):
+        if p > ((k - 1) * d + 1) // 2:
+            raise ValueError(
+                f"padding may be at most half of the window, (dilation · (kernel_size − 1) + 1) / 2, "
+                f"got padding={p} for kernel_size={k}, dilation={d}"
+            )
+    if min(output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)) < 1:
+        raise ValueError(
+            f"a window of kernel_size={kernel_size}, dilation={dilation} does not fit a map of {list(x.shape[-n:])} "
+            f"with padding={padding}; use a smaller window or a larger map"
+        )
+    return kernel_size, stride, padding, dilation, bool(ceil_mode)
+
+
+def call_batched(n: int, operator: Callable[..., Tensor], tensors: Sequence[Tensor], *constants: Any) -> Tensor:
+    """Calls an operator on maps of ``n`` spatial dimensions that may lack the batch dimension."""
+    if tensors[0].dim() == n + 2:
+        return operator(*tensors, *constants)
+    return operator(*(tensor.unsqueeze(0) for tensor in tensors), *constants).squeeze(0)
+
+
+def gather_windows(
+    x: Tensor,
+    fill: float,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """The K values of each window, ``fill`` where it reaches beyond the map: [B, C, *space] to [K, B, C, *out].
+
+    Places in the window come first: arithmetic then runs along maps, not along a handful of values.
+    """
+    n = len(kernel_size)
+    out = output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)
+    pads: list[Any] = []
+    for size, o, k, s, p, d in zip(x.shape[-n:], out, kernel_size, stride, padding, dilation, strict=True):
+        # As far as the last window reaches, which ceil_mode may lead beyond the padding.
+        pads = [p, max((o - 1) * s + (k - 1) * d + 1 - size - p, 0), *pads]
+    if any(pads):
+        x = F.pad(x, pads, value=fill)
+    for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
+        x = x.unfold(2 + i, (k - 1) * d + 1, s)[..., ::d]
+    return places_first(x, n)
+
+
+def places_first(windows: Tensor, n: int) -> Tensor:
+    """[B, C, *out, *kernel], of ``n`` dimensions each, to [K, B, C, *out]."""
+    return windows.movedim(list(range(-n, 0)), list(range(n))).contiguous().flatten(0, n - 1)
+
+
+def output_sizes(
+    sizes: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> list[int]:
+    """Sizes of the output, by the rule of ``nn.MaxPool``: no window of ceil_mode starts in the right padding."""
+    out = []
+    for size, k, s, p, d in zip(sizes, kernel_size, stride, padding, dilation, strict=True):
+        o = (size + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
+        out.append(o - 1 if ceil_mode and (o - 1) * s >= size + p else o)
+    return out
+
+
+def check_map(n: int, x: Tensor) -> None:
+    """Raises unless ``x`` is a floating-point [B, C, *space] or [C, *space] of ``n`` spatial dimensions."""
+    check_floating("x", x)
+    if x.dim() not in (n + 1, n + 2):
+        space = ", ".join("DHW"[3 - n :]) if n > 1 else "L"
+        raise ValueError(f"x must be [B, C, {space}] or [C, {space}], got {list(x.shape)}")
+
+
+def _sizes(argument: str, value: Any, n: int, least: int) -> list[int]:
+    values = [value] * n if isinstance(value, numbers.Integral) else value
+    if isinstance(value, bool) or not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")
+    values = list(values) * n if len(values) == 1 else list(values)
+    if any(isinstance(v, bool) or not isinstance(v, numbers.Integral) for v in values):
+        raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")
+    if len(values) != n or any(v < least for v in values):
+        raise ValueError(f"{argument} must be an integer of {least} or more, or {n} of them, got {value!r}")
+    return [int(v) for v in values]
