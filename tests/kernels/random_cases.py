@@ -10,6 +10,7 @@ from torch import Tensor
 
 from downmix.ops import pix, soft_pool
 from downmix.ops._define import Operator
+from downmix.ops._windows import output_sizes
 
 from ..ops.standard import LAYOUTS, with_gradients
 
@@ -50,7 +51,7 @@ def check_soft_pool(seed: int, cases: int) -> None:
             if constants[0] in ([2], [3], [3, 3], [2, 2, 2]):
                 continue
         x = random_values(rng, [rng.randint(1, 3), rng.randint(1, 5), *size], dtype)
-        if min(soft_pool.output_sizes(list(x.shape[2:]), *constants[:5])) > 0:  # random_values may have cut x
+        if min(output_sizes(list(x.shape[2:]), *constants[:5])) > 0:  # random_values may have cut x
             check(soft_pool._soft_pool, [x], constants, "contiguous")
             done += 1
 
@@ -116,5 +117,5 @@ def random_windows(rng: random.Random) -> tuple[list[int], tuple[Any, ...]]:
         if rng.random() < 0.5:
             padding = [0] * n
         windows = (kernel, stride, padding, dilation, rng.random() < 0.4)
-        if min(soft_pool.output_sizes(size, *windows)) > 0:
+        if min(output_sizes(size, *windows)) > 0:
             return size, (*windows, rng.choice(soft_pool.GRADIENTS))
