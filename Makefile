@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 READY = $(VENV)/.ready
 
 .PHONY: demo test check bench gpu format clean
@@ -10,13 +11,13 @@ demo: $(READY)  ## the main job, small: PiX against its baseline on the digits
 	$(BIN)/downmix compare resnet29_small pix_resnet29_small --output runs/demo
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY)  ## all that must hold before a commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 NETWORKS = resnet50 pix_resnet50 resnet50:base_width=52 resnet26d ecaresnet50d_pruned
 
