@@ -3,6 +3,7 @@
 from ._version import __version__
 from .convert import convert, convert_like
 from .layers import (
+    CBAM,
     AdaptiveSoftPool1d,
     AdaptiveSoftPool2d,
     AdaptiveSoftPool3d,
@@ -14,7 +15,12 @@ from .layers import (
     SoftPool1d,
     SoftPool2d,
     SoftPool3d,
+    SqueezeExcite,
     create_squeeze,
+    fbs_penalty,
+    linear_density,
+    set_density,
+    translate_cbam,
 )
 from .ops import (
     adaptive_soft_pool,
@@ -28,6 +34,7 @@ from .ops import (
 from .published import load_published
 
 __all__ = [
+    "CBAM",
     "AdaptiveSoftPool1d",
     "AdaptiveSoftPool2d",
     "AdaptiveSoftPool3d",
@@ -39,16 +46,21 @@ __all__ = [
     "SoftPool1d",
     "SoftPool2d",
     "SoftPool3d",
+    "SqueezeExcite",
     "__version__",
     "adaptive_soft_pool",
     "convert",
     "convert_like",
     "create_squeeze",
     "explain_backend",
+    "fbs_penalty",
+    "linear_density",
     "load_published",
     "pick_or_mix",
+    "set_density",
     "soft_pool1d",
     "soft_pool2d",
     "soft_pool3d",
+    "translate_cbam",
     "use_backend",
 ]

@@ -41,7 +41,17 @@ _POINTWISE: dict[str, dict[str, int]] = {
 }
 _MOVES = (
     *("clone", "_to_copy", "copy", "cat", "stack", "contiguous", "constant_pad_nd", "reflection_pad2d", "repeat"),
-    *("index", "index_select", "gather", "roll", "flip", "channel_shuffle", "native_channel_shuffle", "pixel_shuffle"),
+    *(
+        "index",
+        "index_select",
+        "gather",
+        "scatter",
+        "roll",
+        "flip",
+        "channel_shuffle",
+        "native_channel_shuffle",
+        "pixel_shuffle",
+    ),
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "zeros", "ones", "full", "zeros_like"),
     *("ones_like", "full_like", "zero", "fill", "arange", "linspace", "scalar_tensor", "new_zeros", "new_full"),
 )
@@ -77,6 +87,11 @@ def _sum(args: Any, y: Tensor) -> Elements:
 
 def _extremum(args: Any, y: Tensor) -> Elements:
     return {"compare": args[0].numel() - y.numel()}
+
+
+def _sort(args: Any, y: Tensor) -> Elements:
+    # A merge sort's, at most.
+    return {"compare": y.numel() * max(args[0].shape[-1] - 1, 0).bit_length()}
 
 
 def _softmax(args: Any, y: Tensor) -> Elements:
@@ -181,6 +196,7 @@ _FORMULAS: dict[str, Callable[[Any, Tensor], Elements]] = {
     "mean": _mean,
     "sum": _sum,
     **dict.fromkeys(("amax", "amin", "max", "min", "argmax", "argmin"), _extremum),
+    "sort": _sort,
     **dict.fromkeys(("_softmax", "_safe_softmax"), _softmax),
     "_log_softmax": _log_softmax,
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), _max_pool),
