@@ -11,11 +11,11 @@ from downmix import CBAM, translate_cbam
 
 
 def randomized(layer: Any) -> Any:
-    """Every parameter and statistic different from where it starts."""
+    """Every parameter and statistic different from where it starts, and no gate near 0 or 1."""
     with torch.no_grad():
-        for tensor in layer.state_dict().values():
+        for name, tensor in layer.state_dict().items():
             if tensor.is_floating_point():
-                tensor.uniform_(0.5, 1.5).sub_(0.4)
+                tensor.normal_(std=0.2).add_(1 if "var" in name else 0)
     return layer.eval()
 
 
@@ -115,8 +115,9 @@ def test_gradcheck_and_layouts(kind: Any) -> None:
 
 
 def test_of_equal_values_one_gets_the_gradient_of_the_maximum() -> None:
-    layer = randomized(CBAM(2, reduction=1).double())
-    nn.init.zeros_(layer.spatial.weight)
+    layer = CBAM(2, reduction=1).double().eval()
+    for parameter in (layer.fc1.weight, layer.fc2.weight, layer.spatial.weight):
+        nn.init.constant_(parameter, 0.0 if parameter is layer.spatial.weight else 0.1)
     x = torch.ones(1, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     layer(x).sum().backward()
     # All pixels are equal but for the one that each channel's maximum came from.
