@@ -3,6 +3,7 @@
 from .channel_pool import ChannelPool
 from .fbs import FBSConv2d, FBSSqueeze
 from .pix import PiX
+from .power_pool import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
 from .soft_pool import (
     AdaptiveSoftPool1d,
     AdaptiveSoftPool2d,
@@ -12,6 +13,7 @@ from .soft_pool import (
     SoftPool3d,
 )
 from .squeeze import ConvSqueeze, create_squeeze
+from .stochastic_pool import StochasticPool1d, StochasticPool2d, StochasticPool3d
 
 __all__ = [
     "AdaptiveSoftPool1d",
@@ -22,8 +24,14 @@ __all__ = [
     "FBSConv2d",
     "FBSSqueeze",
     "PiX",
+    "PowerAvgPool1d",
+    "PowerAvgPool2d",
+    "PowerAvgPool3d",
     "SoftPool1d",
     "SoftPool2d",
     "SoftPool3d",
+    "StochasticPool1d",
+    "StochasticPool2d",
+    "StochasticPool3d",
     "create_squeeze",
 ]
