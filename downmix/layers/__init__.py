@@ -4,6 +4,7 @@ from .cbam import CBAM, translate_cbam
 from .channel_pool import ChannelPool
 from .fbs import FBSConv2d, FBSSqueeze, fbs_penalty, linear_density, set_density
 from .pix import PiX
+from .power_pool import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
 from .soft_pool import (
     AdaptiveSoftPool1d,
     AdaptiveSoftPool2d,
@@ -14,6 +15,7 @@ from .soft_pool import (
 )
 from .squeeze import ConvSqueeze, create_squeeze
 from .squeeze_excite import SqueezeExcite
+from .stochastic_pool import StochasticPool1d, StochasticPool2d, StochasticPool3d
 
 __all__ = [
     "CBAM",
@@ -25,10 +27,16 @@ __all__ = [
     "FBSConv2d",
     "FBSSqueeze",
     "PiX",
+    "PowerAvgPool1d",
+    "PowerAvgPool2d",
+    "PowerAvgPool3d",
     "SoftPool1d",
     "SoftPool2d",
     "SoftPool3d",
     "SqueezeExcite",
+    "StochasticPool1d",
+    "StochasticPool2d",
+    "StochasticPool3d",
     "create_squeeze",
     "fbs_penalty",
     "linear_density",
