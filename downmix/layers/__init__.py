@@ -2,6 +2,7 @@
 
 from .channel_pool import ChannelPool
 from .fbs import FBSConv2d, FBSSqueeze
+from .lip_pool import BottleneckLogit, LIPPool1d, LIPPool2d, LIPPool3d, SimplifiedLogit
 from .pix import PiX
 from .soft_pool import (
     AdaptiveSoftPool1d,
@@ -17,11 +18,16 @@ __all__ = [
     "AdaptiveSoftPool1d",
     "AdaptiveSoftPool2d",
     "AdaptiveSoftPool3d",
+    "BottleneckLogit",
     "ChannelPool",
     "ConvSqueeze",
     "FBSConv2d",
     "FBSSqueeze",
+    "LIPPool1d",
+    "LIPPool2d",
+    "LIPPool3d",
     "PiX",
+    "SimplifiedLogit",
     "SoftPool1d",
     "SoftPool2d",
     "SoftPool3d",
