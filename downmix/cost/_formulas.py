@@ -174,7 +174,15 @@ def _pick_or_mix(args: Any, y: Tensor) -> Elements:
 
 
 def _soft_pool(args: Any, y: Tensor) -> Elements:
-    window, n = math.prod(args[1]), y.numel()
+    return _softly_weighted(args[1], y)
+
+
+def _lip_pool(args: Any, y: Tensor) -> Elements:
+    return _softly_weighted(args[2], y)
+
+
+def _softly_weighted(kernel_size: Any, y: Tensor) -> Elements:
+    window, n = math.prod(kernel_size), y.numel()
     return {
         "compare": n * (window - 1),
         "add": n * (3 * window - 2),  # differences, and two sums
@@ -235,6 +243,7 @@ _FORMULAS: dict[str, Callable[[Any, Tensor], Elements]] = {
     **dict.fromkeys(("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), _adaptive_avg_pool),
     **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_max_pool),
     "pick_or_mix": _pick_or_mix,
+    "lip_pool": _lip_pool,
     "soft_pool": _soft_pool,
     "power_pool": _power_pool,
     "stochastic_pool": _stochastic_pool,

@@ -3,6 +3,7 @@
 from .cbam import CBAM, translate_cbam
 from .channel_pool import ChannelPool
 from .fbs import FBSConv2d, FBSSqueeze, fbs_penalty, linear_density, set_density
+from .lip_pool import BottleneckLogit, LIPPool1d, LIPPool2d, LIPPool3d, SimplifiedLogit
 from .pix import PiX
 from .power_pool import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
 from .soft_pool import (
@@ -22,14 +23,19 @@ __all__ = [
     "AdaptiveSoftPool1d",
     "AdaptiveSoftPool2d",
     "AdaptiveSoftPool3d",
+    "BottleneckLogit",
     "ChannelPool",
     "ConvSqueeze",
     "FBSConv2d",
     "FBSSqueeze",
+    "LIPPool1d",
+    "LIPPool2d",
+    "LIPPool3d",
     "PiX",
     "PowerAvgPool1d",
     "PowerAvgPool2d",
     "PowerAvgPool3d",
+    "SimplifiedLogit",
     "SoftPool1d",
     "SoftPool2d",
     "SoftPool3d",

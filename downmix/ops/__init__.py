@@ -1,6 +1,7 @@
 """What is computed: a file an operator."""
 
 from ._define import explain_backend, use_backend
+from .lip_pool import lip_pool1d, lip_pool2d, lip_pool3d
 from .pix import pick_or_mix
 from .power_pool import power_avg_pool1d, power_avg_pool2d, power_avg_pool3d
 from .soft_pool import adaptive_soft_pool, soft_pool1d, soft_pool2d, soft_pool3d
@@ -9,6 +10,9 @@ from .stochastic_pool import stochastic_pool1d, stochastic_pool2d, stochastic_po
 __all__ = [
     "adaptive_soft_pool",
     "explain_backend",
+    "lip_pool1d",
+    "lip_pool2d",
+    "lip_pool3d",
     "pick_or_mix",
     "power_avg_pool1d",
     "power_avg_pool2d",
