@@ -2,8 +2,10 @@
 
 from .channel_pool import ChannelPool
 from .fbs import FBSConv2d, FBSSqueeze
+from .mixed_pool import MixedPool1d, MixedPool2d, MixedPool3d
 from .pix import PiX
 from .power_pool import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
+from .s3_pool import S3Pool1d, S3Pool2d, S3Pool3d
 from .soft_pool import (
     AdaptiveSoftPool1d,
     AdaptiveSoftPool2d,
@@ -23,10 +25,16 @@ __all__ = [
     "ConvSqueeze",
     "FBSConv2d",
     "FBSSqueeze",
+    "MixedPool1d",
+    "MixedPool2d",
+    "MixedPool3d",
     "PiX",
     "PowerAvgPool1d",
     "PowerAvgPool2d",
     "PowerAvgPool3d",
+    "S3Pool1d",
+    "S3Pool2d",
+    "S3Pool3d",
     "SoftPool1d",
     "SoftPool2d",
     "SoftPool3d",
