@@ -4,8 +4,10 @@ from .cbam import CBAM, translate_cbam
 from .channel_pool import ChannelPool
 from .fbs import FBSConv2d, FBSSqueeze, fbs_penalty, linear_density, set_density
 from .lip_pool import BottleneckLogit, LIPPool1d, LIPPool2d, LIPPool3d, SimplifiedLogit
+from .mixed_pool import MixedPool1d, MixedPool2d, MixedPool3d
 from .pix import PiX
 from .power_pool import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
+from .s3_pool import S3Pool1d, S3Pool2d, S3Pool3d
 from .soft_pool import (
     AdaptiveSoftPool1d,
     AdaptiveSoftPool2d,
@@ -31,10 +33,16 @@ __all__ = [
     "LIPPool1d",
     "LIPPool2d",
     "LIPPool3d",
+    "MixedPool1d",
+    "MixedPool2d",
+    "MixedPool3d",
     "PiX",
     "PowerAvgPool1d",
     "PowerAvgPool2d",
     "PowerAvgPool3d",
+    "S3Pool1d",
+    "S3Pool2d",
+    "S3Pool3d",
     "SimplifiedLogit",
     "SoftPool1d",
     "SoftPool2d",
