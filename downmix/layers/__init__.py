@@ -6,6 +6,7 @@ from .fbs import FBSConv2d, FBSSqueeze, fbs_penalty, linear_density, set_density
 from .lip_pool import BottleneckLogit, LIPPool1d, LIPPool2d, LIPPool3d, SimplifiedLogit
 from .mixed_pool import MixedPool1d, MixedPool2d, MixedPool3d
 from .pix import PiX
+from .pools import create_pool
 from .power_pool import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
 from .s3_pool import S3Pool1d, S3Pool2d, S3Pool3d
 from .soft_pool import (
@@ -51,6 +52,7 @@ __all__ = [
     "StochasticPool1d",
     "StochasticPool2d",
     "StochasticPool3d",
+    "create_pool",
     "create_squeeze",
     "fbs_penalty",
     "linear_density",

@@ -137,7 +137,8 @@ def compare(
 
 
 def _create(result: Comparison, name: str, split: Split) -> nn.Module:
-    return create_network(name, num_classes=split.num_classes).to(result.recipe.torch_device())
+    size = (3, result.recipe.image_size, result.recipe.image_size)
+    return create_network(name, input_size=size, num_classes=split.num_classes).to(result.recipe.torch_device())
 
 
 def _measure(result: Comparison, split: Split, progress: Progress) -> None:
