@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numbers
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -92,17 +94,24 @@ def _mixed_pool_nd(n: int, x: Tensor, alpha: Tensor | float, *args: Any) -> Tens
         raise ValueError(f"alpha must hold a single number, got a tensor of shape {list(alpha.shape)}")
     if isinstance(alpha, Tensor):
         alpha = alpha.reshape(())  # so that its dtype does not widen the map's
-    wide = x.to(compute_dtype(x))
-    top = getattr(F, f"max_pool{n}d")(wide, *window)
-    y = alpha * top + (1 - alpha) * call_batched(n, _average, [wide], *window)
+    y = call_batched(n, partial(_mix, alpha), [x.to(compute_dtype(x))], *window)
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-def _average(
-    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+def _mix(
+    alpha: Tensor | float,
+    x: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
 ) -> Tensor:
+    n, window = len(kernel_size), (kernel_size, stride, padding, dilation, ceil_mode)
     if set(dilation) == {1}:
-        average = getattr(F, f"avg_pool{len(kernel_size)}d")
-        return average(x, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
-    window = (kernel_size, stride, padding, dilation, ceil_mode)
-    return gather_windows(x, 0.0, *window).sum(0) / count_values(x, *window)
+        top = getattr(F, f"max_pool{n}d")(x, *window)
+        mean = getattr(F, f"avg_pool{n}d")(x, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
+    else:  # torch has no dilated average pooling, and its max_pool1d knows less padding
+        top = gather_windows(x, -torch.inf, *window).max(0).values
+        mean = gather_windows(x, 0.0, *window).sum(0) / count_values(x, *window)
+    return alpha * top + (1 - alpha) * mean

@@ -126,13 +126,12 @@ def _reference(
     sizes = gather_windows(x.to(compute_dtype(x)).abs(), 0.0, *window)
     top = sizes.detach().amax(0)
     infinite = top.isinf()
-    sizes = sizes.masked_fill(infinite, 0.0)
+    empty = (top == 0) | infinite
     # y does not depend on what sizes are divided by, so its gradient may take it as a constant.
-    ratios = sizes / top.masked_fill((top == 0) | infinite, 1.0)
+    ratios = sizes.masked_fill(infinite, 0.0) / top.masked_fill(empty, 1.0)
     zero = ratios == 0
     powers = ratios.masked_fill(zero, 1.0).pow(norm_type).masked_fill(zero, 0.0)  # 0 has no gradient for p < 1
-    total = powers.sum(0).clamp(min=1.0)  # 1 at least where top is not 0
-    mean = total / count_values(x, *window)
+    mean = powers.sum(0).masked_fill(empty, 1.0) / count_values(x, *window)
     y = torch.where(infinite, top, top.masked_fill(infinite, 0.0) * mean.pow(1 / norm_type))
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 

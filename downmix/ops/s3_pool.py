@@ -120,7 +120,7 @@ def read_grid(n: int, kernel_size: Size, stride: Size | None, dilation: Size, gr
 
 def _s3_pool_nd(n: int, x: Tensor, window: tuple[Any, ...], grid_size: Size | None, training: bool) -> Tensor:
     size, stride, padding, dilation, ceil_mode = read_window(n, x, *window)
-    grid = read_grid(n, size, stride, dilation, grid_size)
+    grid = read_grid(n, window[0], window[1], window[3], grid_size)  # as they were given, for its sentences
     outputs = output_sizes(x.shape[-n:], size, stride, padding, dilation, ceil_mode)
     # A window at each start from −padding to the map's last position.
     pads = [pad for s, p in zip(reversed(size), reversed(padding), strict=True) for pad in (p, s - 1)]

@@ -150,8 +150,7 @@ def _draw_reference(
 
     ``draws``, of the output's shape, are uniform in [0, 1) and of x's dtype or wider; they have no gradient.
     """
-    values = x.to(compute_dtype(x)).clamp(min=0.0)
-    windows = gather_windows(values, 0.0, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = gather_windows(_at_least_zero(x), 0.0, kernel_size, stride, padding, dilation, ceil_mode)
     top = windows.detach().amax(0)
     # Divided by the maximum, sums are at most K. A NaN is drawn if there is one, else inf if there is one.
     weights = windows.detach() / top.masked_fill(top == 0, 1.0)
@@ -167,16 +166,20 @@ def _draw_reference(
 def _mean_reference(
     x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
 ) -> Tensor:
-    values = x.to(compute_dtype(x)).clamp(min=0.0)
-    windows = gather_windows(values, 0.0, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = gather_windows(_at_least_zero(x), 0.0, kernel_size, stride, padding, dilation, ceil_mode)
     top = windows.detach().amax(0)
     infinite = top.isinf()
+    empty = (top == 0) | infinite
     # The mean of the weights is as many times smaller as its arguments, so its gradient may take top as a constant.
-    weights = windows.masked_fill(infinite, 0.0) / top.masked_fill((top == 0) | infinite, 1.0)
-    total = weights.sum(0).clamp(min=1.0)  # 1 at least where top is neither 0 nor infinite
-    mean = weights.square().sum(0) / total
+    weights = windows.masked_fill(infinite, 0.0) / top.masked_fill(empty, 1.0)
+    mean = weights.square().sum(0) / weights.sum(0).masked_fill(empty, 1.0)
     y = torch.where(infinite, top, top.masked_fill(infinite, 0.0) * mean)
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
+
+
+def _at_least_zero(x: Tensor) -> Tensor:
+    wide = x.to(compute_dtype(x))
+    return wide.masked_fill(wide < 0, 0.0)  # unlike clamp's, the gradient at 0 itself is 1
 
 
 def draw_operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
