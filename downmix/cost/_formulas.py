@@ -41,17 +41,8 @@ _POINTWISE: dict[str, dict[str, int]] = {
 }
 _MOVES = (
     *("clone", "_to_copy", "copy", "cat", "stack", "contiguous", "constant_pad_nd", "reflection_pad2d", "repeat"),
-    *(
-        "index",
-        "index_select",
-        "gather",
-        "scatter",
-        "roll",
-        "flip",
-        "channel_shuffle",
-        "native_channel_shuffle",
-        "pixel_shuffle",
-    ),
+    *("index", "index_select", "gather", "roll", "flip", "channel_shuffle", "native_channel_shuffle", "pixel_shuffle"),
+    "scatter",
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "zeros", "ones", "full", "zeros_like"),
     *("ones_like", "full_like", "zero", "fill", "arange", "linspace", "scalar_tensor", "new_zeros", "new_full"),
 )

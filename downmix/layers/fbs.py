@@ -209,7 +209,7 @@ def fbs_penalty(model: nn.Module) -> Tensor:
         >>> loss.backward()
 
     Source:
-        Gao et al., section 3.4; λ is 1e-8 there.
+        Gao et al., as in :class:`FBSConv2d`.
     """
     seen = {name: layer.take_seen() for name, layer in model.named_modules() if isinstance(layer, ChannelSaliency)}
     if not seen:
@@ -246,7 +246,7 @@ def linear_density(epoch: float, epochs: float, density: float) -> float:
         [1.0, 0.875, 0.75, 0.625, 0.5, 0.5]
 
     Source:
-        Gao et al. lower the density step by step in training and leave open by how much: the straight line is ours.
+        Gao et al. lower the density in the course of training; the straight line is ours.
     """
     return 1 + (check_density(density) - 1) * min(epoch / epochs, 1)
 
