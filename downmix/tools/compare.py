@@ -15,6 +15,7 @@ from torch import nn
 
 from ..cost import Cost, measure_cost
 from . import _comparison_report as report
+from ._console import wide_console
 from ._data import Split, load_data
 from ._networks import create_network
 from ._timing import interleave, summarize
@@ -117,7 +118,7 @@ def compare(
         raise ValueError(f"each network can stand once in a comparison, got {', '.join(models)}")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
-    console = console or Console()
+    console = console or wide_console()
     split = load_data(recipe.data, recipe.data_dir)
     output.mkdir(parents=True, exist_ok=True)
     result = Comparison(models, seeds, recipe, report.environment(recipe.torch_device()))
@@ -137,7 +138,8 @@ def compare(
 
 
 def _create(result: Comparison, name: str, split: Split) -> nn.Module:
-    return create_network(name, num_classes=split.num_classes).to(result.recipe.torch_device())
+    size = (3, result.recipe.image_size, result.recipe.image_size)
+    return create_network(name, input_size=size, num_classes=split.num_classes).to(result.recipe.torch_device())
 
 
 def _measure(result: Comparison, split: Split, progress: Progress) -> None:
