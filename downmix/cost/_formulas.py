@@ -177,6 +177,37 @@ def _softly_weighted(kernel_size: Any, y: Tensor) -> Elements:
     }
 
 
+def _power_pool(args: Any, y: Tensor) -> Elements:
+    window, n = math.prod(args[1]), y.numel()
+    return {
+        "compare": n * (2 * window - 1),  # absolute values, and the maximum
+        "divide": n * (window + 1),
+        "pow": n * (window + 1),
+        "add": n * (window - 1),
+        "multiply": n,
+    }
+
+
+def _stochastic_pool(args: Any, y: Tensor) -> Elements:
+    window, n = math.prod(args[2]), y.numel()
+    return {
+        "compare": n * (3 * window - 1),  # with 0, for the maximum, with the threshold
+        "divide": n * window,
+        "add": n * (window - 1),
+        "multiply": n,
+    }
+
+
+def _stochastic_mean(args: Any, y: Tensor) -> Elements:
+    window, n = math.prod(args[1]), y.numel()
+    return {
+        "compare": n * (2 * window - 1),  # with 0, and for the maximum
+        "divide": n * (window + 1),
+        "multiply": n * (window + 1),
+        "add": n * 2 * (window - 1),
+    }
+
+
 _FORMULAS: dict[str, Callable[[Any, Tensor], Elements]] = {
     "convolution": _bias,
     **dict.fromkeys(("mm", "bmm"), lambda args, y: {}),
@@ -198,4 +229,7 @@ _FORMULAS: dict[str, Callable[[Any, Tensor], Elements]] = {
     "pick_or_mix": _pick_or_mix,
     "lip_pool": _lip_pool,
     "soft_pool": _soft_pool,
+    "power_pool": _power_pool,
+    "stochastic_pool": _stochastic_pool,
+    "stochastic_mean": _stochastic_mean,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._define import check_floating
+from ._define import check_floating, compute_dtype
 
 Size = int | Sequence[int]
 
@@ -75,6 +75,19 @@ def gather_windows(
     for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
         x = x.unfold(2 + i, (k - 1) * d + 1, s)[..., ::d]
     return places_first(x, n)
+
+
+def count_values(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """How many values of the map each window holds, [1, 1, *out] in x's dtype of arithmetic; 1 where it holds none."""
+    ones = x.new_ones(1, 1, *x.shape[2:], dtype=compute_dtype(x))
+    return gather_windows(ones, 0.0, kernel_size, stride, padding, dilation, ceil_mode).sum(0).clamp(min=1.0)
 
 
 def places_first(windows: Tensor, n: int) -> Tensor:
