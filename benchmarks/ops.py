@@ -20,7 +20,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import downmix
-from downmix.ops import pix, soft_pool
+from downmix.ops import lip_pool, pix, soft_pool
 from downmix.tools._comparison_report import environment
 from downmix.tools._timing import interleave, summarize
 
@@ -138,6 +138,26 @@ def pool_cases(batch: int) -> Iterator[Case]:
             )
 
 
+def lip_cases(batch: int) -> Iterator[Case]:
+    for channels, size, kernel, stride, padding in POOLS[:2]:
+        constants = ([kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2, False)
+        for layout, memory_format in LAYOUTS.items():
+            x, logits = (torch.randn(batch, channels, *size, device=DEVICE) for _ in range(2))
+            window = (kernel, stride, padding)
+            yield Case(
+                "lip_pool2d",
+                f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}",
+                layout,
+                [tensor.contiguous(memory_format=memory_format) for tensor in (x, logits)],
+                lambda x, logits, w=window: downmix.lip_pool2d(x, logits, *w),
+                lambda x, logits, c=constants: lip_pool._reference(x, logits, *c),
+                {
+                    "max_pool": lambda x, logits, w=window: F.max_pool2d(x, *w),
+                    "avg_pool": lambda x, logits, w=window: F.avg_pool2d(x, *w),
+                },
+            )
+
+
 def agrees(case: Case) -> bool:
     """Whether output and gradients are within twice the reference's own error, or a rounding, of float64."""
     constants = [leaf.detach().double().requires_grad_() for leaf in case.leaves]
@@ -206,7 +226,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the CSV to write, by default benchmarks/results/ops_DEVICE.csv")
     parser.add_argument("--only", default="", help="part of an operator's name; the CSV's other rows stay as they are")
     options = parser.parse_args()
-    cases = [*pix_cases(options.batches), *pool_cases(8), *scaling_cases()]
+    cases = [*pix_cases(options.batches), *pool_cases(8), *lip_cases(8), *scaling_cases()]
     cases = [case for case in cases if options.only in case.op]
     described = environment(DEVICE)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()

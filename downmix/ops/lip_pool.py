@@ -117,13 +117,17 @@ def _reference(
     dtype = compute_dtype(x, logits)
     values, logit = gather_windows(x.to(dtype), 0.0, *window), gather_windows(logits.to(dtype), -torch.inf, *window)
     top = logit.detach().amax(0)
+    endless = top.isinf()
     # Infinite logits have no difference: the largest share the weight, but padding, which is −inf too, gets none.
     inside = gather_windows(logit.new_ones(1, 1, *x.shape[2:]), 0.0, *window) > 0
-    largest = torch.where((logit == top) & inside, 0.0, -torch.inf)
-    logit = torch.where(top.isinf(), largest, logit)
-    values = values.masked_fill(logit == -torch.inf, 0.0)
-    infinite = values.isinf()
-    mean = (logit.softmax(0) * values.masked_fill(infinite, 0.0)).sum(0)
+    logit = torch.where(endless, torch.where((logit == top) & inside, 0.0, -torch.inf), logit)
+    left_out = logit == -torch.inf
+    below = (logit - top.masked_fill(endless, 0.0)).masked_fill(left_out, 0.0)  # so that its gradient is 0
+    weight = below.exp().masked_fill(left_out, 0.0)
+    values = values.masked_fill(left_out, 0.0)
+    infinite = values.isinf() & ~top.isnan()
+    # Weights are divided first, so that no product exceeds the largest value.
+    mean = (weight / weight.sum(0) * values.masked_fill(infinite, 0.0)).sum(0)
     infinity = values.detach().masked_fill(~infinite, 0.0).sum(0)
     y = mean.masked_fill(infinity != 0, 0.0) + infinity
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))

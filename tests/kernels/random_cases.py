@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downmix.ops import pix, soft_pool
+from downmix.ops import lip_pool, pix, soft_pool
 from downmix.ops._define import Operator
 from downmix.ops._windows import output_sizes
 
@@ -54,6 +54,21 @@ def check_soft_pool(seed: int, cases: int) -> None:
         if min(output_sizes(list(x.shape[2:]), *constants[:5])) > 0:  # random_values may have cut x
             check(soft_pool._soft_pool, [x], constants, "contiguous")
             done += 1
+
+
+def check_lip_pool(seed: int, cases: int) -> None:
+    """Checks random cases of lip_pool, with infinite and missing logits, in one to three dimensions."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(cases):
+        dtype = rng.choice((torch.float32, torch.float32, torch.bfloat16))
+        size, (*window, _) = random_windows(rng)
+        if dtype != torch.float32:
+            window[1][-1] = 2  # fewer kernels to compile, as above
+        x = random_values(rng, [rng.randint(1, 3), rng.randint(1, 5), *size], dtype)
+        logits = random_values(rng, list(x.shape), rng.choice((dtype, dtype, torch.float32)))
+        if x.shape == logits.shape and min(output_sizes(list(x.shape[2:]), *window)) > 0:
+            check(lip_pool._lip_pool, [x, logits], tuple(window), "contiguous")
 
 
 def check(operator: Operator, tensors: list[Tensor], constants: tuple[Any, ...], gradient_layout: str) -> None:

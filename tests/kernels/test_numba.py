@@ -8,7 +8,7 @@ import torch
 import downmix
 from downmix.kernels.numba import _launch
 
-from .random_cases import check_pick_or_mix, check_soft_pool
+from .random_cases import check_lip_pool, check_pick_or_mix, check_soft_pool
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="random cases are made for the GPU there")
 
@@ -23,6 +23,12 @@ def test_pick_or_mix_in_random_cases(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_soft_pool_in_random_cases(seed: int) -> None:
     check_soft_pool(seed, cases=100)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(100, 104))
+def test_lip_pool_in_random_cases(seed: int) -> None:
+    check_lip_pool(seed, cases=100)
 
 
 def test_threads_follow_torch_and_change_nothing() -> None:

@@ -126,6 +126,8 @@ def test_finite_for_every_finite_input(dtype: torch.dtype) -> None:
         ([-math.inf, math.inf], [0.0, 0.0], math.nan, [0.0, 0.0], [0.0, 0.0]),
         ([2.0, math.nan], [0.0, 0.0], math.nan, [0.5, 0.5], [math.nan, math.nan]),
         ([2.0, 4.0], [0.0, math.nan], math.nan, [math.nan, math.nan], [math.nan, math.nan]),
+        ([math.inf, 4.0], [0.0, math.nan], math.nan, [math.nan, math.nan], [math.nan, math.nan]),
+        ([2.0, math.nan], [math.nan, -math.inf], math.nan, [math.nan, 0.0], [math.nan, 0.0]),
     ],
 )
 def test_values_that_are_not_finite(

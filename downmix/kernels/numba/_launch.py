@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -37,6 +38,21 @@ _LOADED_ONLY = getattr(os, "RTLD_NOLOAD", 0)
 
 #: Makes a kernel of a function of one address, compiled at the first call and kept on the disk.
 kernel = functools.partial(numba.cfunc, "void(intp)", cache=True, error_model="numpy")
+
+
+def kernel_of(name: str, **functions: Any) -> Callable[[Any], Any]:
+    """As `kernel`, of a function that calls ``functions`` by the names they have here.
+
+    As global names, for compiled functions in a closure would change the key of Numba's cache in every process;
+    ``name`` is what keeps kernels of one text, but of other functions, apart on the disk.
+    """
+
+    def make(run: Any) -> Any:
+        own = FunctionType(run.__code__, {**run.__globals__, **functions}, run.__name__, None, run.__closure__)
+        own.__qualname__ = f"{run.__qualname__}.{name}"
+        return kernel()(own)
+
+    return make
 
 
 def launch(kernel: Any, tasks: int, elements: int, *arguments: int) -> None:

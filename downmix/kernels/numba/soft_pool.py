@@ -1,133 +1,63 @@
-"""SoftPool on the CPU: windows of many outputs at once, whole rows in NCHW, many channels in channels_last."""
+"""SoftPool on the CPU."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
+from numba import njit
 from torch import Tensor
 
-from ...ops._define import compute_dtype, memory_format
-from ...ops._windows import output_sizes
-from . import _soft_pool_pixels as pixels
-from . import _soft_pool_planes as planes
-from ._common import ELEMENT
-from ._launch import launch
+from . import _window_pool as window_pool
+from ._vectors import choose, exp, is_infinite, is_nan
+from ._window_walker import Method, add_up, keep_pair, read, see_largest, walk
 
-# A window this large with so few of them in a row, as in a global pool, leaves nothing to do side by side.
-_FEW, _LARGE = 8, 64
-# The usual windows, for which forward kernels are unrolled; each takes seconds to compile.
-_WINDOWS = ((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2))
+# The usual windows, for which forward kernels are unrolled.
+_UNROLLED = ((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2))
 
 
-def why_not(
-    x: Tensor,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    ceil_mode: bool,
-    gradient: str,
-) -> str | None:
-    if x.dtype not in ELEMENT:
-        return f"the CPU kernels don't know {x.dtype}"
-    out = output_sizes(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
-    if _in_planes(x) and out[-1] < _FEW and math.prod(kernel_size) > _LARGE:
-        return f"windows of {math.prod(kernel_size)} values, {out[-1]} in a row, are no faster than the reference"
-    return None
+@njit(inline="always")
+def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
+    """Adds e^{a − m} and e^{a − m} (a − m); keeps a − m and e^{a − m}."""
+    _, lowest, tops = values
+    value = choose(here, read(tensors[0], place, edges, lane_step, here), lowest)
+    difference, weight = exp(value - tops)
+    if keep:
+        keep_pair(kept, n, difference, weight)
+    return sums[0] + weight, sums[1] + weight * difference
 
 
-def forward(
-    x: Tensor,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    ceil_mode: bool,
-    gradient: str,
-) -> Tensor:
-    geometry = _geometry(x, kernel_size, stride, padding, dilation, ceil_mode)
-    y = torch.empty((*x.shape[:2], *geometry[1][3 - len(kernel_size) :]), dtype=x.dtype, memory_format=memory_format(x))
-    if y.numel() == 0:
-        return y
-    x = _readable(x)
-    in_planes, variant = _in_planes(x), (x.dtype, compute_dtype(x))
-    window = geometry[2] if geometry[2] in _WINDOWS else (0, 0, 0)
-    launch(
-        planes.forward(window, _lane_step(stride), *variant) if in_planes else pixels.forward(window, *variant),
-        x.shape[0] * (x.shape[1] if in_planes else math.prod(geometry[1][:2])),
-        x.numel(),
-        *(x.data_ptr(), y.data_ptr(), x.shape[1]),
-        *(number for row in geometry for number in row),
-        *_steps(x),
-    )
-    return y
+@njit(inline="always")
+def _reduce(tensors, out, window, lane_step, padded, kept, keep, constants):
+    """y, m, Σ e^{a − m} and Σ w (a − m); an infinite maximum is the output itself."""
+    zero, lowest, _, nan, _ = constants
+    start = lowest, is_nan(zero)
+    tops, nans = walk(see_largest, start, tensors, window, lane_step, padded, kept, keep, (zero, lowest))
+    tops = choose(nans, nan, tops)
+    sums, means = add_up(_see, tensors, window, lane_step, padded, kept, keep, (zero, lowest, tops))
+    mean = choose(is_infinite(tops), zero, means / sums)
+    return tops + mean, tops, sums, mean
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    ceil_mode: bool,
-    gradient: str,
-) -> list[Tensor]:
-    dx = torch.empty_like(x)
-    if grad.numel() == 0:
-        return [dx.zero_()]
-    geometry = _geometry(x, kernel_size, stride, padding, dilation, ceil_mode)
-    x = _readable(x)
-    in_planes = _in_planes(x)
-    grad = grad.contiguous(memory_format=memory_format(x))
-    # Windows add up in dx, so half precision takes a wider one first; so does a layout that the kernel can't write.
-    dtype = compute_dtype(x)
-    fits = dx.dtype == dtype and dx.is_contiguous(memory_format=memory_format(x))
-    sums = dx if fits else torch.empty(x.shape, dtype=dtype, memory_format=memory_format(x))
-    block = pixels.channels_a_task(*x.shape[:2])
-    launch(
-        planes.backward(_lane_step(stride), x.dtype, dtype) if in_planes else pixels.backward(x.dtype, dtype),
-        x.shape[0] * (x.shape[1] if in_planes else -(-x.shape[1] // block)),
-        x.numel(),
-        *(grad.data_ptr(), x.data_ptr(), sums.data_ptr(), gradient == "exact", x.shape[1]),
-        *(number for row in geometry for number in row),
-        *_steps(x),
-        block,
-    )
-    return [dx if sums is dx else dx.copy_(sums)]
+@njit(inline="always")
+def _gradients(found, pair, incoming, constants):
+    """g·w (1 + a − y), or with parameter 0 g·w; nothing where the maximum is infinite."""
+    (_, tops, sums, mean), (difference, weight), (zero, _, one, _, slope) = found, pair, constants
+    share, rest = incoming / sums, one - slope * mean
+    gradient = choose(is_infinite(tops), zero, share * weight * (rest + slope * difference))
+    return gradient, zero
 
 
-def _geometry(x: Tensor, *window: Any) -> tuple[tuple[int, ...], ...]:
-    """Sizes, output sizes, kernel, stride, padding and dilation, each as of three spatial dimensions."""
-    kernel_size, stride, padding, dilation, _ = window
-    out = output_sizes(x.shape[2:], *window)
-    ones, zeros = [1] * (3 - len(out)), [0] * (3 - len(out))
-    rows = ((ones, x.shape[2:]), (ones, out), (ones, kernel_size), (ones, stride), (zeros, padding), (ones, dilation))
-    return tuple((*lead, *row) for lead, row in rows)
+_METHOD = Method("soft_pool", _reduce, _gradients)
 
 
-def _lane_step(stride: list[int]) -> int:
-    return stride[-1] if stride[-1] in (1, 2) else 0
+def why_not(x: Tensor, *args: Any) -> str | None:
+    return window_pool.why_not(x, *args[:-1])
 
 
-def _steps(x: Tensor) -> tuple[int, ...]:
-    """Strides of B, C, D and H in NCHW, of B, D, H and W in channels_last."""
-    batch, channels, *space = x.stride()
-    space = [*[0] * (3 - len(space)), *space]
-    return (batch, channels, *space[:2]) if _in_planes(x) else (batch, *space)
+def forward(x: Tensor, *args: Any) -> Tensor:
+    return window_pool.forward(_METHOD, x, None, args[:-1], unrolled=_UNROLLED)
 
 
-def _readable(x: Tensor) -> Tensor:
-    return x if _in_planes(x) or _in_pixels(x) else x.contiguous()
-
-
-def _in_planes(x: Tensor) -> bool:
-    """Whether rows are runs of memory, and the output will have them so too."""
-    return x.stride(-1) == 1 and memory_format(x) == torch.contiguous_format
-
-
-def _in_pixels(x: Tensor) -> bool:
-    """Whether each pixel's channels are a run of memory."""
-    return x.stride(1) == 1 and memory_format(x) != torch.contiguous_format
+def backward(grad: Tensor, x: Tensor, *args: Any) -> list[Tensor]:
+    *window, gradient = args
+    return window_pool.backward(_METHOD, grad, x, None, window, float(gradient == "exact"))

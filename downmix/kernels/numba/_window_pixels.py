@@ -1,4 +1,4 @@
-"""SoftPool where each pixel's channels are a run of memory (channels_last): a lane is a channel of one output.
+"""Pooling where each pixel's channels are a run of memory (channels_last): a lane is a channel of one output.
 
 Forward a task is a row of outputs of one sample; backward, where windows add up, some channels of one sample. Forward
 kernels are made for the usual windows, whose walk then is unrolled.
@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from ._common import ELEMENT, memory
-from ._launch import arguments, kernel, tasks
-from ._soft_pool_common import clip, share_out, soften
+from ._launch import arguments, kernel_of, number_from, tasks
 from ._vector_memory import load, store
 from ._vectors import all_lanes, lanes_between, spread
+from ._window_walker import Method, clip, share_out
+
+reduce: Any = None  # a method's own take the places of these
+gradients: Any = None
 
 
 def channels_a_task(batch: int, channels: int) -> int:
@@ -24,19 +27,21 @@ def channels_a_task(batch: int, channels: int) -> int:
 
 
 @functools.cache
-def forward(window: tuple[int, ...], element: Any, number: Any) -> Any:
+def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any."""
     element, number = ELEMENT[element], ELEMENT[number]
     lanes, real = 64 // number.itemsize, number.dtype.type
     depth, height, width = window
 
-    @kernel()
+    @kernel_of(method.name, reduce=method.reduce)
     def run(at):
         (
-            x_at, y_at, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW, LD, LH, LW, xb, xd, xh, xw,
-        ) = arguments(at, 25)  # fmt: skip
-        x, y = memory(x_at, element), memory(y_at, element)
-        constants = spread(real(0)), spread(real(-np.inf)), spread(real(np.nan))
+            x_at, other_at, y_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW,
+            LD, LH, LW, xb, xd, xh, xw,
+        ) = arguments(at, 27)  # fmt: skip
+        tensors, y = (memory(x_at, element), memory(other_at, element)), memory(y_at, element)
+        zero, one, parameter = spread(real(0)), spread(real(1)), spread(real(number_from(parameter)))
+        constants = zero, spread(real(-np.inf)), one, spread(real(np.nan)), parameter
         kept, steps, edges = np.empty(0, number.dtype), (LD * xd, LH * xh, LW * xw), (0, 0, 0, 0)
         if depth:
             KD, KH, KW = depth, height, width
@@ -52,36 +57,35 @@ def forward(window: tuple[int, ...], element: Any, number: Any) -> Any:
                 for c in range(0, channels, lanes):
                     if whole and c + lanes <= channels:
                         mask = all_lanes(number)
-                        tops, _, mean = soften(
-                            x, start + c, (0, KD, 0, KH, 0, KW), steps, edges, 1, False, mask, constants, kept, False
-                        )
-                        store(y, out + c, tops + mean, mask)
+                        places = start + c, (0, KD, 0, KH, 0, KW), steps, edges, mask
+                        found = reduce(tensors, out + c, places, 1, False, kept, False, constants)
+                        store(y, out + c, found[0], mask)
                     else:
                         mask = lanes_between(number, 0, channels - c)
-                        tops, _, mean = soften(
-                            x, start + c, (d0, d1, h0, h1, w0, w1), steps, edges, 1, False, mask, constants, kept, False
-                        )
-                        store(y, out + c, tops + mean, mask)
+                        places = start + c, (d0, d1, h0, h1, w0, w1), steps, edges, mask
+                        found = reduce(tensors, out + c, places, 1, False, kept, False, constants)
+                        store(y, out + c, found[0], mask)
 
     return run
 
 
 @functools.cache
-def backward(element: Any, number: Any) -> Any:
-    """Adds up dx in numbers to compute with."""
+def backward(method: Method, element: Any, number: Any) -> Any:
+    """Adds up the gradients in numbers to compute with."""
     element, number = ELEMENT[element], ELEMENT[number]
     lanes, real = 64 // number.itemsize, number.dtype.type
 
-    @kernel()
+    @kernel_of(method.name, reduce=method.reduce, gradients=method.gradients)
     def run(at):
         (
-            grad_at, x_at, dx_at, exact, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW, LD, LH, LW,
-            xb, xd, xh, xw, block,
-        ) = arguments(at, 28)  # fmt: skip
-        grad, x, dx = memory(grad_at, element), memory(x_at, element), memory(dx_at, number)
-        zero, one, slope = spread(real(0)), spread(real(1)), spread(real(exact))
-        constants, edges = (zero, spread(real(-np.inf)), spread(real(np.nan))), (0, 0, 0, 0)
-        kept = np.empty(2 * lanes * KD * KH * KW, number.dtype)
+            grad_at, x_at, other_at, dx_at, dother_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW,
+            PD, PH, PW, LD, LH, LW, xb, xd, xh, xw, block,
+        ) = arguments(at, 30)  # fmt: skip
+        grad, tensors = memory(grad_at, element), (memory(x_at, element), memory(other_at, element))
+        targets, two = (memory(dx_at, number), memory(dother_at, number)), dx_at != dother_at
+        zero, one, parameter = spread(real(0)), spread(real(1)), spread(real(number_from(parameter)))
+        constants = zero, spread(real(-np.inf)), one, spread(real(np.nan)), parameter
+        kept, edges = np.empty(2 * lanes * KD * KH * KW, number.dtype), (0, 0, 0, 0)
         steps = LD * xd, LH * xh, LW * xw
         dsteps = LD * H * W * channels, LH * W * channels, LW * channels
         blocks = (channels + block - 1) // block
@@ -89,7 +93,9 @@ def backward(element: Any, number: Any) -> Any:
             b, first = task // blocks, task % blocks * block
             last = min(first + block, channels)
             for pixel in range(b * D * H * W, (b + 1) * D * H * W):
-                dx[pixel * channels + first : pixel * channels + last] = real(0)
+                targets[0][pixel * channels + first : pixel * channels + last] = real(0)
+                if two:
+                    targets[1][pixel * channels + first : pixel * channels + last] = real(0)
             for o in range(OD * OH * OW):
                 i_d, i_h, i_w = o // (OH * OW) * SD - PD, o // OW % OH * SH - PH, o % OW * SW - PW
                 (d0, d1), (h0, h1), (w0, w1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH), clip(i_w, W, KW, LW)
@@ -98,11 +104,9 @@ def backward(element: Any, number: Any) -> Any:
                 dstart = (((b * D + i_d) * H + i_h) * W + i_w) * channels
                 for c in range(first, last, lanes):
                     mask = all_lanes(number) if c + lanes <= last else lanes_between(number, 0, last - c)
-                    softened = soften(x, start + c, inside, steps, edges, 1, False, mask, constants, kept, True)
+                    places, dplaces = (start + c, inside, steps, edges, mask), (dstart + c, inside, dsteps, edges, mask)
+                    found = reduce(tensors, out + c, places, 1, False, kept, True, constants)
                     incoming = load(grad, out + c, mask)
-                    share_out(
-                        dx, dstart + c, inside, dsteps, edges, 1, False, mask, kept, softened, incoming,
-                        slope, one, zero,
-                    )  # fmt: skip
+                    share_out(gradients, targets, dplaces, 1, False, kept, found, incoming, two, constants)
 
     return run

@@ -1,0 +1,150 @@
+"""Launches a pooling kernel on the CPU: windows of many outputs at once, whole rows in NCHW, many channels in
+channels_last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ops._define import compute_dtype, memory_format
+from ...ops._windows import output_sizes
+from . import _window_pixels as pixels
+from . import _window_planes as planes
+from ._common import ELEMENT
+from ._launch import bits, launch
+from ._window_walker import Method
+
+# A window this large with so few of them in a row, as in a global pool, leaves nothing to do side by side.
+_FEW, _LARGE = 8, 64
+
+
+def why_not(x: Tensor, kernel_size: list[int], *window: Any) -> str | None:
+    if x.dtype not in ELEMENT:
+        return f"the CPU kernels don't know {x.dtype}"
+    out = output_sizes(x.shape[2:], kernel_size, *window)
+    if _in_planes(x) and out[-1] < _FEW and math.prod(kernel_size) > _LARGE:
+        return f"windows of {math.prod(kernel_size)} values, {out[-1]} in a row, are no faster than the reference"
+    return None
+
+
+def forward(
+    method: Method,
+    x: Tensor,
+    other: Tensor | None,
+    window: Sequence[Any],
+    parameter: float = 0.0,
+    unrolled: tuple[tuple[int, ...], ...] = (),
+) -> Tensor:
+    """The output of a method.
+
+    Args:
+        method (Method): what happens within a window.
+        x (Tensor): what is pooled.
+        other (Tensor): a second tensor of x's shape and dtype, or None.
+        window (sequence): kernel_size, stride, padding, dilation and ceil_mode.
+        parameter (float): a number for the method.
+        unrolled (tuple): windows, as of three dimensions, that get code of their own; each takes seconds to compile.
+    """
+    geometry = _geometry(x, *window)
+    shape = (*x.shape[:2], *geometry[1][5 - x.dim() :])
+    y = torch.empty(shape, dtype=x.dtype, memory_format=memory_format(x))
+    if y.numel() == 0:
+        return y
+    x, other = _readable(x, other)
+    in_planes, variant = _in_planes(x), (x.dtype, compute_dtype(x))
+    size = geometry[2] if geometry[2] in unrolled else (0, 0, 0)
+    launch(
+        planes.forward(method, size, _lane_step(geometry), *variant)
+        if in_planes
+        else pixels.forward(method, size, *variant),
+        x.shape[0] * (x.shape[1] if in_planes else math.prod(geometry[1][:2])),
+        x.numel(),
+        *(x.data_ptr(), other.data_ptr(), y.data_ptr(), bits(parameter), x.shape[1]),
+        *(number for row in geometry for number in row),
+        *_steps(x),
+    )
+    return y
+
+
+def backward(
+    method: Method, grad: Tensor, x: Tensor, other: Tensor | None, window: Sequence[Any], parameter: float = 0.0
+) -> list[Tensor]:
+    """The gradients of x and, if there is one, of the other tensor; arguments as of `forward`."""
+    gradients = [torch.empty_like(tensor) for tensor in (x, other) if tensor is not None]
+    if grad.numel() == 0:
+        return [gradient.zero_() for gradient in gradients]
+    geometry = _geometry(x, *window)
+    x, other = _readable(x, other)
+    in_planes, order = _in_planes(x), memory_format(x)
+    grad = grad.contiguous(memory_format=order)
+    # Windows add up in the gradients, so half precision takes wider ones first; so does a layout that the kernel can't
+    # write.
+    dtype = compute_dtype(x)
+    sums = [
+        gradient
+        if gradient.dtype == dtype and gradient.is_contiguous(memory_format=order)
+        else torch.empty(x.shape, dtype=dtype, memory_format=order)
+        for gradient in gradients
+    ]
+    block = pixels.channels_a_task(*x.shape[:2])
+    launch(
+        planes.backward(method, _lane_step(geometry), x.dtype, dtype)
+        if in_planes
+        else pixels.backward(method, x.dtype, dtype),
+        x.shape[0] * (x.shape[1] if in_planes else -(-x.shape[1] // block)),
+        x.numel(),
+        *(grad.data_ptr(), x.data_ptr(), other.data_ptr(), sums[0].data_ptr(), sums[-1].data_ptr()),
+        *(bits(parameter), x.shape[1]),
+        *(number for row in geometry for number in row),
+        *_steps(x),
+        block,
+    )
+    pairs = zip(gradients, sums, strict=True)
+    return [gradient if total is gradient else gradient.copy_(total) for gradient, total in pairs]
+
+
+def _geometry(x: Tensor, *window: Any) -> tuple[tuple[int, ...], ...]:
+    """Sizes, output sizes, kernel, stride, padding and dilation, each as of three spatial dimensions."""
+    kernel_size, stride, padding, dilation, _ = window
+    out = output_sizes(x.shape[2:], *window)
+    ones, zeros = [1] * (3 - len(out)), [0] * (3 - len(out))
+    rows = ((ones, x.shape[2:]), (ones, out), (ones, kernel_size), (ones, stride), (zeros, padding), (ones, dilation))
+    return tuple((*lead, *row) for lead, row in rows)
+
+
+def _lane_step(geometry: tuple[tuple[int, ...], ...]) -> int:
+    step = geometry[3][-1]
+    return step if step in (1, 2) else 0
+
+
+def _steps(x: Tensor) -> tuple[int, ...]:
+    """Strides of B, C, D and H in NCHW, of B, D, H and W in channels_last."""
+    batch, channels, *space = x.stride()
+    space = [*[0] * (3 - len(space)), *space]
+    return (batch, channels, *space[:2]) if _in_planes(x) else (batch, *space)
+
+
+def _readable(x: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both with the same strides, which are ones that the kernels know."""
+    if not (_in_planes(x) or _in_pixels(x)):
+        x = x.contiguous()
+    if other is None:
+        return x, x
+    if other.stride() != x.stride():
+        order = memory_format(x)
+        x, other = x.contiguous(memory_format=order), other.contiguous(memory_format=order)
+    return x, other
+
+
+def _in_planes(x: Tensor) -> bool:
+    """Whether rows are runs of memory, and the output will have them so too."""
+    return x.stride(-1) == 1 and memory_format(x) == torch.contiguous_format
+
+
+def _in_pixels(x: Tensor) -> bool:
+    """Whether each pixel's channels are a run of memory."""
+    return x.stride(1) == 1 and memory_format(x) != torch.contiguous_format

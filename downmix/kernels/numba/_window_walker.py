@@ -1,0 +1,132 @@
+"""What the pooling kernels share in both layouts: how a window is walked, and what a method brings.
+
+Many windows are done side by side, a lane each: neighbouring outputs of a row (NCHW), or channels of one output
+(channels_last). How a window lies in memory is a tuple, ``window``: ``at``, where it starts; ``ranges``, from where to
+where its places run in D, H and W; ``steps`` between them; and for NCHW ``edges``, by which the lanes are found whose
+place lies in the map, not in the padding: the input index of the first lane's window, the map's width, stride and
+dilation. ``mask`` are the lanes that have a window.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numba import njit
+
+from ._vector_memory import add_every_second, load, load_every_second, load_steps, store, store_steps
+from ._vectors import all_lanes, choose, is_nan, lanes_between, larger
+
+
+class Method(NamedTuple):
+    """The arithmetic of one window, as functions compiled with ``inline="always"``.
+
+    - ``reduce(tensors, out, window, lane_step, padded, kept, keep, constants)``: a tuple of vectors, the output first.
+      ``tensors`` are two inputs of the method, one below the other where x's places hold for both; ``out`` is the place
+      of the outputs. With ``keep`` it stores for each place a pair of vectors, by `keep_pair`.
+    - ``gradients(found, pair, incoming, constants)``: of one place, for the first and the second tensor, from what
+      `reduce` found and kept.
+    """
+
+    name: str
+    reduce: Any
+    gradients: Any
+
+
+@njit(inline="always")
+def clip(start, size, count, dilation):
+    """Which of ``count`` places, a dilation apart from ``start`` on, lie in the map."""
+    return max(0, -(start // dilation)), max(0, min(count, -((start - size) // dilation)))
+
+
+@njit(inline="always")
+def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
+    """``state`` after ``visit`` has seen each place; ``values`` are what it needs, the first two 0 and −∞."""
+    at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
+    n = 0
+    for kd in range(d0, d1):
+        for kh in range(h0, h1):
+            for kw in range(w0, w1):
+                here = inside(kw, edges, lane_step, padded, mask, kept)
+                place = at + kd * step_d + kh * step_h + kw * step_w
+                state = visit(state, tensors, place, here, edges, lane_step, kept, n, keep, values)
+                n += 128 // kept.itemsize
+    return state
+
+
+@njit(inline="always")
+def add_up(visit, tensors, window, lane_step, padded, kept, keep, values):
+    """Two sums over all places. They are taken row by row, as one long sum would round worse."""
+    at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
+    zero = values[0]
+    first, second, n = zero, zero, 0
+    for kd in range(d0, d1):
+        for kh in range(h0, h1):
+            row = zero, zero
+            for kw in range(w0, w1):
+                here = inside(kw, edges, lane_step, padded, mask, kept)
+                place = at + kd * step_d + kh * step_h + kw * step_w
+                row = visit(row, tensors, place, here, edges, lane_step, kept, n, keep, values)
+                n += 128 // kept.itemsize
+            first, second = first + row[0], second + row[1]
+    return first, second
+
+
+@njit(inline="always")
+def keep_pair(kept, n, first, second):
+    store(kept, n, first, all_lanes(kept))
+    store(kept, n + 64 // kept.itemsize, second, all_lanes(kept))
+
+
+@njit(inline="always")
+def share_out(gradients, targets, window, lane_step, padded, kept, found, incoming, two, constants):
+    """Adds the gradients of all places to the first target, or to both; ``window`` is as it lies in these."""
+    at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
+    n = 0
+    for kd in range(d0, d1):
+        for kh in range(h0, h1):
+            for kw in range(w0, w1):
+                pair = load(kept, n, all_lanes(kept)), load(kept, n + 64 // kept.itemsize, all_lanes(kept))
+                n += 128 // kept.itemsize
+                first, second = gradients(found, pair, incoming, constants)
+                here = inside(kw, edges, lane_step, padded, mask, kept)
+                place = at + kd * step_d + kh * step_h + kw * step_w
+                add(targets[0], place, first, edges, lane_step, here)
+                if two:
+                    add(targets[1], place, second, edges, lane_step, here)
+
+
+@njit(inline="always")
+def see_largest(state, tensors, place, here, edges, lane_step, kept, n, keep, values):
+    """For `walk`: the largest value of the last tensor so far, and where one was no number."""
+    value = choose(here, read(tensors[1], place, edges, lane_step, here), values[1])
+    return larger(state[0], value), state[1] | is_nan(value)
+
+
+@njit(inline="always")
+def inside(kw, edges, lane_step, padded, mask, number):
+    if not padded:
+        return mask
+    left, size, stride, dilation = edges
+    step = lane_step if lane_step else stride
+    first = left + kw * dilation
+    return mask & lanes_between(number, -(first // step), -((first - size) // step))
+
+
+@njit(inline="always")
+def read(x, at, edges, lane_step, mask):
+    if lane_step == 1:
+        return load(x, at, mask)
+    if lane_step == 2:
+        return load_every_second(x, at, mask)
+    return load_steps(x, at, edges[2], mask)
+
+
+@njit(inline="always")
+def add(target, at, gradient, edges, lane_step, mask):
+    if lane_step == 1:
+        store(target, at, load(target, at, mask) + gradient, mask)
+    elif lane_step == 2:
+        add_every_second(target, at, gradient, mask)
+    else:
+        stride = edges[2]
+        store_steps(target, at, stride, load_steps(target, at, stride, mask) + gradient, mask)
