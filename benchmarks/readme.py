@@ -1,9 +1,11 @@
-"""Writes the tables of README.md from the CSV files in benchmarks/results: `python benchmarks/readme.py`."""
+"""Writes the tables of the documentation from the CSV files in benchmarks/results: `python benchmarks/readme.py`."""
 
 from __future__ import annotations
 
 import csv
+import math
 import re
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +105,32 @@ def networks() -> str:
     return "\n".join([*table, "", f"{where}, {versions}; × is relative to {about['baseline']}."])
 
 
+def compared(file: str) -> str:
+    """A comparison of many networks, a row each; the first is what the others replace."""
+    rows = list(csv.DictReader((RESULTS / file).read_text().splitlines()))
+    baseline = rows[0]
+    table = [
+        "| network | parameters | MMACs | batch 8, ms | training images/s | top-1 % | against the first |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ms, speed = (f"{float(row[column]):.1f}" for column in ("latency_batch8_min_ms", "training_images_per_s"))
+        top1 = f"{100 * float(row['top1_mean']):.2f} ± {100 * float(row['top1_std']):.2f}"
+        cost = f"{int(row['params']):,} | {int(row['macs']) / 1e6:.2f}"
+        table.append(f"| `{row['model']}` | {cost} | {ms} | {speed} | {top1} | {_verdict(row, baseline)} |")
+    about = f"{baseline['data']}, {baseline['image_size']}×{baseline['image_size']}, {baseline['seeds']} seeds"
+    where = f"{baseline['device']}, {baseline['threads']} threads, torch {baseline['torch_version']}"
+    return "\n".join([*table, "", f"{about}; {where}. ± is the standard deviation over the seeds."])
+
+
+def _verdict(row: dict[str, str], baseline: dict[str, str]) -> str:
+    if row is baseline:
+        return ""
+    difference = 100 * (float(row["top1_mean"]) - float(baseline["top1_mean"]))
+    spread = 100 * math.hypot(float(row["top1_std"]), float(baseline["top1_std"]))
+    return f"{difference:+.2f}, {'more than' if abs(difference) > spread else 'inside'} ±{spread:.2f}"
+
+
 def pictures() -> None:
     """How many times faster each case is than what it competes with, a dot a case, into docs/ops_cpu.png."""
     import matplotlib
@@ -133,18 +161,25 @@ def pictures() -> None:
     figure.savefig(ROOT / "docs" / "ops_cpu.png", dpi=110)
 
 
-TABLES = {"digits": digits, "ops": ops, "networks": networks}
+TABLES = {
+    "README.md": {"digits": digits, "ops": ops, "networks": networks},
+    "docs/choosing.md": {
+        "pools": partial(compared, "compare_pools_cpu.csv"),
+        "squeezes": partial(compared, "compare_squeezes_cpu.csv"),
+    },
+}
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    text = path.read_text()
-    for name, table in TABLES.items():
-        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, table=table: m[1] + table() + "\n" + m[2], text, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"README.md needs exactly one <!-- table: {name} --> … <!-- end -->, found {count}")
-    path.write_text(text)
+    for file, tables in TABLES.items():
+        path = ROOT / file
+        text = path.read_text()
+        for name, table in tables.items():
+            pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+            text, count = re.subn(pattern, lambda m, table=table: m[1] + table() + "\n" + m[2], text, flags=re.DOTALL)
+            if count != 1:
+                raise SystemExit(f"{file} needs exactly one <!-- table: {name} --> … <!-- end -->, found {count}")
+        path.write_text(text)
     pictures()
 
 
