@@ -30,7 +30,8 @@ def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
 def _reduce(tensors, out, window, lane_step, padded, kept, keep, constants):
     """y, m, Σ e^{a − m} and Σ w (a − m); an infinite maximum is the output itself."""
     zero, lowest, _, nan, _ = constants
-    start = lowest, is_nan(zero)
+    # Said to be one tensor, so that the compiler keeps what the first walk loads for the second.
+    start, tensors = (lowest, is_nan(zero)), (tensors[0], tensors[0])
     tops, nans = walk(see_largest, start, tensors, window, lane_step, padded, kept, keep, (zero, lowest))
     tops = choose(nans, nan, tops)
     sums, means = add_up(_see, tensors, window, lane_step, padded, kept, keep, (zero, lowest, tops))
