@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .classification import Classification
-from .data import Batch, create_evaluation_loader, create_training_loader, set_position
+from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
 from .distributed import World, join, restarted
 from .images import DataError
 from .losses import LaggedLosses
@@ -65,11 +65,15 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once the step is finished and written.
     """
     with join(recipe.torch_device()) as world, Signals() as signals:
-        training = Training(recipe, world, signals, task, model)
         out = Output(output, recipe, world, console or Console(stderr=True))
+        training = Training(recipe, world, signals, task, model)
         training.begin(out, resume or ("auto" if restarted() else ""))
-        with Watch(out, training.state, on_step) as watch:
-            return training.run(out, watch)
+        try:
+            with Watch(out, training.state, on_step) as watch:
+                return training.run(out, watch)
+        finally:
+            close(training.loader)
+            close(training.val_loader)
 
 
 class Training:
