@@ -51,7 +51,10 @@ class Output:
                 raise CheckpointError(
                     f"the folder {folder} can't be made ({error}); choose another --output"
                 ) from error
-            self._write("recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True))
+
+    def write_recipe(self) -> None:
+        if self.folder and self.world.is_first:
+            self._write("recipe.yaml", yaml.safe_dump(asdict(self.recipe), sort_keys=False, allow_unicode=True))
 
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
