@@ -12,25 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from downmix.train import Recipe, train
+from downmix.cli import main
+from downmix.train import Interrupted, Recipe, train
 from downmix.train.checkpoint import read_checkpoint
+from tests import tiny_networks  # noqa: F401, for the processes started here
 
 from .helpers import make_folders, quick_recipe
 from .test_resume import assert_same, final_state
 
 ROOT = Path(__file__).parents[2]
-fork = multiprocessing.get_context("fork")
+# Processes forked from a clean one, as what other tests started, threads above all, does not live on in a fork.
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload([__name__])
 
 
 def train_alone(recipe: Recipe, output: Path) -> None:
-    torch.set_num_threads(1)  # OpenMP's threads don't live on in a forked process
     train(recipe, output, resume="auto", on_step=lambda done, total: None)
 
 
 def start(recipe: Recipe, output: Path) -> Any:
-    process = fork.Process(target=train_alone, args=(recipe, output))
+    process = server.Process(target=train_alone, args=(recipe, output))
     process.start()
     return process
 
@@ -45,6 +47,7 @@ def finish(recipe: Recipe, output: Path) -> dict[str, Any]:
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
     """`python -m tests.train.kill_often` does this with more kills."""
     recipe = kill_recipe(make_folders(tmp_path / "data", count=20))
+    finish(quick_recipe(recipe.data), tmp_path / "warm")  # so that the server is there
     begin = time.monotonic()
     undisturbed = finish(recipe, tmp_path / "undisturbed")
     kill_often(recipe, tmp_path / "killed", kills=4, longest=time.monotonic() - begin)
@@ -95,31 +98,32 @@ def test_two_processes_are_one_with_their_batch(tmp_path: Path) -> None:
     assert len(read_checkpoint(tmp_path / "two" / "best.pt")["processes"]) == 2
 
 
-def test_a_signal_ends_the_command_with_its_code(tmp_path: Path) -> None:
-    data = make_folders(tmp_path / "data", count=20)
-    read, write = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(read)
-        from downmix import cli
+def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:
+    try:
+        train(recipe, output, on_step=lambda done, total: told.set())
+    except Interrupted as stop:
+        sys.exit(stop.code)
 
-        def tell(done: int, total: int) -> None:
-            os.write(write, b".")
-            time.sleep(0.01)
 
-        cli_train = sys.modules["downmix.tools.train"].train
-        sys.modules["downmix.tools.train"].train = lambda *args, **kwargs: cli_train(*args, **kwargs, on_step=tell)
-        torch.set_num_threads(1)
-        fields = ["--model=tiny_plain", "--image-size=8", "--batch-size=4", "--epochs=500", "--device=cpu"]
-        try:
-            cli.main(["train", f"--data={data}", *fields, f"--output={tmp_path / 'out'}"])
-        except SystemExit as stop:
-            os._exit(int(stop.code or 0))
-        os._exit(1)
-    os.close(write)
-    os.read(read, 1)
-    os.kill(process, signal.SIGINT)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
-    os.close(read)
+def test_ctrl_c_finishes_the_step_and_writes(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20), model="tiny_plain", batch_size=4, epochs=10_000)
+    told = server.Event()
+    process = server.Process(target=train_until_told, args=(recipe, tmp_path / "out", told))
+    process.start()
+    assert told.wait(60)
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
     saved = read_checkpoint(max((tmp_path / "out").glob("step-*.pt")))
-    assert saved["progress"]["epoch"] < 500
+    assert 0 < saved["progress"]["epoch"] + saved["progress"]["step"] < 10_000
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_s_exit_code(signum: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: object, **kwargs: object) -> None:
+        raise Interrupted(signum)
+
+    monkeypatch.setattr("downmix.tools.train.train", stop)
+    with pytest.raises(SystemExit) as end:
+        main(["train"])
+    assert end.value.code == code
