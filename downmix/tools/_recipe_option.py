@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from typing import Any
 
 import yaml
@@ -17,7 +18,10 @@ class _RecipeFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         known = {action.dest for action in parser._actions}
         # What a command decides by itself, such as compare its networks, is no option of it.
-        fields = {name: value for name, value in read_recipe(values).items() if name in known}
+        try:
+            fields = {name: value for name, value in read_recipe(values).items() if name in known}
+        except ValueError as error:
+            raise ArgumentError(self, str(error)) from error
         self.apply_config(parser, cfg, self.dest, yaml.safe_dump(fields))
 
 
