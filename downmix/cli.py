@@ -6,7 +6,7 @@ import importlib
 import sys
 from argparse import ArgumentError
 
-COMMANDS = ("bench", "compare", "convert", "models", "profile", "tables")
+COMMANDS = ("bench", "compare", "convert", "models", "profile", "tables", "train")
 _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
 
 
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
             raise
         # A loader's worker sends its traceback along with the error; the sentence is its last line.
         sys.exit(_refuse(str(error).strip().rpartition("\n")[2] or type(error).__name__, hint="--debug shows where"))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(getattr(stop, "code", 130))
 
 
 def _refuse(sentence: str, hint: str) -> int:

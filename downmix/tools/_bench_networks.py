@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..cost import measure_cost
 from ..ops._define import check_choice
 from ._fold_bn import count_batch_norms, fold_batch_norms, settle_batch_norms
-from .train import train_step
+from ._timing import train_step
 
 MODES = ("inference", "training")
 ENGINES = ("eager", "compile")

@@ -150,7 +150,7 @@ def _draw(result: Comparison, path: Path) -> None:
     for run in result.runs:
         for axis, values in (
             (axes[0], [e.train_loss for e in run.epochs]),
-            (axes[1], [100 * e.top1 for e in run.epochs]),
+            (axes[1], [100 * e.metrics["top1"] for e in run.epochs]),
         ):
             axis.plot(range(1, len(values) + 1), values, color=colors[run.model], alpha=0.6, label=run.model)
     for name in result.models:

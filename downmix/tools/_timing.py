@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
 
 def interleave(calls: dict[str, Callable[[], object]], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
@@ -44,6 +45,16 @@ def summarize(times_ms: list[float]) -> dict[str, float]:
         "p20": quantiles[0],
         "p80": quantiles[-1],
     }
+
+
+def train_step(
+    network: nn.Module, images: Tensor, labels: Tensor, criterion: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """One bare forward pass, backward pass and update."""
+    loss = criterion(network(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def _synchronize() -> None:

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..cost import Cost
+from ..models._networks import create_network, own_input_size
 from ..ops._define import check_choice
+from ..train import Recipe
 from . import _bench_report as report
 from ._bench_networks import DTYPES, ENGINES, FAILURES, LAYOUTS, MODES, Configuration, Subject
 from ._comparison_report import environment
 from ._console import wide_console
-from ._networks import create_network, own_input_size
 from ._timing import interleave, summarize
-from .train import Recipe
 
 HELP = "Time whole networks against each other: inference and training, eager and compiled, BatchNorm folded or not."
 FOLD_BN = {"no": (False,), "yes": (True,), "both": (False, True)}

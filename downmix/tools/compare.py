@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import timm.utils
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from ..cost import Cost, measure_cost
+from ..models._networks import create_network
+from ..train import Epoch, Recipe, train
+from ..train.classification import Classification
+from ..train.sources import Split, load_data
 from . import _comparison_report as report
-from ._data import Split, load_data
-from ._networks import create_network
-from ._timing import interleave, summarize
-from .train import Epoch, Recipe, train, train_step
+from ._recipe_option import add_recipe, to_recipe
+from ._timing import interleave, summarize, train_step
 
 HELP = "Train a network and its cheaper twins the same way, and show what was gained and what it cost."
 LATENCY_BATCHES = (1, 8)
@@ -36,7 +37,7 @@ class Run:
     @property
     def top1(self) -> float:
         """Accuracy (0 to 1) on the held-out images after the last epoch; no epoch is picked."""
-        return self.epochs[-1].top1
+        return self.epochs[-1].metrics["top1"]
 
 
 @dataclass
@@ -80,13 +81,11 @@ def add_arguments(parser: Any) -> None:
         "--seeds", nargs="+", type=int, default=[0, 1, 2], help="each network is trained once for each seed"
     )
     parser.add_argument("--output", type=Path, default=Path("runs/compare"), help="folder of the results")
-    parser.add_argument("--recipe", action="config", help="YAML file with any of the fields below")
-    parser.add_class_arguments(Recipe)
+    add_recipe(parser, skip={"model", "seed", "task"})
 
 
 def run(args: Any) -> None:
-    fields = {name: args[name] for name in Recipe.__dataclass_fields__}
-    compare(args.baseline, args.candidates, Recipe(**fields), seeds=args.seeds, output=args.output)
+    compare(args.baseline, args.candidates, to_recipe(args), seeds=args.seeds, output=args.output)
 
 
 def compare(
@@ -118,7 +117,7 @@ def compare(
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
     console = console or Console()
-    split = load_data(recipe.data, recipe.data_dir)
+    split = load_data(recipe)
     output.mkdir(parents=True, exist_ok=True)
     result = Comparison(models, seeds, recipe, report.environment(recipe.torch_device()))
     columns = (TextColumn("{task.description:42}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -190,17 +189,14 @@ def _train_all(result: Comparison, split: Split, output: Path, progress: Progres
     overall = progress.add_task("trainings", total=len(runs))
     for seed, name in runs:
         task = progress.add_task(f"  {name}, seed {seed}", total=None)
-        timm.utils.random_seed(seed)
-        network = _create(result, name, split)
+        recipe = replace(result.recipe, model=name, seed=seed)
         epochs = train(
-            network,
-            split,
-            result.recipe,
-            seed,
-            lambda done, total, task=task: progress.update(task, completed=done, total=total),
+            recipe,
+            task=Classification(recipe, split),
+            on_step=lambda done, total, task=task: progress.update(task, completed=done, total=total),
         )
         result.runs.append(Run(name, seed, epochs))
         report.write_json(result, output)
         progress.remove_task(task)
-        progress.console.print(f"{name}, seed {seed}: top-1 {100 * epochs[-1].top1:.2f} %")
+        progress.console.print(f"{name}, seed {seed}: top-1 {100 * epochs[-1].metrics['top1']:.2f} %")
         progress.advance(overall)

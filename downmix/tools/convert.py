@@ -15,7 +15,7 @@ from torch import nn
 
 from ..convert import convert
 from ..convert.replace import POOLS, SQUEEZES
-from ._networks import create_network
+from ..models._networks import create_network
 
 HELP = "Replace the squeezes and pools of a network, or say which layers that would be (--dry_run)."
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..cost import count_macs
-from ._networks import create_network, registered
+from ..models._networks import create_network, registered
 
 HELP = "List the networks that downmix adds to timm, with parameters and GMACs."
 

@@ -16,11 +16,11 @@ from torch import nn
 
 from ..cost import CONVENTIONS, Device, Profile, measure_device
 from ..cost import profile as count
+from ..models._networks import create_network, own_input_size
+from ..train import Recipe
 from . import _profile_report as report
 from ._console import wide_console
-from ._networks import create_network, own_input_size
 from ._timing import interleave, summarize
-from .train import Recipe
 
 HELP = "Count what a network costs, layer by layer: operations, bytes, memory, and the time these allow and take."
 

@@ -14,9 +14,9 @@ from rich.progress import track
 from rich.table import Table
 
 from ..cost import count_macs, paper
+from ..models._networks import create_network
 from . import _paper_figures as source
 from ._console import wide_console
-from ._networks import create_network
 
 HELP = "Print the papers' cost tables beside what we count, and the differences."
 IMAGE = (3, 224, 224)

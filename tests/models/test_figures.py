@@ -15,7 +15,7 @@ from torch import nn
 
 from downmix import PiX
 from downmix.cost import count_macs
-from downmix.tools._networks import registered
+from downmix.models._networks import registered
 
 # As the specification's section 1 prints them; ResNet-50, 101 and 152 are in tests/test_cost.py.
 PRINTED = [

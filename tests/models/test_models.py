@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import downmix
+from downmix.models._networks import registered
 from downmix.models.pix_mobilenetv2 import PiXMobileNetV2
-from downmix.tools._networks import registered
 
 from .test_soft_pool import BASELINES
 

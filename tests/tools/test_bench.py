@@ -12,10 +12,10 @@ from torch import nn
 
 from downmix.cli import main
 from downmix.cost import count_macs
+from downmix.models._networks import create_network
 from downmix.tools import _bench_networks
 from downmix.tools import bench as tool
 from downmix.tools._fold_bn import count_batch_norms, fold_batch_norms, settle_batch_norms
-from downmix.tools._networks import create_network
 from downmix.tools.bench import Configuration, bench, configurations
 
 QUICK = ["--image_size", "8", "--rounds", "2", "--batch_sizes", "2"]

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from downmix.tools._data import DataError, load_data
 from PIL import Image
 
 from downmix.tools import _data
-from downmix.tools._data import DataError, load_data
 
 
 def make_folders(root: Path, classes: tuple[str, ...] = ("ant", "bee"), count: int = 6, size: int = 12) -> Path:

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from downmix.tools._data import DataError, load_data
 from torch import nn
 
-from downmix.tools._data import DataError, load_data
 from downmix.tools.train import Recipe, create_loaders, evaluate, train
 
 from .test_data import make_folders

@@ -1,0 +1,31 @@
+"""The options of every command that trains: a recipe, and each of its fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile
+
+from ..train.recipe import Recipe
+from ..train.recipe_files import read_recipe
+
+
+class _RecipeFile(ActionConfigFile):
+    """``--recipe`` with the name of a recipe of downmix too, whose unknown fields get the nearest known one named."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        known = {action.dest for action in parser._actions}
+        # What a command decides by itself, such as compare its networks, is no option of it.
+        fields = {name: value for name, value in read_recipe(values).items() if name in known}
+        self.apply_config(parser, cfg, self.dest, yaml.safe_dump(fields))
+
+
+def add_recipe(parser: Any, skip: set[str] | None = None) -> None:
+    """Adds ``--recipe``, ``--print_config`` and an option for each field of :class:`Recipe` but those in ``skip``."""
+    parser.add_argument("--recipe", action=_RecipeFile, help="name or YAML file of a recipe: any of the fields below")
+    parser.add_class_arguments(Recipe, skip=skip)
+
+
+def to_recipe(args: Any) -> Recipe:
+    return Recipe(**{name: args[name] for name in Recipe.__dataclass_fields__ if name in args})

@@ -1,0 +1,132 @@
+"""Checkpoints that a crash can't spoil, and that can't run code when they are read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+_STEP = re.compile(r"step-(\d+)\.pt")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be written or read, in a sentence."""
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any], step: int, keep_last: int) -> Path:
+    """Writes ``step-XXXXXXXX.pt`` and removes all but the newest ``keep_last`` of its kind.
+
+    Raises:
+        CheckpointError: where the disk is full or refuses; what was written before stays.
+    """
+    path = folder / f"step-{step:08d}.pt"
+    write_whole(path, lambda file: torch.save(state, file))
+    for _, old in _steps(folder)[:-keep_last]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def keep_as(path: Path, name: str) -> None:
+    """Keeps a checkpoint under a second name, without a second copy where the file system can do that."""
+    target = path.with_name(name)
+    temporary = target.with_name(f".{name}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        try:
+            shutil.copyfile(path, temporary)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+    os.replace(temporary, target)
+
+
+def write_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
+    """Writes the weights alone as safetensors, which timm and others read."""
+    # Copies, as safetensors takes neither tensors that share memory nor channels_last.
+    state = {
+        name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
+    }
+    write_whole(path, lambda file: file.write(save(state, metadata)))
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file so that after a crash the old one or the new one is there, never a half."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save turns some of a file's errors into RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+    _flush_folder(path.parent)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint of downmix, tensors and plain values only.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it is cut off or damaged, no checkpoint of downmix, or reading it could run code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not look at the checksums
+        if damaged:
+            raise CheckpointError(f"{path} is damaged ({damaged} does not match its checksum)")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds more than tensors and plain values; reading it could run code") from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} can't be read as a checkpoint; it may be cut off ({error})") from error
+    if not isinstance(state, dict) or "recipe" not in state or "model" not in state:
+        raise CheckpointError(f"{path} is no checkpoint of `downmix train`")
+    return state
+
+
+def find_newest(folder: Path, warn: Callable[[str], object]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of ``folder`` that is whole; ``warn`` hears of each that is not."""
+    newest_first = [path for _, path in reversed(_steps(folder))]
+    for path in [*newest_first, *sorted(folder.glob("epoch-*.pt"), reverse=True), *folder.glob("best.pt")]:
+        try:
+            return path, read_checkpoint(path)
+        except CheckpointError as error:
+            warn(f"{error}; trying an older one")
+    return None
+
+
+def has_checkpoints(folder: Path) -> bool:
+    return any(folder.glob("*.pt"))
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    return sorted((int(found[1]), path) for path in folder.glob("step-*.pt") if (found := _STEP.fullmatch(path.name)))
+
+
+def _cannot_write(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} can't be written ({error}); what was written before stays: make room, then go on with --resume auto"
+    )
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename is on disk only once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,111 @@
+"""Image classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.data import Mixup, create_transform
+from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision import transforms
+
+from .network import build_network
+from .recipe import Recipe
+from .sources import Split, load_data
+from .task import Task
+
+
+class Classification(Task):
+    """One label an image.
+
+    Args:
+        recipe: how.
+        split: the data, where they are open already.
+    """
+
+    deciding = "top1"
+
+    def __init__(self, recipe: Recipe, split: Split | None = None):
+        super().__init__(recipe)
+        split = split or load_data(recipe)
+        self.num_classes = split.num_classes
+        data: Any = split.train
+        data.transform = training_transform(recipe)
+        data = split.test
+        data.transform = evaluation_transform(recipe)
+        self.train_data, self.val_data = split.train, split.test
+        mixes = recipe.mixup > 0 or recipe.cutmix > 0
+        mixing: dict[str, Any] = {
+            "mixup_alpha": recipe.mixup,
+            "cutmix_alpha": recipe.cutmix,
+            "label_smoothing": recipe.smoothing,
+        }
+        self.mix = Mixup(**mixing, num_classes=self.num_classes) if mixes else None
+        self.criterion: nn.Module = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
+        if recipe.bce_loss:
+            self.criterion = BinaryCrossEntropy(smoothing=0.0 if mixes else recipe.smoothing)
+        elif mixes:
+            self.criterion = SoftTargetCrossEntropy()
+
+    def create_model(self) -> nn.Module:
+        return build_network(self.recipe, self.num_classes)
+
+    def augment(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mix(images, targets) if self.mix else (images, targets)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return self.criterion(output.float(), target)
+
+    def create_metrics(self) -> MetricCollection:
+        common: dict[str, Any] = {"num_classes": self.num_classes, "average": "micro", "validate_args": False}
+        metrics: dict[str, Any] = {"top1": MulticlassAccuracy(**common), "val_loss": MeanMetric()}
+        if self.num_classes > 5:
+            metrics["top5"] = MulticlassAccuracy(top_k=5, **common)
+        return MetricCollection(metrics)
+
+    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+        for name, metric in metrics.items(keep_base=True, copy_state=False):
+            if name == "val_loss":
+                metric.update(nn.functional.cross_entropy(output.float(), target), weight=len(target))
+            else:
+                metric.update(output, target)
+
+
+def training_transform(recipe: Recipe) -> Any:
+    """timm's augmentation for training, from a PIL image to a normalised tensor."""
+    size = recipe.image_size
+    common: dict[str, Any] = {"input_size": (3, size, size), "is_training": True, "interpolation": recipe.interpolation}
+    plain = recipe.crop_scale == 1 and not (recipe.hflip or recipe.aa or recipe.reprob or recipe.crop_padding)
+    if plain:
+        return create_transform(**common, no_aug=True)
+    if recipe.crop_scale == 1 or recipe.crop_padding:
+        # timm's crops all resize; these keep the image's own scale.
+        first = [transforms.Resize(size, _mode(recipe)), transforms.RandomCrop(size, padding=recipe.crop_padding)]
+        first.append(transforms.RandomHorizontalFlip(recipe.hflip))
+    else:
+        first = []
+    parts: Any = create_transform(
+        **common,
+        scale=(recipe.crop_scale, 1.0),
+        hflip=recipe.hflip,
+        color_jitter=0.0,
+        auto_augment=recipe.aa or None,
+        re_prob=recipe.reprob,
+        re_mode="pixel",
+        separate=True,
+    )
+    return transforms.Compose([*(first or [parts[0]]), *parts[1:]])
+
+
+def evaluation_transform(recipe: Recipe) -> Any:
+    """The middle of the resized image, normalised."""
+    size = (3, recipe.image_size, recipe.image_size)
+    interpolation = "bilinear" if recipe.interpolation == "random" else recipe.interpolation
+    return create_transform(size, interpolation=interpolation, crop_pct=recipe.crop_pct)
+
+
+def _mode(recipe: Recipe) -> Any:
+    mode = "bilinear" if recipe.interpolation == "random" else recipe.interpolation
+    return transforms.InterpolationMode(mode)

@@ -1,0 +1,89 @@
+"""The processes that train together: one alone, or those that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together.
+
+    Attributes:
+        device: what this process computes on.
+        rank, size: its number, and how many there are. Only number 0 speaks and writes.
+        control: the group over which processes agree without waiting for their GPUs.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    control: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def agree(self, *flags: int) -> list[int]:
+        """The highest of each flag over all processes, so that all of them do the same next."""
+        if self.size == 1:
+            return list(flags)
+        highest = torch.tensor(flags)
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.control)
+        return highest.tolist()
+
+    def sum(self, *values: float) -> list[float]:
+        """The sum of each value over all processes."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return total.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, by rank, on every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Gives every process the first one's buffers: BatchNorm's statistics drift apart otherwise."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+@contextmanager
+def join(device: torch.device) -> Iterator[World]:
+    """Joins the processes that torchrun started, if it did; leaves them at the end.
+
+    Args:
+        device: ``cuda`` becomes the GPU of this process's own number on its machine.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield World(device)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        control = dist.new_group(backend="gloo")
+        yield World(device, dist.get_rank(), dist.get_world_size(), control)
+    finally:
+        dist.destroy_process_group()
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process again after one of its group died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

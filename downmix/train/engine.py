@@ -1,0 +1,264 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from rich.console import Console
+from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import IterableDataset
+
+from . import evaluation
+from .checkpoint import find_newest, has_checkpoints, read_checkpoint
+from .classification import Classification
+from .data import Batch, create_evaluation_loader, create_training_loader, set_position
+from .distributed import World, join, restarted
+from .images import DataError
+from .losses import LaggedLosses
+from .output import Output
+from .recipe import Recipe
+from .signals import Interrupted, Signals
+from .state import Epoch, State, seed_everything
+from .task import Task
+from .watch import Watch
+
+TASKS: dict[str, type[Task]] = {"classification": Classification}
+_AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def train(
+    recipe: Recipe,
+    output: Path | None = None,
+    *,
+    resume: str = "",
+    task: Task | None = None,
+    model: nn.Module | None = None,
+    console: Console | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[Epoch]:
+    """Trains by a recipe, alone or with the processes that torchrun started.
+
+    Args:
+        recipe: how.
+        output: folder of checkpoints, logs and curves; None writes nothing.
+        resume: ``"auto"`` goes on from the newest whole checkpoint in ``output``, if there is one; a path from that
+            checkpoint; empty starts anew, but for a restart by torchrun, which is ``"auto"``.
+        task: what is learned, where the data are open already.
+        model: the network to train, in place; None creates the recipe's.
+        console: where progress and notes go.
+        on_step: called after every step, with the steps done and the steps in all, in place of the progress bar.
+
+    Returns:
+        One :class:`Epoch` for each epoch.
+
+    Raises:
+        ValueError: if recipe, data or checkpoint can't be used.
+        FloatingPointError: where the loss is no longer finite, with the step and the samples it happened at.
+        Interrupted: after SIGINT or SIGTERM, once the step is finished and written.
+    """
+    with join(recipe.torch_device()) as world, Signals() as signals:
+        training = Training(recipe, world, signals, task, model)
+        out = Output(output, recipe, world, console or Console(stderr=True))
+        training.begin(out, resume or ("auto" if restarted() else ""))
+        with Watch(out, training.state, on_step) as watch:
+            return training.run(out, watch)
+
+
+class Training:
+    """One training: its state, and how it moves on by a step, an epoch, to its end."""
+
+    def __init__(
+        self, recipe: Recipe, world: World, signals: Signals, task: Task | None = None, model: nn.Module | None = None
+    ):
+        self.recipe, self.world, self.signals = recipe, world, signals
+        seed_everything(recipe.seed, rank=0)  # every process starts from the same weights
+        self.task = task or TASKS[recipe.task](recipe)
+        self.loader = create_training_loader(self.task.train_data, recipe, world)
+        self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
+        model = (model or self.task.create_model()).to(world.device)
+        if recipe.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.sync_bn and world.size > 1:
+            if world.device.type != "cuda":
+                raise ValueError("sync_bn needs CUDA devices; leave it out on the CPU")
+            model = convert_sync_batchnorm(model)
+        self.batches: Any = self.loader.batch_sampler
+        self.state = State(model, recipe, world, self.batches.steps, self.batches.global_batch)
+        self.network = self._prepare(model)
+        self.losses = LaggedLosses(recipe)
+        seed_everything(recipe.seed, world.rank)
+
+    def _prepare(self, model: nn.Module) -> nn.Module:
+        network = model
+        if self.world.size > 1:
+            ids = [self.world.device.index] if self.world.device.type == "cuda" else None
+            network = DistributedDataParallel(network, device_ids=ids)
+        return torch.compile(network) if self.recipe.compile else network  # type: ignore[return-value]
+
+    def begin(self, out: Output, resume: str) -> None:
+        """Goes back to a checkpoint where one is asked for."""
+        if resume == "auto" and out.folder:
+            found = find_newest(out.folder, out.warn)
+        elif resume and resume != "auto":
+            found = Path(resume), read_checkpoint(Path(resume))
+        else:
+            found = None
+            if out.folder and has_checkpoints(out.folder):
+                raise ValueError(
+                    f"{out.folder} holds checkpoints of a training; go on with --resume auto, or give another --output"
+                )
+        if found:
+            path, saved = found
+            out.note_differences(saved["recipe"])
+            self.state.restore(saved)
+            out.say(f"going on from {path}, after {self.state.done} steps")
+
+    def run(self, out: Output, watch: Watch) -> list[Epoch]:
+        progress = self.state.progress
+        while progress.epoch < self.recipe.epochs and not self._stalled():
+            seconds = self._train_epoch(out, watch)
+            metrics = self._evaluate(out)
+            total, count = self.world.sum(progress.loss_sum, progress.loss_count)
+            lr = self.state.optimizer.param_groups[0]["lr"]
+            progress.history.append(Epoch(total / max(count, 1), lr, seconds, metrics))
+            progress.epoch, progress.step, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
+            is_best = metrics[self.task.deciding] > progress.best
+            if is_best:
+                progress.best, progress.best_epoch = metrics[self.task.deciding], progress.epoch
+            watch.epoch(progress.history[-1], progress.epoch)
+            out.write_epoch(self.state, is_best)
+        out.write_summary(progress, self.task.deciding)
+        return progress.history
+
+    def _evaluate(self, out: Output) -> dict[str, float]:
+        metrics = evaluation.evaluate(
+            self.state.evaluated,
+            self.task,
+            self.val_loader,
+            self.world,
+            self._autocast,
+            signals=self.signals,
+            on_batch=lambda batch, output: out.note_bad(batch.bad),
+        )
+        return metrics if metrics is not None else self._stop(out)
+
+    def _stalled(self) -> bool:
+        progress, patience = self.state.progress, self.recipe.early_stop
+        return patience > 0 and progress.epoch - progress.best_epoch >= patience
+
+    def _train_epoch(self, out: Output, watch: Watch) -> float:
+        progress, start = self.state.progress, time.perf_counter()
+        set_position(self.loader, progress.epoch, progress.step)
+        self.network.train()
+        for batches in self._steps():
+            for batch in batches:
+                out.note_bad(batch.bad)
+            loss = self._step(batches)
+            progress.step += 1
+            self.state.scheduler.step_update(self.state.done)
+            if loss is not None:
+                self.losses.push(loss, self.state, batches)
+            watch.step(self.losses.newest)
+            signal, fault, due = self.world.agree(self.signals.received, self.losses.fault is not None, out.is_due())
+            if fault:
+                self._raise_fault()
+            if signal:
+                self._stop(out)
+            every = self.recipe.checkpoint_every_steps
+            if due or (every and progress.step % every == 0 and progress.step < self.state.steps):
+                self._write(out)
+        self._settle()
+        return time.perf_counter() - start
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """The batches of each remaining step of the epoch; a stream that ends too early begins again."""
+        loader = self.loader if self.state.progress.step < self.state.steps else ()
+        batches = iter(loader)
+        try:
+            for _ in range(self.state.progress.step, self.state.steps):
+                step = list(islice(batches, self.recipe.accumulate))
+                if len(step) < self.recipe.accumulate and isinstance(self.loader.dataset, IterableDataset):
+                    batches = iter(self.loader)
+                    step += islice(batches, self.recipe.accumulate - len(step))
+                if len(step) < self.recipe.accumulate:
+                    raise DataError(
+                        "the training stream gives no batch to one of the workers; lower workers or batch_size"
+                    )
+                yield step
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                raise DataError(
+                    f"a process that loads images died ({str(error).splitlines()[0]}); lower workers"
+                ) from error
+            raise
+
+    def _step(self, batches: list[Batch]) -> Tensor | None:
+        """One update from ``batches``; returns its loss on the device, or None where the step was left out."""
+        state, total = self.state, torch.zeros((), device=self.world.device)
+        state.optimizer.zero_grad()
+        for i, batch in enumerate(batches, 1):
+            images, targets = evaluation.to_device(batch, self.recipe, self.world)
+            images, targets = self.task.augment(images, targets)
+            with self._gradients_shared(last=i == len(batches)):
+                with self._autocast():
+                    loss = self.task.loss(self.network(images), targets) / len(batches)
+                state.scaler.scale(loss).backward()
+            total += loss.detach()
+        if self.recipe.skip_nan and self._skips(total):
+            return None
+        if self.recipe.clip_grad:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), self.recipe.clip_grad)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.ema:
+            state.ema.update(state.model, step=state.done + 1)
+        return total
+
+    def _gradients_shared(self, last: bool) -> Any:
+        if last or self.world.size == 1:
+            return nullcontext()
+        network: Any = getattr(self.network, "_orig_mod", self.network)
+        return network.no_sync()
+
+    def _autocast(self) -> Any:
+        dtype = _AMP[self.recipe.amp]
+        return torch.autocast(self.world.device.type, dtype=dtype) if dtype else nullcontext()
+
+    def _skips(self, loss: Tensor) -> bool:
+        """Whether this step is left out, by all processes, because one's loss is not finite."""
+        (bad,) = self.world.agree(int(not loss.isfinite().item()))
+        if not bad or self.state.progress.skipped >= self.recipe.skip_nan:
+            return False
+        self.state.progress.skipped += 1
+        return True
+
+    def _settle(self) -> None:
+        """Waits for all losses, so that nothing is written or evaluated after one that is not finite."""
+        self.losses.settle(self.state)
+        (fault,) = self.world.agree(self.losses.fault is not None)
+        if fault:
+            self._raise_fault()
+
+    def _raise_fault(self) -> NoReturn:
+        sentences = [sentence for sentence in self.world.gather(self.losses.fault) if sentence]
+        if not self.world.is_first:
+            raise SystemExit(2)
+        raise FloatingPointError(sentences[0])
+
+    def _write(self, out: Output) -> None:
+        self._settle()
+        out.write_checkpoint(self.state)
+
+    def _stop(self, out: Output) -> NoReturn:
+        (signal,) = self.world.agree(self.signals.received)
+        self._write(out)
+        raise Interrupted(signal)

@@ -1,0 +1,73 @@
+"""A network on the held-out samples, each counted once over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from .data import Batch
+from .distributed import World
+from .recipe import Recipe
+from .signals import Signals
+from .task import Task
+
+
+def to_device(batch: Batch, recipe: Recipe, world: World) -> tuple[Tensor, Tensor]:
+    layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+    images = batch.images.to(world.device, non_blocking=True, memory_format=layout)
+    return images, batch.targets.to(world.device, non_blocking=True)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    loader: DataLoader[Any],
+    world: World,
+    autocast: Callable[[], Any],
+    *,
+    signals: Signals | None = None,
+    on_batch: Callable[[Batch, Any], None] = lambda batch, output: None,
+) -> dict[str, float] | None:
+    """The task's metrics over all of ``loader``; None where a signal came first.
+
+    Args:
+        model: is switched to evaluation mode.
+        task: its recipe says how images travel to the device.
+        on_batch: sees each batch and what the network made of it.
+    """
+    world.share_buffers(model)
+    model.eval()
+    metrics = task.create_metrics().to(world.device)
+    for batch in _in_step(loader, world):
+        if signals and not _is_stream(loader) and world.agree(signals.received)[0]:
+            return None
+        if batch is None:
+            continue
+        output = None
+        if len(batch.images):
+            images, targets = to_device(batch, task.recipe, world)
+            with autocast():
+                output = model(images)
+            task.update(metrics, output, targets)
+        on_batch(batch, output)
+    return task.compute(metrics)
+
+
+def _in_step(loader: DataLoader[Any], world: World) -> Iterator[Batch | None]:
+    """The batches, and None for processes that have one less, as all have to take part in agreeing on a signal."""
+    if _is_stream(loader):
+        yield from loader
+        return
+    batches = iter(loader)
+    sampler: Any = loader.batch_sampler
+    for _ in range(sampler.rounds):
+        yield next(batches, None)
+
+
+def _is_stream(loader: DataLoader[Any]) -> bool:
+    return isinstance(loader.dataset, IterableDataset)

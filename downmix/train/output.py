@@ -1,0 +1,141 @@
+"""What a training writes and says. Only the first process does either."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from .checkpoint import CheckpointError, keep_as, write_checkpoint, write_weights, write_whole
+from .curves import draw_curves
+from .distributed import World
+from .recipe import Recipe
+from .state import Epoch, Progress, State
+
+# Fields that change nothing in what is computed.
+_FREE = {"workers", "device", "data_dir", "log_every", "wandb", "keep_last", "keep_every", "on_bad_image"} | {
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+}
+
+
+class Output:
+    """The folder of one training, and the console.
+
+    Args:
+        folder: where everything goes; None writes nothing.
+        recipe: is written to ``recipe.yaml``.
+        world: says whether this process is the first.
+        console: where notes go.
+
+    Raises:
+        CheckpointError: where the folder can't be written.
+    """
+
+    def __init__(self, folder: Path | None, recipe: Recipe, world: World, console: Console):
+        self.folder, self.recipe, self.world = folder, recipe, world
+        self.console = console if world.is_first else Console(quiet=True)
+        self.bad: set[str] = set()
+        self._written = time.monotonic()
+        if folder and world.is_first:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CheckpointError(
+                    f"the folder {folder} can't be made ({error}); choose another --output"
+                ) from error
+            self._write("recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True))
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
+
+    def note_bad(self, sentences: list[str]) -> None:
+        """Names each image that can't be read once."""
+        for sentence in sentences:
+            if sentence not in self.bad:
+                self.bad.add(sentence)
+                self.warn(sentence)
+
+    def note_differences(self, saved: dict[str, Any]) -> None:
+        """Names the fields in which a checkpoint's recipe is another one."""
+        now = asdict(self.recipe)
+        for name in now.keys() - _FREE:
+            if name in saved and saved[name] != now[name]:
+                self.warn(f"the checkpoint was made with {name} {saved[name]}; this goes on with {now[name]}")
+
+    def is_due(self) -> bool:
+        """Whether the first process wants a checkpoint because of the time."""
+        minutes = self.recipe.checkpoint_every_minutes
+        return bool(self.folder and minutes and self.world.is_first and time.monotonic() - self._written > 60 * minutes)
+
+    def write_checkpoint(self, state: State) -> Path | None:
+        """Writes where the training is. Every process has to take part."""
+        if not self.folder:
+            return None
+        saved = state.collect()
+        self._written = time.monotonic()
+        return write_checkpoint(self.folder, saved, state.done, self.recipe.keep_last) if self.world.is_first else None
+
+    def write_epoch(self, state: State, is_best: bool) -> None:
+        """Writes what there is after an epoch: checkpoints, weights, the table of all epochs."""
+        path = self.write_checkpoint(state)
+        if not self.folder or not path:
+            return
+        epoch = state.progress.epoch
+        metadata = {"recipe": json.dumps(asdict(self.recipe)), "epoch": str(epoch)}
+        if is_best:
+            keep_as(path, "best.pt")
+            write_weights(self.folder / "best.safetensors", state.evaluated, metadata)
+        if self.recipe.keep_every and epoch % self.recipe.keep_every == 0:
+            keep_as(path, f"epoch-{epoch:04d}.pt")
+        write_weights(self.folder / "last.safetensors", state.evaluated, metadata)
+        self._write("epochs.csv", _table(state.progress.history))
+
+    def write_summary(self, progress: Progress, deciding: str) -> None:
+        """Says how the training went, and draws its curves."""
+        if not progress.history or not self.world.is_first:
+            return
+        last, summary = progress.history[-1], {"epochs": progress.epoch, "best_epoch": progress.best_epoch}
+        summary |= {f"best_{deciding}": progress.best, "last": last.metrics, "train_loss": last.train_loss}
+        summary |= {"skipped_steps": progress.skipped, "bad_images": sorted(self.bad)}
+        if self.bad:
+            self.warn(f"{len(self.bad)} images could not be read")
+        self.say(
+            f"best {deciding} {progress.best:.4f} after epoch {progress.best_epoch}, last {last.metrics[deciding]:.4f}"
+        )
+        if self.folder:
+            self._write("summary.json", json.dumps(summary, indent=1) + "\n")
+            draw_curves(progress.history, self.folder / "curves.png")
+            self.say(f"results: {self.folder}/best.pt, best.safetensors, epochs.csv, summary.json, curves.png")
+
+    def _write(self, name: str, text: str) -> None:
+        assert self.folder is not None
+        write_whole(self.folder / name, lambda file: file.write(text.encode()))
+
+
+def _table(history: list[Epoch]) -> str:
+    text = io.StringIO()
+    rows = [
+        {
+            "epoch": i,
+            "train_loss": epoch.train_loss,
+            "lr": epoch.lr,
+            "seconds": round(epoch.seconds, 3),
+            **epoch.metrics,
+        }
+        for i, epoch in enumerate(history, 1)
+    ]
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,177 @@
+"""What a training is: one dataclass, every field documented and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+TASKS = ("classification",)
+AMP = ("none", "bf16", "fp16")
+# timm's others: plateau follows a metric, not the step, and none leaves the warm-up out.
+SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
+_AT_LEAST_ONE = ("epochs", "accumulate", "keep_last", "log_every")
+_NOT_NEGATIVE = (
+    *("num_classes", "lr_base_batch", "weight_decay", "warmup_epochs", "min_lr", "clip_grad", "mixup", "cutmix"),
+    *("crop_padding", "early_stop", "workers", "checkpoint_every_steps", "checkpoint_every_minutes", "keep_every"),
+    "skip_nan",
+)
+_LEAST = {"image_size": 8, "batch_size": 2} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
+_SHARES = ("crop_scale", "crop_pct", "hflip", "smoothing", "drop", "drop_path", "reprob", "ema_decay", "momentum")
+
+
+@dataclass
+class Recipe:
+    """How a network is trained. The defaults suit the digits.
+
+    Args:
+        task: what is learned: classification.
+        data: digits, fashion_mnist, cifar10, cifar100, a folder of class folders, or a name that timm knows, such as
+            wds/… for WebDataset shards, hfds/… for Hugging Face and torch/… for torchvision.
+        data_dir: where the data lie or are downloaded to (default: data).
+        train_split: the training split in timm's words, for names with a slash.
+        val_split: the held-out split in timm's words, for names with a slash.
+        num_classes: how many classes there are, where the data don't say; 0 asks the data.
+        image_size: height and width in pixels that images are brought to.
+        model: a network of timm or downmix, perhaps with arguments, NAME:key=value,key=value.
+        pretrained: start from the weights that timm has for the name.
+        init: start from the weights of this checkpoint; a classifier of another size starts fresh.
+        squeeze: what takes the place of the squeezes, as in downmix convert: pix, or none.
+        pool: what takes the place of the pools, as in downmix convert: soft, soft_2x2, or none.
+        convert: a convert.json that downmix convert wrote, repeated on the network.
+        drop: share of values that dropout before the classifier sets to zero.
+        drop_path: share of residual branches that are left out, by depth.
+        epochs: passes over the training images.
+        batch_size: images a step, a process.
+        accumulate: batches whose gradients are summed before a step (update_freq); the global batch is batch_size ×
+            accumulate × processes.
+        opt: optimiser, by timm's name (sgd is Nesterov's).
+        lr: highest learning rate, reached after the warm-up.
+        lr_base_batch: the global batch that lr is meant for: lr is multiplied by global batch / lr_base_batch. With 0
+            it stays as it is.
+        momentum: of optimisers that have one.
+        weight_decay: weight decay; none on biases and norms.
+        layer_decay: factor of the learning rate from each layer to the one below; 0 for the same everywhere.
+        sched: schedule of the learning rate, by timm's name.
+        warmup_epochs: epochs of linear warm-up.
+        min_lr: learning rate at the end of the schedule.
+        clip_grad: the norm that gradients are clipped to; 0 for no clipping.
+        smoothing: label smoothing.
+        mixup: alpha of mixup; 0 for none.
+        cutmix: alpha of cutmix; 0 for none.
+        bce_loss: binary cross entropy, each class for itself, in place of cross entropy.
+        aa: automatic augmentation in timm's words, such as rand-m7-mstd0.5-inc1; empty for none.
+        reprob: probability that a rectangle of an image is erased.
+        crop_scale: smallest share of the image's area that a random crop keeps; 1 for no random crop.
+        crop_padding: pixels of black border before a random crop of the image's own size, in place of crop_scale.
+        hflip: probability of a horizontal flip.
+        interpolation: bilinear, bicubic, nearest, or random for one of them at each training image.
+        crop_pct: share of the resized image's side that evaluation sees, in its middle.
+        ema_decay: decay of the moving average of the weights, which is then what is evaluated; 0 for none.
+        amp: mixed precision: none, bf16, or fp16 with a loss scaler.
+        channels_last: keep images and weights in channels_last.
+        compile: compile the network with torch.compile.
+        grad_checkpointing: compute activations again in the backward pass rather than keep them.
+        sync_bn: BatchNorm over all processes' batches.
+        early_stop: end after this many epochs without a better deciding metric; 0 for never.
+        seed: of initialisation, shuffling and augmentation.
+        workers: processes that load images, for each training process; 0 loads in the main process.
+        device: cpu, cuda, or auto for cuda where there is one.
+        checkpoint_every_steps: also write a checkpoint every so many steps; 0 for none within an epoch.
+        checkpoint_every_minutes: also write a checkpoint after so many minutes; 0 for none within an epoch.
+        keep_last: newest checkpoints to keep.
+        keep_every: keep the checkpoint of every so manieth epoch for good; 0 keeps none of them.
+        on_bad_image: stop at an image that can't be read, or skip: take the next in training, leave out in evaluation.
+        skip_nan: steps with a loss that is not finite that are left out before training stops.
+        log_every: steps between two points of the training loss and learning rate in TensorBoard.
+        wandb: also log to Weights & Biases.
+    """
+
+    task: str = "classification"
+    data: str = "digits"
+    data_dir: str | None = None
+    train_split: str = "train"
+    val_split: str = "validation"
+    num_classes: int = 0
+    image_size: int = 16
+    model: str = "pix_resnet29_small"
+    pretrained: bool = False
+    init: str | None = None
+    squeeze: str = "none"
+    pool: str = "none"
+    convert: str | None = None
+    drop: float = 0.0
+    drop_path: float = 0.0
+    epochs: int = 12
+    batch_size: int = 64
+    accumulate: int = 1
+    opt: str = "adamw"
+    lr: float = 2e-3
+    lr_base_batch: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    layer_decay: float = 0.0
+    sched: str = "cosine"
+    warmup_epochs: int = 1
+    min_lr: float = 0.0
+    clip_grad: float = 0.0
+    smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    bce_loss: bool = False
+    aa: str = ""
+    reprob: float = 0.0
+    crop_scale: float = 0.7
+    crop_padding: int = 0
+    hflip: float = 0.0
+    interpolation: Literal["bilinear", "bicubic", "nearest", "random"] = "bilinear"
+    crop_pct: float = 1.0
+    ema_decay: float = 0.0
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    channels_last: bool = False
+    compile: bool = False
+    grad_checkpointing: bool = False
+    sync_bn: bool = False
+    early_stop: int = 0
+    seed: int = 0
+    workers: int = 0
+    device: str = "auto"
+    checkpoint_every_steps: int = 0
+    checkpoint_every_minutes: float = 0.0
+    keep_last: int = 2
+    keep_every: int = 0
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    skip_nan: int = 0
+    log_every: int = 50
+    wandb: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in (*_SHARES, "layer_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        for name, known in (("task", TASKS), ("amp", AMP), ("sched", SCHEDULES), ("on_bad_image", ("stop", "skip"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(
+                f"mixup and cutmix pair the images of a batch; batch_size must be even, got {self.batch_size}"
+            )
+
+    def torch_device(self) -> torch.device:
+        """The device asked for; ValueError where it is unknown or not there."""
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use cpu or auto")
+        return device

@@ -1,0 +1,207 @@
+"""Image data sets by name or folder, split into training and held-out images."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm.data
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from torch.utils.data import Dataset, IterableDataset
+
+from .images import DataError, Images, ImageStream, TimmImages
+from .recipe import Recipe
+
+TORCHVISION_SETS = ("fashion_mnist", "cifar10", "cifar100")
+_TEST_FOLDERS = ("val", "validation", "test")
+_EXTENSIONS = timm.data.get_img_extensions()
+_create_dataset: Any = timm.data.create_dataset
+
+
+@dataclass
+class Split:
+    """Training and held-out images of one data set, and the number of classes."""
+
+    train: Dataset[Any]
+    test: Dataset[Any]
+    num_classes: int
+
+
+def load_data(recipe: Recipe) -> Split:
+    """Finds the data set that ``recipe.data`` names.
+
+    ``digits`` lie inside scikit-learn; the last 360 of its 1,797 scans are held out, mostly by writers that no training
+    scan is by. ``fashion_mnist``, ``cifar10`` and ``cifar100`` are read from ``recipe.data_dir`` or downloaded into it
+    by torchvision. A path may be a folder of class folders, with ``train`` and ``val``, ``validation`` or ``test``
+    inside, or without (then every fifth image of a class is held out); ``train`` and ``val`` may be folders of tar
+    files or ``train.tar`` and ``val.tar`` too. All else is a name that ``timm.data.create_dataset`` takes.
+
+    Raises:
+        DataError: where nothing usable is found.
+    """
+    name, root = recipe.data, Path(recipe.data_dir or "data")
+    if recipe.data_dir is not None and name not in TORCHVISION_SETS and not root.is_dir():
+        raise DataError(f"the data folder {root} does not exist; check data_dir")
+    if name == "digits":
+        return _digits()
+    if name in TORCHVISION_SETS:
+        if any((root / part).is_dir() for part in ("train", *_TEST_FOLDERS)):
+            return _folders(root)
+        return _idx_files(root) if _find_idx(root, "train-images") else _torchvision(name, root)
+    if Path(name).is_dir():
+        return _tars(Path(name)) if _tar_part(Path(name), "train") else _folders(Path(name))
+    if "/" in name and name.split("/")[0] in ("torch", "hfds", "hfids", "tfds", "wds"):
+        return _timm(recipe, root)
+    raise DataError(
+        f"there is no data set or folder {name!r}; known are digits, {', '.join(TORCHVISION_SETS)}, the path of a "
+        "folder with a folder of images for each class, and timm's names (torch/…, hfds/…, wds/…, tfds/…)"
+    )
+
+
+def _digits() -> Split:
+    from sklearn.datasets import load_digits  # here: a second to import, and only needed for this set
+
+    digits: Any = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    items = list(zip(images, digits.target.tolist(), strict=True))
+    return Split(Images(items[:-360], 10), Images(items[-360:], 10), num_classes=10)
+
+
+def _torchvision(name: str, root: Path) -> Split:
+    try:
+        train, test = (
+            _create_dataset(f"torch/{name}", root=str(root), split=split, download=True)
+            for split in ("train", "validation")
+        )
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{name} is neither in the folder {root} nor could it be downloaded there ({error}); "
+            "pass a folder with a copy as data_dir"
+        ) from error
+    count = len(train.classes)
+    return Split(_from_torchvision(train, count), _from_torchvision(test, count), num_classes=count)
+
+
+def _from_torchvision(dataset: Any, num_classes: int) -> Images:
+    return Images(list(zip(dataset.data, map(int, dataset.targets), strict=True)), num_classes)
+
+
+def _idx_files(root: Path) -> Split:
+    """Reads the MNIST family's own files, as they are published and as Debian packages them."""
+    parts = []
+    for part in ("train", "t10k"):
+        images, labels = _find_idx(root, f"{part}-images"), _find_idx(root, f"{part}-labels")
+        if images is None or labels is None:
+            raise DataError(f"{root} holds {part}-images… or {part}-labels…, but not both; copy the missing file there")
+        pixels = np.frombuffer(_read(images), np.uint8, offset=16).reshape(-1, 28, 28)
+        targets = np.frombuffer(_read(labels), np.uint8, offset=8).tolist()
+        parts.append(Images(list(zip(pixels, targets, strict=True)), 10))
+    return Split(*parts, num_classes=10)
+
+
+def _find_idx(root: Path, stem: str) -> Path | None:
+    return next(iter(sorted(root.glob(f"{stem}-idx*-ubyte*"))), None)
+
+
+def _read(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def _folders(root: Path) -> Split:
+    train = root / "train"
+    test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
+    if train.is_dir() != (test is not None):
+        raise DataError(f"{root} needs both a folder train and one of {', '.join(_TEST_FOLDERS)}, or neither")
+    if test is None:
+        classes = _class_folders(root)
+        held_out = [item for _, files in classes for item in files[4::5]]
+        kept = [item for _, files in classes for i, item in enumerate(files) if i % 5 != 4]
+        return _checked(root, Images(kept, len(classes)), Images(held_out, len(classes)), len(classes))
+    train_classes, test_classes = _class_folders(train), _class_folders(test)
+    _same_classes({name for name, _ in train_classes}, {name for name, _ in test_classes}, train, test)
+    count = len(train_classes)
+    train_images, test_images = (
+        Images([item for _, files in classes for item in files], count) for classes in (train_classes, test_classes)
+    )
+    return _checked(root, train_images, test_images, count)
+
+
+def _class_folders(root: Path) -> list[tuple[str, list[tuple[Path, int]]]]:
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    if not folders:
+        raise DataError(f"{root} holds no class folders; expected one folder of images for each class")
+    classes = []
+    for label, folder in enumerate(folders):
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _EXTENSIONS)
+        if not files:
+            raise DataError(f"the class folder {folder} holds no image; put images there or remove the folder")
+        classes.append((folder.name, [(path, label) for path in files]))
+    return classes
+
+
+def _checked(root: Path, train: Images, test: Images, num_classes: int) -> Split:
+    if len(test) == 0:
+        raise DataError(
+            f"{root} leaves no held-out image: a class needs at least 5 images where there is no test folder"
+        )
+    return Split(train, test, num_classes)
+
+
+def _same_classes(train_classes: set[str], test_classes: set[str], train: object, test: object) -> None:
+    differing = train_classes ^ test_classes
+    if differing:
+        raise DataError(f"{train} and {test} must have the same class folders; only one has {sorted(differing)[0]!r}")
+
+
+def _tar_part(root: Path, part: str) -> Path | None:
+    """``part.tar``, or the folder ``part`` where that holds tar files."""
+    if (root / f"{part}.tar").is_file():
+        return root / f"{part}.tar"
+    return root / part if (root / part).is_dir() and any((root / part).glob("*.tar")) else None
+
+
+def _tars(root: Path) -> Split:
+    train = _tar_part(root, "train")
+    test = next((path for name in _TEST_FOLDERS if (path := _tar_part(root, name))), None)
+    if train is None or test is None:
+        raise DataError(f"{root} needs a tar file or a folder of tar files called train, and one of {_TEST_FOLDERS}")
+    readers: list[Any] = []
+    for path in (train, test):
+        try:
+            # Without cache_tarinfo, which would unpickle a file that lies among the data.
+            readers.append(ReaderImageInTar(str(path), cache_tarinfo=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} can't be read as tar files with images in class folders ({error})") from error
+    names = [set(reader.class_name_to_idx) for reader in readers]
+    _same_classes(names[0], names[1], train, test)
+    datasets = [timm.data.ImageDataset("", reader=reader) for reader in readers]
+    count = len(names[0])
+    return Split(TimmImages(datasets[0], count), TimmImages(datasets[1], count), count)
+
+
+def _timm(recipe: Recipe, root: Path) -> Split:
+    parts = []
+    try:
+        for split, training in ((recipe.train_split, True), (recipe.val_split, False)):
+            options = {"is_training": training, "batch_size": recipe.batch_size, "seed": recipe.seed, "download": True}
+            parts.append(_create_dataset(recipe.data, root=str(root), split=split, **options))
+    except (OSError, RuntimeError, ImportError, AssertionError, ValueError) as error:
+        raise DataError(f"timm can't open the data set {recipe.data!r} in {root}: {error}") from error
+    classes = [_classes(part) for part in parts]
+    if all(classes):
+        _same_classes(
+            set(classes[0]), set(classes[1]), f"the split {recipe.train_split}", f"{recipe.val_split} of {recipe.data}"
+        )
+    count = recipe.num_classes or len(classes[0])
+    if not count:
+        raise DataError(f"timm's data set {recipe.data!r} does not say how many classes it has; pass num_classes")
+    wrap = ImageStream if isinstance(parts[0], IterableDataset) else TimmImages
+    return Split(wrap(parts[0], count), wrap(parts[1], count), count)
+
+
+def _classes(dataset: Any) -> list[str]:
+    named = getattr(getattr(dataset, "reader", None), "class_to_idx", None) or getattr(dataset, "classes", None)
+    return list(map(str, named or ()))

@@ -1,0 +1,103 @@
+"""Watching a training: the progress bar, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .output import Output
+from .state import Epoch, State
+
+_COLUMNS = "{task.description}", "{task.fields[note]}"
+
+
+class Watch:
+    """Shows how far a training is, and logs its curves. A ``with`` block, so that everything is closed again.
+
+    Args:
+        out: where the logs go, and whose console shows the bar.
+        state: the training.
+        on_step: called after each step instead of moving a bar.
+    """
+
+    def __init__(self, out: Output, state: State, on_step: Callable[[int, int], None] | None):
+        self.out, self.state, self.on_step = out, state, on_step
+        self.speaks = out.world.is_first
+        self.bar: Progress | None = None
+        self.board: Any = None
+        self.wandb: Any = None
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Watch:
+        recipe, state = self.out.recipe, self.state
+        self.total = recipe.epochs * state.steps
+        if self.on_step is None and self.speaks:
+            bar, note = (TextColumn(column) for column in _COLUMNS)
+            columns = (bar, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), note)
+            progress = Progress(*columns, console=self.out.console, refresh_per_second=2)
+            self.bar = self._closing.enter_context(progress)
+            self.line = self.bar.add_task(recipe.model, total=self.total, completed=state.done, note="")
+        if self.out.folder and self.speaks:
+            from torch.utils.tensorboard import SummaryWriter  # here: seconds to import
+
+            self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
+            self._closing.callback(self.board.close)
+            if recipe.wandb:
+                self.wandb = self._closing.enter_context(_start_wandb(self.out))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def step(self, loss: float) -> None:
+        """After a step; ``loss`` is the newest that is known."""
+        done = self.state.done
+        if self.on_step:
+            self.on_step(done, self.total)
+        if not self.speaks:
+            return
+        if self.bar:
+            self.bar.update(self.line, completed=done, note=self._note(loss))
+        if self.board and done % self.out.recipe.log_every == 0 and loss == loss:
+            self._log({"train/loss": loss, "train/lr": self.state.optimizer.param_groups[0]["lr"]}, done)
+
+    def epoch(self, epoch: Epoch, number: int) -> None:
+        """After an epoch and its evaluation."""
+        values = "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items())
+        if self.on_step is None:
+            self.out.say(f"epoch {number}: loss {epoch.train_loss:.4f}  {values}  {epoch.seconds:.1f} s")
+        if self.speaks:
+            self._log(
+                {"epoch/train_loss": epoch.train_loss} | {f"epoch/{k}": v for k, v in epoch.metrics.items()}, number
+            )
+
+    def _note(self, loss: float) -> str:
+        assert self.bar is not None
+        speed = self.bar.tasks[self.line].speed
+        rate = f"{speed * self.state.global_batch:,.0f} images/s" if speed else ""
+        device = self.out.world.device
+        memory = f"  {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
+        return f"loss {loss:.3f}  {rate}{memory}"
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+        if self.wandb:
+            self.wandb.log(values | {"step": self.state.done})
+
+
+def _start_wandb(out: Output) -> Any:
+    try:
+        import wandb  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ValueError("wandb was asked for, but is not installed: pip install wandb, or leave it out") from error
+    return wandb.init(project="downmix", dir=str(out.folder), config=asdict(out.recipe), resume="allow")

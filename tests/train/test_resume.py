@@ -1,0 +1,79 @@
+"""An interrupted training ends with the weights of an undisturbed one."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from downmix.train import Interrupted, Recipe, train
+from downmix.train.checkpoint import read_checkpoint
+
+from .helpers import make_folders, quick_recipe
+
+
+def interrupted_at(step: int) -> Any:
+    """An ``on_step`` that sends this process a signal once."""
+
+    def on_step(done: int, total: int) -> None:
+        if done == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return on_step
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    path = max(folder.glob("step-*.pt"))
+    state = read_checkpoint(path)
+    for epoch in state["progress"]["history"]:
+        del epoch["seconds"]
+    return {key: state[key] for key in ("model", "ema", "optimizer", "progress", "processes")}
+
+
+def assert_same(a: Any, b: Any) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_folders(tmp_path_factory.mktemp("data"), count=15))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(everything_random(data), folder, on_step=lambda done, total: None)
+    return final_state(folder)
+
+
+def everything_random(data: str, workers: int = 0) -> Recipe:
+    """Draws from every generator there is: augmentation, mixing, dropout, stochastic depth."""
+    return quick_recipe(
+        data, epochs=2, batch_size=4, accumulate=2, workers=workers, mixup=0.4, cutmix=1.0, aa="rand-m7-mstd0.5-inc1",
+        reprob=0.5, drop=0.2, drop_path=0.1, ema_decay=0.9, hflip=0.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "workers"), [(1, 0), (2, 2), (3, 0), (4, 0), (5, 2), (6, 0)])
+def test_resumed_from_any_step_it_ends_the_same(
+    step: int, workers: int, data: str, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = everything_random(data, workers)
+    with pytest.raises(Interrupted) as stop:
+        train(recipe, tmp_path, on_step=interrupted_at(step))
+    assert stop.value.code == 143
+    torch.rand(7)  # whatever happens in between
+    train(recipe, tmp_path, resume="auto", on_step=lambda done, total: None)
+    assert_same(final_state(tmp_path), undisturbed)
