@@ -33,8 +33,8 @@ def create_network(name: str, **kwargs: Any) -> nn.Module:
         >>> create_network("resnet26:base_width=32,layers=(1, 1, 1, 1)").layer4[0].conv2.in_channels
         256
     """
-    name, _, options = name.partition(":")
-    kwargs = _read_options(name, options) | kwargs
+    name, options = read_name(name)
+    kwargs = options | kwargs
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ";"
@@ -55,6 +55,12 @@ def own_input_size(name: str, network: nn.Module, option: str) -> tuple[int, int
     if "input_size" not in config:
         raise ValueError(f"{name} does not say which images it takes; pass {option}")
     return config["input_size"]
+
+
+def read_name(name: str) -> tuple[str, dict[str, Any]]:
+    """The name of a network and the arguments that stand behind it."""
+    name, _, options = name.partition(":")
+    return name, _read_options(name, options)
 
 
 def _read_options(name: str, options: str) -> dict[str, Any]:

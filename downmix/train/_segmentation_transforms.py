@@ -63,14 +63,15 @@ def training_transform(
     Args:
         crop: height and width in pixels; where the scaled image is smaller, mean colour and void fill up.
         scale: smallest and largest factor of the size.
-        rotate: largest angle in degrees, to either side.
+        rotate: largest angle in degrees, to either side; every second image stays as it is.
         hflip: probability of a horizontal flip.
         blur: probability of a 5×5 Gaussian blur of the image.
     """
     steps: list[nn.Module] = [RandomScale(*scale)]
     if rotate:
         bilinear = v2.InterpolationMode.BILINEAR
-        steps.append(v2.RandomRotation([-rotate, rotate], interpolation=bilinear, fill=_FILL))
+        turn = v2.RandomRotation([-rotate, rotate], interpolation=bilinear, fill=_FILL)
+        steps.append(v2.RandomApply([turn], 0.5))
     steps.append(v2.RandomCrop(crop, pad_if_needed=True, fill=_FILL))
     if hflip:
         steps.append(v2.RandomHorizontalFlip(hflip))

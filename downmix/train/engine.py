@@ -14,11 +14,10 @@ from rich.console import Console
 from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
-from .classification import Classification
 from .data import Batch, create_evaluation_loader, create_training_loader, set_position
 from .distributed import World, join, restarted
 from .images import DataError
@@ -28,9 +27,9 @@ from .recipe import Recipe
 from .signals import Interrupted, Signals
 from .state import Epoch, State, seed_everything
 from .task import Task
+from .tasks import create_task
 from .watch import Watch
 
-TASKS: dict[str, type[Task]] = {"classification": Classification}
 _AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,7 +79,7 @@ class Training:
     ):
         self.recipe, self.world, self.signals = recipe, world, signals
         seed_everything(recipe.seed, rank=0)  # every process starts from the same weights
-        self.task = task or TASKS[recipe.task](recipe)
+        self.task = task or create_task(recipe)
         self.loader = create_training_loader(self.task.train_data, recipe, world)
         self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
         model = (model or self.task.create_model()).to(world.device)
@@ -125,7 +124,7 @@ class Training:
         progress = self.state.progress
         while progress.epoch < self.recipe.epochs and not self._stalled():
             seconds = self._train_epoch(out, watch)
-            metrics = self._evaluate(out)
+            metrics = self._evaluate(self.val_loader, out)
             total, count = self.world.sum(progress.loss_sum, progress.loss_count)
             lr = self.state.optimizer.param_groups[0]["lr"]
             progress.history.append(Epoch(total / max(count, 1), lr, seconds, metrics))
@@ -136,13 +135,28 @@ class Training:
             watch.epoch(progress.history[-1], progress.epoch)
             out.write_epoch(self.state, is_best)
         out.write_summary(progress, self.task.deciding)
+        self._test(out)
         return progress.history
 
-    def _evaluate(self, out: Output) -> dict[str, float]:
+    def _test(self, out: Output) -> None:
+        """Evaluates the network as it is at the end on the task's test samples, where it has some."""
+        if self.task.test_data is None:
+            return
+        loader = create_evaluation_loader(self.task.test_data, self.recipe, self.world)
+        out.write_test(self._evaluate(loader, out), self.task.deciding)
+        if out.folder and self.world.is_first:
+            self.task.draw(self._predict, out.folder / "pictures")
+
+    @torch.inference_mode()
+    def _predict(self, images: Tensor) -> Any:
+        with self._autocast():
+            return self.state.evaluated(images.to(self.world.device))
+
+    def _evaluate(self, loader: DataLoader[Any], out: Output) -> dict[str, float]:
         metrics = evaluation.evaluate(
             self.state.evaluated,
             self.task,
-            self.val_loader,
+            loader,
             self.world,
             self._autocast,
             signals=self.signals,

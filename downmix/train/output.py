@@ -118,6 +118,12 @@ class Output:
             draw_curves(progress.history, self.folder / "curves.png")
             self.say(f"results: {self.folder}/best.pt, best.safetensors, epochs.csv, summary.json, curves.png")
 
+    def write_test(self, metrics: dict[str, float], deciding: str) -> None:
+        """Says and writes how the network does on the test samples."""
+        self.say("on the test samples: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        if self.folder and self.world.is_first:
+            self._write("test.json", json.dumps(metrics, indent=1) + "\n")
+
     def _write(self, name: str, text: str) -> None:
         assert self.folder is not None
         write_whole(self.folder / name, lambda file: file.write(text.encode()))

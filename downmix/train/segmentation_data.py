@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.datasets import Cityscapes
 from torchvision.transforms.v2 import functional
 
+from .images import UNREADABLE, BadImageError, DataError
+
 SPLITS = ("train", "val", "test")
 VOID = 255  # the label of pixels that don't count, wherever masks are tensors; files may use another
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-_READ_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
 
 Pair = tuple[Path, Path]
 JointTransform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, torch.Tensor]]
@@ -50,7 +52,7 @@ class SegmentationImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image = _open(image_path).convert("RGB")
         labels = _read_labels(mask_path, self.labels)
         if labels.shape != (image.height, image.width):
-            raise ValueError(
+            raise DataError(
                 f"the mask {mask_path} is {labels.shape[1]}×{labels.shape[0]} pixels, but its image is "
                 f"{image.width}×{image.height}; a mask needs its image's size"
             )
@@ -67,23 +69,30 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
         split: train, val or test.
 
     Raises:
-        ValueError: where folders, images or masks are missing.
+        DataError: where folders, images or masks are missing.
     """
     if not root.is_dir():
-        raise ValueError(f"the data folder {root} does not exist; check data_dir")
+        raise DataError(f"the data folder {root} does not exist; check data_dir")
     if is_cityscapes(root):
         return _cityscapes_pairs(root, "val" if split == "test" else split)
     images, masks = root / split / "images", root / split / "masks"
     for folder in (images, masks):
         if not folder.is_dir():
-            raise ValueError(
-                f"{folder} is missing; {root} needs a folder images and a folder masks in each of {SPLITS}"
-            )
+            raise DataError(f"{folder} is missing; {root} needs a folder images and a folder masks in each of {SPLITS}")
     by_name = _by_stem(images, _IMAGES), _by_stem(masks, (".png",))
     if not by_name[0]:
-        raise ValueError(f"{images} holds no image; expected files that end in {', '.join(_IMAGES)}")
+        raise DataError(f"{images} holds no image; expected files that end in {', '.join(_IMAGES)}")
     _check_same_names(by_name, (images, masks))
     return [(by_name[0][name], by_name[1][name]) for name in sorted(by_name[0])]
+
+
+def largest_size(pairs: Sequence[Pair]) -> tuple[int, int]:
+    """The largest height and the largest width among the images; those that can't be read are met again later."""
+    sizes = [(1, 1)]
+    for image, _ in pairs:
+        with suppress(*UNREADABLE), Image.open(image) as opened:
+            sizes.append((opened.height, opened.width))
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
 def is_cityscapes(root: Path) -> bool:
@@ -93,7 +102,7 @@ def is_cityscapes(root: Path) -> bool:
 def labels_of_values(num_classes: int, void: int | None) -> np.ndarray:
     """What the values in masks mean: 0, 1, 2 … are the classes in their order, leaving out ``void``."""
     if not 1 <= num_classes <= VOID or not (void is None or 0 <= void <= 255):
-        raise ValueError(f"masks hold 1 to {VOID} classes and a void of 0 to 255, got {num_classes} and void {void}")
+        raise DataError(f"masks hold 1 to {VOID} classes and a void of 0 to 255, got {num_classes} and void {void}")
     labels = np.full(256, -1, np.int64)
     labels[[value for value in range(256) if value != void][:num_classes]] = range(num_classes)
     if void is not None:
@@ -105,7 +114,7 @@ def cityscapes_labels(class_names: Sequence[str]) -> np.ndarray:
     """What the values in CityScapes' own ``labelIds`` files mean: 19 of the 34 are classes, the others don't count."""
     known = sorted((c for c in Cityscapes.classes if 0 <= c.train_id < VOID), key=lambda c: c.train_id)
     if [c.name for c in known] != list(class_names):
-        raise ValueError(
+        raise DataError(
             f"CityScapes' own folders have the classes {', '.join(c.name for c in known)}, in this order; "
             f"the recipe has {', '.join(class_names)}"
         )
@@ -120,14 +129,14 @@ def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
     try:
         found = Cityscapes(str(root), split, target_type="semantic")
     except (RuntimeError, OSError) as error:
-        raise ValueError(
+        raise DataError(
             f"torchvision finds no CityScapes in {root} ({error}); it needs leftImg8bit and gtFine"
         ) from error
     # torchvision lists folders in the file system's order, which differs between machines
     pairs = sorted((Path(image), Path(target[0])) for image, target in zip(found.images, found.targets, strict=True))
     for image, mask in pairs:
         if not mask.is_file():
-            raise ValueError(f"the mask {mask} of the image {image} is missing; unpack gtFine again")
+            raise DataError(f"the mask {mask} of the image {image} is missing; unpack gtFine again")
     return pairs
 
 
@@ -137,7 +146,7 @@ def _by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
         if path.suffix.lower() not in extensions:
             continue
         if path.stem in found:
-            raise ValueError(f"{folder} holds {found[path.stem].name} and {path.name}; a name may stand there once")
+            raise DataError(f"{folder} holds {found[path.stem].name} and {path.name}; a name may stand there once")
         found[path.stem] = path
     return found
 
@@ -145,12 +154,12 @@ def _by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
 def _check_same_names(by_name: tuple[dict[str, Path], dict[str, Path]], folders: tuple[Path, Path]) -> None:
     images, masks = by_name
     if missing := sorted(images.keys() - masks.keys()):
-        raise ValueError(
+        raise DataError(
             f"{len(missing)} of {len(images)} images have no mask, the first is {images[missing[0]]}; "
             f"expected {folders[1] / missing[0]}.png"
         )
     if missing := sorted(masks.keys() - images.keys()):
-        raise ValueError(
+        raise DataError(
             f"{len(missing)} of {len(masks)} masks have no image, the first is {masks[missing[0]]}; "
             f"expected an image {missing[0]} in {folders[0]}"
         )
@@ -161,8 +170,8 @@ def _open(path: Path) -> Image.Image:
         with open(path, "rb") as file:
             image = Image.open(file)
             image.load()
-    except _READ_ERRORS as error:
-        raise ValueError(f"{path} can't be read as an image ({error}); replace or remove it") from error
+    except UNREADABLE as error:
+        raise BadImageError(f"{path} can't be read as an image ({error}); replace or remove it") from error
     return image
 
 
@@ -170,7 +179,7 @@ def _read_labels(path: Path, labels: np.ndarray) -> np.ndarray:
     mask = _open(path)
     if mask.mode != "L":
         kinds: dict[str, Any] = {"P": "a palette", "RGB": "colours", "RGBA": "colours", "1": "only black and white"}
-        raise ValueError(
+        raise DataError(
             f"the mask {path} holds {kinds.get(mask.mode, f'mode {mask.mode}')}; a mask needs one channel of 8 bits "
             "whose values are the classes, as PIL writes with Image.fromarray(labels.astype('uint8')).save(…)"
         )
@@ -179,5 +188,5 @@ def _read_labels(path: Path, labels: np.ndarray) -> np.ndarray:
     if (result < 0).any():
         wrong = ", ".join(map(str, np.unique(values[result < 0])[:8]))
         right = ", ".join(map(str, np.flatnonzero(labels >= 0)))
-        raise ValueError(f"the mask {path} holds the values {wrong}; the classes and void have {right}")
+        raise DataError(f"the mask {path} holds the values {wrong}; the classes and void have {right}")
     return result

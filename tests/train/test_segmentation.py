@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torchmetrics.utilities.data import dim_zero_sum
 
-from downmix.train._segmentation_pictures import palette_of, write_picture
-from downmix.train.segmentation import ClassIoU, SegmentationLoss, Segmenter, create_segmenter
+from downmix.train._segmentation_pictures import create_palette, write_picture
+from downmix.train.pspnet import Segmenter, create_segmenter
 from downmix.train.segmentation_data import VOID
+from downmix.train.segmentation_scores import ClassIoU, SegmentationLoss
 
 
 def tiny(window: tuple[int, int] | None = None, encoder: str = "test_pix_resnet") -> Segmenter:
@@ -126,7 +127,7 @@ def test_the_pairs_of_the_papers() -> None:
 
 
 def test_an_encoder_that_is_none() -> None:
-    with pytest.raises(ValueError, match="resnet5 can't be PSPNet's encoder with output_stride 8"):
+    with pytest.raises(ValueError, match="there is no network 'resnet5' in timm or downmix; did you mean"):
         create_segmenter("resnet5", 3)
 
 
@@ -135,13 +136,18 @@ def test_a_picture_shows_truth_and_prediction(tmp_path: Path) -> None:
     truth[20:] = VOID
     prediction = torch.ones_like(truth)
     image = torch.full((3, 40, 60), 200, dtype=torch.uint8)
-    colours = {"sky": "#11AA33", "road": "#CC2277"}
-    write_picture(tmp_path / "a.png", image, truth, prediction, colours)
+    palette = create_palette(3, ["#11AA33", "#CC2277", "navy"])
+    write_picture(tmp_path / "a.png", image, truth, prediction, ["sky", "road", "sea"], palette)
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
-    shown = [(pixels == palette_of(colours)[label]).all(-1).mean() for label in (0, 1, VOID)]
-    shown.append((pixels == 200).all(-1).mean())
-    assert min(shown) > 0.05
-    assert shown[0] == pytest.approx(shown[1] / 2, rel=0.2)
-    assert shown[1] == pytest.approx(shown[3], rel=0.2)
-    with pytest.raises(ValueError, match="the colour of the class road must be like"):
-        palette_of({"road": "no colour"})
+    sky, road, sea, void = ((pixels == palette[label]).all(-1).mean() for label in (0, 1, 2, VOID))
+    assert sea == 0
+    assert min(sky, void) > 0.05
+    assert sky == pytest.approx(road / 2, rel=0.2)
+    assert road == pytest.approx((pixels == 200).all(-1).mean(), rel=0.2)
+
+
+def test_colours() -> None:
+    assert create_palette(2, ["#112233", "red"])[:3].tolist() == [[17, 34, 51], [255, 0, 0], [0, 0, 0]]
+    assert len({tuple(colour) for colour in create_palette(20, [])[:20].tolist()}) == 20
+    with pytest.raises(ValueError, match="must be written like #804080 or by a name, got 'no colour'"):
+        create_palette(1, ["no colour"])
