@@ -143,7 +143,7 @@ class Training:
         if self.task.test_data is None:
             return
         loader = create_evaluation_loader(self.task.test_data, self.recipe, self.world)
-        out.write_test(self._evaluate(loader, out), self.task.deciding)
+        out.write_test(self._evaluate(loader, out))
         if out.folder and self.world.is_first:
             self.task.draw(self._predict, out.folder / "pictures")
 

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,13 @@ class Output:
             draw_curves(progress.history, self.folder / "curves.png")
             self.say(f"results: {self.folder}/best.pt, best.safetensors, epochs.csv, summary.json, curves.png")
 
-    def write_test(self, metrics: dict[str, float], deciding: str) -> None:
+    def write_test(self, metrics: dict[str, float]) -> None:
         """Says and writes how the network does on the test samples."""
-        self.say("on the test samples: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        named = {"loss" if name == "val_loss" else name: value for name, value in metrics.items()}
+        self.say("on the test samples:\n" + "\n".join(f"  {name} {value:.4f}" for name, value in named.items()))
         if self.folder and self.world.is_first:
-            self._write("test.json", json.dumps(metrics, indent=1) + "\n")
+            known = {name: None if isnan(value) else value for name, value in named.items()}  # JSON has no NaN
+            self._write("test.json", json.dumps(known, indent=1) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         assert self.folder is not None

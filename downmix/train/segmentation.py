@@ -32,7 +32,7 @@ class Segmentation(Task):
     """A class for each pixel, by PSPNet over the recipe's network.
 
     Args:
-        recipe: how; ``data_dir`` is the folder that :func:`~.segmentation_data.find_pairs` describes.
+        recipe: how; ``data_dir``, or ``data`` itself, is the folder that :func:`~.segmentation_data.find_pairs` describes.
     """
 
     deciding = "miou"
@@ -44,7 +44,7 @@ class Segmentation(Task):
             raise DataError("a segmentation needs the names of its classes; give segmentation.classes")
         self.class_names = part.classes
         self.palette = create_palette(len(part.classes), part.colours)
-        root = Path(recipe.data_dir or "data")
+        root = Path(recipe.data_dir or recipe.data)
         if is_cityscapes(root):
             self.labels = cityscapes_labels(self.class_names)
         else:

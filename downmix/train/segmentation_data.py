@@ -72,7 +72,7 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
         DataError: where folders, images or masks are missing.
     """
     if not root.is_dir():
-        raise DataError(f"the data folder {root} does not exist; check data_dir")
+        raise DataError(f"the data folder {root} does not exist; give data_dir")
     if is_cityscapes(root):
         return _cityscapes_pairs(root, "val" if split == "test" else split)
     images, masks = root / split / "images", root / split / "masks"

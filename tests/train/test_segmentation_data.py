@@ -134,7 +134,7 @@ def test_cityscapes_as_published(tmp_path: Path) -> None:
 
 
 def test_what_a_folder_lacks(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not exist; check data_dir"):
+    with pytest.raises(ValueError, match="does not exist; give data_dir"):
         find_pairs(tmp_path / "none", "train")
     with pytest.raises(ValueError, match="train/images is missing"):
         find_pairs(tmp_path, "train")
