@@ -32,7 +32,7 @@ class Segmentation(Task):
     """A class for each pixel, by PSPNet over the recipe's network.
 
     Args:
-        recipe: how; ``data_dir``, or ``data`` itself, is the folder that :func:`~.segmentation_data.find_pairs` describes.
+        recipe: how; ``data_dir``, or ``data`` without it, is a folder as :func:`~.segmentation_data.find_pairs` says.
     """
 
     deciding = "miou"
