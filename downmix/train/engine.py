@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
-from .data import Batch, create_evaluation_loader, create_training_loader, set_position
+from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
 from .distributed import World, join, restarted
 from .images import DataError
 from .losses import LaggedLosses
@@ -64,11 +64,15 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once the step is finished and written.
     """
     with join(recipe.torch_device()) as world, Signals() as signals:
-        training = Training(recipe, world, signals, task, model)
         out = Output(output, recipe, world, console or Console(stderr=True))
+        training = Training(recipe, world, signals, task, model)
         training.begin(out, resume or ("auto" if restarted() else ""))
-        with Watch(out, training.state, on_step) as watch:
-            return training.run(out, watch)
+        try:
+            with Watch(out, training.state, on_step) as watch:
+                return training.run(out, watch)
+        finally:
+            close(training.loader)
+            close(training.val_loader)
 
 
 class Training:
@@ -143,7 +147,10 @@ class Training:
         if self.task.test_data is None:
             return
         loader = create_evaluation_loader(self.task.test_data, self.recipe, self.world)
-        out.write_test(self._evaluate(loader, out))
+        try:
+            out.write_test(self._evaluate(loader, out))
+        finally:
+            close(loader)
         if out.folder and self.world.is_first:
             self.task.draw(self._predict, out.folder / "pictures")
 
