@@ -14,7 +14,7 @@ from rich.console import Console
 from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
@@ -28,6 +28,7 @@ from .signals import Interrupted, Signals
 from .state import Epoch, State, seed_everything
 from .task import Task
 from .tasks import create_task
+from .testing import run_test
 from .watch import Watch
 
 _AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -128,7 +129,7 @@ class Training:
         progress = self.state.progress
         while progress.epoch < self.recipe.epochs and not self._stalled():
             seconds = self._train_epoch(out, watch)
-            metrics = self._evaluate(self.val_loader, out)
+            metrics = self._evaluate(out)
             total, count = self.world.sum(progress.loss_sum, progress.loss_count)
             lr = self.state.optimizer.param_groups[0]["lr"]
             progress.history.append(Epoch(total / max(count, 1), lr, seconds, metrics))
@@ -139,31 +140,15 @@ class Training:
             watch.epoch(progress.history[-1], progress.epoch)
             out.write_epoch(self.state, is_best)
         out.write_summary(progress, self.task.deciding)
-        self._test(out)
+        if not run_test(self.state.evaluated, self.task, self.world, self._autocast, out, self.signals):
+            self._stop(out)
         return progress.history
 
-    def _test(self, out: Output) -> None:
-        """Evaluates the network as it is at the end on the task's test samples, where it has some."""
-        if self.task.test_data is None:
-            return
-        loader = create_evaluation_loader(self.task.test_data, self.recipe, self.world)
-        try:
-            out.write_test(self._evaluate(loader, out))
-        finally:
-            close(loader)
-        if out.folder and self.world.is_first:
-            self.task.draw(self._predict, out.folder / "pictures")
-
-    @torch.inference_mode()
-    def _predict(self, images: Tensor) -> Any:
-        with self._autocast():
-            return self.state.evaluated(images.to(self.world.device))
-
-    def _evaluate(self, loader: DataLoader[Any], out: Output) -> dict[str, float]:
+    def _evaluate(self, out: Output) -> dict[str, float]:
         metrics = evaluation.evaluate(
             self.state.evaluated,
             self.task,
-            loader,
+            self.val_loader,
             self.world,
             self._autocast,
             signals=self.signals,
