@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from argparse import ArgumentError
+from typing import Any
 
-COMMANDS = ("bench", "compare", "convert", "models", "profile", "tables", "train")
+COMMANDS = ("bench", "compare", "convert", "models", "profile", "tables", "train", "validate")
 _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
 
 
@@ -28,10 +30,12 @@ def main(argv: list[str] | None = None) -> None:
         tool.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         commands.add_subcommand(name, command, help=tool.HELP)
+    words = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
-        args = parser.parse_args(argv)
+        args = parser.parse_args(words)
     except ArgumentError as error:
-        sys.exit(_refuse(" ".join(str(error).split()), hint="--help shows what can be said"))
+        near = _nearest(words, commands)
+        sys.exit(_refuse(" ".join(str(error).split()) + near, hint="--help shows what can be said"))
     options = args[args.command]
     try:
         tools[args.command].run(options)
@@ -42,6 +46,24 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_refuse(str(error).strip().rpartition("\n")[2] or type(error).__name__, hint="--debug shows where"))
     except KeyboardInterrupt as stop:
         sys.exit(getattr(stop, "code", 130))
+
+
+def _underscored(word: str) -> str:
+    """Options may be written with dashes: --print-config is --print_config."""
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+
+
+def _nearest(words: list[str], commands: Any) -> str:
+    """What an unknown option may have meant."""
+    if not words or words[0] not in commands.choices:
+        return ""
+    known = [option for action in commands.choices[words[0]]._actions for option in action.option_strings]
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in known and (near := difflib.get_close_matches(name, known, n=1)):
+            return f"; did you mean {near[0]}?"
+    return ""
 
 
 def _refuse(sentence: str, hint: str) -> int:

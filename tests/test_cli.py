@@ -39,12 +39,17 @@ def test_runs_as_a_module() -> None:
     "recipe", sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_every_recipe_is_read(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["compare", "a", "b", "--recipe", str(recipe), "--epochs", "77", "--print_config"])
-    assert stop.value.code == 0
-    config = yaml.safe_load(capsys.readouterr().out)
-    assert config["epochs"] == 77
-    assert recipe.stem.startswith(config["data"])
+    given = yaml.safe_load(recipe.read_text())
+    for command in (["train", "--recipe", recipe.stem], ["compare", "a", "b", "--recipe", str(recipe)]):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--epochs", "77", "--print-config"])
+        assert stop.value.code == 0
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert config["segmentation"].items() >= given.get("segmentation", {}).items()
+        fields = {name: value for name, value in (given | {"epochs": 77}).items() if name in config}
+        fields.pop("segmentation", None)
+        assert {name: config[name] for name in fields} == fields
+        assert "data" in fields
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ class Training:
             out.note_differences(saved["recipe"])
             self.state.restore(saved)
             out.say(f"going on from {path}, after {self.state.done} steps")
+        out.write_recipe()
 
     def run(self, out: Output, watch: Watch) -> list[Epoch]:
         progress = self.state.progress

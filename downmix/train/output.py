@@ -52,7 +52,10 @@ class Output:
                 raise CheckpointError(
                     f"the folder {folder} can't be made ({error}); choose another --output"
                 ) from error
-            self._write("recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True))
+
+    def write_recipe(self) -> None:
+        if self.folder and self.world.is_first:
+            self._write("recipe.yaml", yaml.safe_dump(asdict(self.recipe), sort_keys=False, allow_unicode=True))
 
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -107,7 +110,7 @@ class Output:
         if not progress.history or not self.world.is_first:
             return
         last, summary = progress.history[-1], {"epochs": progress.epoch, "best_epoch": progress.best_epoch}
-        summary |= {f"best_{deciding}": progress.best, "last": last.metrics, "train_loss": last.train_loss}
+        summary |= {f"best_{deciding}": progress.best, "last": without_nan(last.metrics), "train_loss": last.train_loss}
         summary |= {"skipped_steps": progress.skipped, "bad_images": sorted(self.bad)}
         if self.bad:
             self.warn(f"{len(self.bad)} images could not be read")
@@ -124,12 +127,16 @@ class Output:
         named = {"loss" if name == "val_loss" else name: value for name, value in metrics.items()}
         self.say("on the test samples:\n" + "\n".join(f"  {name} {value:.4f}" for name, value in named.items()))
         if self.folder and self.world.is_first:
-            known = {name: None if isnan(value) else value for name, value in named.items()}  # JSON has no NaN
-            self._write("test.json", json.dumps(known, indent=1) + "\n")
+            self._write("test.json", json.dumps(without_nan(named), indent=1) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         assert self.folder is not None
         write_whole(self.folder / name, lambda file: file.write(text.encode()))
+
+
+def without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    """The metrics as JSON can hold them, which has no NaN."""
+    return {name: None if isnan(value) else value for name, value in metrics.items()}
 
 
 def _table(history: list[Epoch]) -> str:

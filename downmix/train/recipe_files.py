@@ -55,6 +55,4 @@ def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
 
 
 def _folder() -> Any:
-    """The package ``downmix.recipes`` once installed; beside the package in a checkout."""
-    checkout = Path(__file__).parents[2] / "recipes"
-    return checkout if checkout.is_dir() else resources.files("downmix") / "recipes"
+    return resources.files("downmix") / "recipes"  # a link to the repository's recipes/, files once installed

@@ -52,7 +52,10 @@ class Segmentation(Task):
         (height, width), (low, high) = part.crop, part.scale
         training = training_transform((height, width), (low, high), part.rotate, recipe.hflip, part.blur)
         self.train_data = SegmentationImages(find_pairs(root, "train"), self.labels, training)
-        self.val_data, self.test_data = self._held_out(root, "val"), self._held_out(root, "test")
+        validation = (
+            "val" if recipe.val_split == "validation" else recipe.val_split
+        )  # timm's word, the recipe's default
+        self.val_data, self.test_data = self._held_out(root, validation), self._held_out(root, "test")
         self.criterion = SegmentationLoss(part.auxiliary_weight)
 
     def _held_out(self, root: Path, split: str) -> SegmentationImages:
@@ -89,10 +92,9 @@ class Segmentation(Task):
         metrics["iou"].update(output, target)
         metrics["val_loss"].update(self.criterion(output, target), weight=len(target))
 
-    def draw(self, predict: Callable[[Tensor], Tensor], folder: Path) -> None:
-        """Writes pictures of predictions on a few test images, evenly spread over the split."""
-        folder.mkdir(exist_ok=True)
-        data: Any = self.test_data
+    def draw(self, predict: Callable[[Tensor], Tensor], data: Any, folder: Path) -> None:
+        """Writes pictures of predictions on a few images, evenly spread over ``data``."""
+        folder.mkdir(parents=True, exist_ok=True)
         count = min(self.recipe.segmentation.pictures, len(data))
         for index in (i * len(data) // count for i in range(count)):
             image, truth = data[index]

@@ -60,9 +60,10 @@ class Task(ABC):
         """What happens to a whole training batch on the device, such as mixup. Drawn from the global generators."""
         return images, targets
 
-    def draw(self, predict: Callable[[Tensor], Any], folder: Path) -> None:  # noqa: B027, most tasks have nothing
-        """Draws what shows how the network does on ``test_data`` into ``folder``.
+    def draw(self, predict: Callable[[Tensor], Any], data: Dataset[Any], folder: Path) -> None:  # noqa: B027, most tasks have nothing
+        """Draws what shows how the network does on some samples of ``data`` into ``folder``.
 
         Args:
             predict: gives the network's output for a batch of images.
+            data: ``test_data`` or ``val_data``.
         """

@@ -1,12 +1,14 @@
-"""A network on a task's test samples, once it is trained."""
+"""A trained network on a task's test samples, in figures and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from .data import close, create_evaluation_loader
 from .distributed import World
@@ -36,12 +38,21 @@ def run_test(
     if metrics is None:
         return False
     out.write_test(metrics)
+    if out.folder:
+        draw(model, task, task.test_data, world, autocast, out.folder / "pictures")
+    return True
+
+
+def draw(
+    model: nn.Module, task: Task, data: Dataset[Any], world: World, autocast: Callable[[], Any], folder: Path
+) -> None:
+    """Lets ``task`` draw what ``model`` makes of some of ``data``; the first process alone."""
 
     @torch.inference_mode()
     def predict(images: Tensor) -> Any:
         with autocast():
             return model(images.to(world.device))
 
-    if out.folder and world.is_first:
-        task.draw(predict, out.folder / "pictures")
-    return True
+    if world.is_first:
+        model.eval()
+        task.draw(predict, data, folder)

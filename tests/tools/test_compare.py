@@ -11,9 +11,8 @@ from rich.console import Console
 from downmix.cli import main
 from downmix.tools import compare as tool
 from downmix.tools.compare import Comparison, Run, compare
-from downmix.tools.train import Epoch, Recipe
-
-from .test_data import make_folders
+from downmix.train import Epoch, Recipe
+from tests.train.helpers import make_folders
 
 PAIR = ("tiny_resnet", ["tiny_pix_resnet"])
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 8, "image_size": 8, "warmup_epochs": 0}
@@ -62,11 +61,11 @@ def test_writes_table_json_csv_and_picture(tmp_path: Path, data: str, capsys: py
 def test_an_interrupt_leaves_what_was_finished(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = tool.train, []
 
-    def train_once(*args: Any) -> list[Epoch]:
+    def train_once(*args: Any, **kwargs: Any) -> list[Epoch]:
         calls.append(1)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(*args, **kwargs)
 
     monkeypatch.setattr(tool, "train", train_once)
     with pytest.raises(SystemExit) as stop:
@@ -79,7 +78,7 @@ def test_an_interrupt_leaves_what_was_finished(tmp_path: Path, data: str, monkey
 def comparison(baseline: list[float], candidate: list[float]) -> Comparison:
     result = Comparison(["a", "b"], [0], Recipe(), {})
     for name, values in (("a", baseline), ("b", candidate)):
-        result.runs += [Run(name, i, [Epoch(0, 0, value, 1)]) for i, value in enumerate(values)]
+        result.runs += [Run(name, i, [Epoch(0, 0, 1, {"top1": value})]) for i, value in enumerate(values)]
     return result
 
 

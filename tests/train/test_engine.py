@@ -1,72 +1,121 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
-import timm
 import torch
-from downmix.tools._data import DataError, load_data
-from torch import nn
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
-from downmix.tools.train import Recipe, create_loaders, evaluate, train
+from downmix.train import Epoch, Recipe, train
+from downmix.train.classification import Classification
+from downmix.train.data import create_evaluation_loader, create_training_loader
+from downmix.train.distributed import World
+from downmix.train.evaluation import evaluate
+from downmix.train.images import DataError
+from downmix.train.sources import load_data
 
-from .test_data import make_folders
+from .helpers import make_folders, quick_recipe
 
 
-def network(classes: int = 2) -> nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model("tiny_pix_resnet", num_classes=classes)
+def run(recipe: Recipe, output: Path | None = None, **kwargs: Any) -> list[Epoch]:
+    return train(recipe, output, on_step=lambda done, total: None, **kwargs)
 
 
-def test_learns_and_repeats(tmp_path: Path) -> None:
-    split = load_data(str(make_folders(tmp_path, count=20)))
-    recipe = Recipe(epochs=3, batch_size=8, image_size=8, warmup_epochs=0)
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_folders(tmp_path / "data", count=20)
+
+
+def test_learns_and_repeats(data: Path) -> None:
+    recipe = quick_recipe(data, model="tiny_pix_resnet", epochs=3)
     steps: list[tuple[int, int]] = []
-    first = train(network(), split, recipe, seed=1, on_step=lambda done, total: steps.append((done, total)))
+    first = train(recipe, on_step=lambda done, total: steps.append((done, total)))
     assert steps == [(i, 12) for i in range(1, 13)]
     assert first[-1].train_loss < first[0].train_loss
-    second = train(network(), split, recipe, seed=1)
-    assert [e.train_loss for e in second] == [e.train_loss for e in first]
-    assert [e.train_loss for e in train(network(), split, recipe, seed=2)] != [e.train_loss for e in first]
+    losses = [epoch.train_loss for epoch in first]
+    assert [epoch.train_loss for epoch in run(recipe)] == losses
+    assert [epoch.train_loss for epoch in run(quick_recipe(data, model="tiny_pix_resnet", epochs=3, seed=2))] != losses
 
 
-def test_evaluate_counts_every_image_once(tmp_path: Path) -> None:
-    split = load_data(str(make_folders(tmp_path, count=25)))  # 10 held out, batches of 8
-    _, loader = create_loaders(split, Recipe(batch_size=8, image_size=8))
+def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path, count=25))  # 10 held out, batches of 8
+    task, world = Classification(recipe), World(torch.device("cpu"))
 
     class AlwaysTheFirst(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[2.0, 0.0]]).expand(len(x), 2)
 
-    loss, top1 = evaluate(AlwaysTheFirst(), loader, torch.device("cpu"))
-    assert top1 == 0.5
-    log_sum = torch.tensor([2.0, 0.0]).logsumexp(0)
-    assert loss == pytest.approx((log_sum - 1).item(), abs=1e-6)
+    loader = create_evaluation_loader(task.val_data, recipe, world)
+    metrics = evaluate(AlwaysTheFirst(), task, loader, world, torch.no_grad)
+    assert metrics is not None
+    assert metrics["top1"] == 0.5
+    assert metrics["val_loss"] == pytest.approx((torch.tensor([2.0, 0.0]).logsumexp(0) - 1).item(), abs=1e-6)
 
 
-def test_too_few_images_for_a_batch(tmp_path: Path) -> None:
-    split = load_data(str(make_folders(tmp_path)))
-    with pytest.raises(DataError, match="10 training images don't fill one batch of 64; lower batch_size"):
-        create_loaders(split, Recipe())
+def test_too_few_images_for_a_batch(data: Path) -> None:
+    recipe = quick_recipe(data, batch_size=32, accumulate=2)
+    with pytest.raises(DataError, match=r"32 training images don't fill one batch of 64 \(32 × accumulate 2 × 1 proc"):
+        create_training_loader(load_data(recipe).train, recipe, World(torch.device("cpu")))
 
 
-def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
-    split = load_data(str(make_folders(tmp_path, count=20)))
-    with pytest.raises(FloatingPointError, match=r"the loss became .* in epoch \d; lower lr \(now 1e\+30\)"):
-        train(network(), split, Recipe(epochs=3, batch_size=8, image_size=8, warmup_epochs=0, lr=1e30, opt="sgd"))
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
+    recipe = quick_recipe(data, epochs=4, lr=1e30, opt="sgd", checkpoint_every_steps=1, keep_last=100)
+    with pytest.raises(
+        FloatingPointError, match=r"the loss became .* in step \d of epoch \d \(samples \d+, .*lower lr"
+    ):
+        run(recipe, tmp_path / "out")
+    for path in (tmp_path / "out").glob("*.pt"):
+        saved = torch.load(path, weights_only=True)
+        assert all(value == value for value in [saved["progress"]["loss_sum"]])
 
 
-@pytest.mark.parametrize(
-    ("field", "message"),
-    [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"crop_scale": 2.0}, "crop_scale must be between 0 and 1, got 2.0"),
-        ({"lr": 0.0}, "lr must be positive"),
-    ],
-)
-def test_a_bad_field_is_named(field: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Recipe(**field)
+class PoisonedTask(Classification):
+    """Its loss is NaN on the third and the fifth batch."""
+
+    calls = 0
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        self.calls += 1
+        return super().loss(output, target) * (torch.nan if self.calls in (3, 5) else 1)
 
 
-def test_an_unknown_device_is_named() -> None:
-    with pytest.raises(ValueError, match="device must be cpu, cuda, cuda:N or auto, got 'gpu'"):
-        Recipe(device="gpu").torch_device()
+@pytest.mark.parametrize("skip", [1, 2])
+def test_steps_with_a_loss_that_is_not_finite_can_be_left_out(skip: int, data: Path) -> None:
+    recipe = quick_recipe(data, epochs=2, skip_nan=skip)
+    model = Classification(recipe).create_model()
+    if skip == 1:
+        with pytest.raises(FloatingPointError, match="step 1 of epoch 2"):
+            run(recipe, task=PoisonedTask(recipe), model=model)
+        return
+    run(recipe, task=PoisonedTask(recipe), model=model)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_accumulation_is_a_larger_batch(data: Path) -> None:
+    fields: dict[str, Any] = {"model": "tiny_plain", "opt": "sgd", "lr": 0.1, "crop_scale": 1.0, "epochs": 2}
+    one = run(quick_recipe(data, batch_size=8, **fields))
+    two = run(quick_recipe(data, batch_size=4, accumulate=2, **fields))
+    for a, b in zip(one, two, strict=True):
+        assert a.train_loss == pytest.approx(b.train_loss, rel=1e-5)
+
+
+def test_the_moving_average_is_what_is_evaluated(data: Path) -> None:
+    recipe = quick_recipe(data, ema_decay=1.0, epochs=2)  # stays at the first step's weights
+    first, second = run(recipe)
+    assert first.metrics["val_loss"] == second.metrics["val_loss"]
+
+
+def test_ends_early_without_a_better_epoch(data: Path) -> None:
+    class NeverBetter(Classification):
+        def compute(self, metrics: MetricCollection) -> dict[str, float]:
+            return {"top1": 0.5}
+
+    recipe = quick_recipe(data, epochs=9, early_stop=2)
+    assert len(run(recipe, task=NeverBetter(recipe))) == 3
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_channels_last_and_clipping(amp: str, data: Path) -> None:
+    (epoch,) = run(quick_recipe(data, amp=amp, channels_last=True, clip_grad=1.0, lr_base_batch=16, opt="lamb"))
+    assert epoch.train_loss < 2
+    assert 0 <= epoch.lr < 1e-3

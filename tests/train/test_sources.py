@@ -5,31 +5,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from downmix.tools._data import DataError, load_data
-from PIL import Image
 
-from downmix.tools import _data
+from downmix.train import sources
+from downmix.train.images import DataError
+from downmix.train.sources import Split, load_data
+
+from .helpers import make_folders, quick_recipe
 
 
-def make_folders(root: Path, classes: tuple[str, ...] = ("ant", "bee"), count: int = 6, size: int = 12) -> Path:
-    """A folder of class folders; every class has its own brightness."""
-    for label, name in enumerate(classes):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            pixels = np.random.default_rng(i).integers(0, 64, (size, size, 3), dtype=np.uint8) + np.uint8(128 * label)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
-    return root
+def load(data: object, data_dir: object = None, **fields: object) -> Split:
+    return load_data(quick_recipe(str(data), data_dir=data_dir and str(data_dir), **fields))
 
 
 def test_digits_split_is_fixed() -> None:
-    split = load_data("digits")
+    split = load("digits")
     assert (len(split.train), len(split.test), split.num_classes) == (1437, 360, 10)
     image, label = split.test[0]
     assert (image.size, image.mode, label) == ((8, 8), "RGB", 2)
 
 
 def test_class_folders_without_a_split_hold_out_every_fifth(tmp_path: Path) -> None:
-    split = load_data(str(make_folders(tmp_path)))
+    split = load(make_folders(tmp_path))
     assert [path.name for (path, _) in split.test.items] == ["4.png", "4.png"]
     assert len(split.train) == 10
 
@@ -38,14 +34,14 @@ def test_class_folders_without_a_split_hold_out_every_fifth(tmp_path: Path) -> N
 def test_class_folders_with_a_split(tmp_path: Path, test_folder: str) -> None:
     make_folders(tmp_path / "train")
     make_folders(tmp_path / test_folder, count=2)
-    split = load_data(str(tmp_path))
+    split = load(str(tmp_path))
     assert (len(split.train), len(split.test), split.num_classes) == (12, 4, 2)
 
 
 def test_a_local_copy_of_cifar_in_folders(tmp_path: Path) -> None:
     make_folders(tmp_path / "train")
     make_folders(tmp_path / "test")
-    assert len(load_data("cifar10", str(tmp_path)).train) == 12
+    assert len(load("cifar10", str(tmp_path)).train) == 12
 
 
 def test_fashion_mnist_in_its_own_files(tmp_path: Path) -> None:
@@ -55,7 +51,7 @@ def test_fashion_mnist_in_its_own_files(tmp_path: Path) -> None:
         (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + pixels.tobytes()))
         labels = struct.pack(">II", 2049, count) + bytes(range(count))
         (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(labels)
-    split = load_data("fashion_mnist", str(tmp_path))
+    split = load("fashion_mnist", str(tmp_path))
     image, label = split.train[5]
     assert (image.size, label, len(split.test)) == ((28, 28), 5, 3)
     assert np.asarray(image)[0, 1, 0] == (5 * 784 + 1) % 256
@@ -72,8 +68,8 @@ def test_torchvision_s_sets_are_read_from_memory(shape: tuple[int, ...], monkeyp
 
     if len(shape) == 3:
         Downloaded.data, Downloaded.targets = torch.from_numpy(Downloaded.data), torch.tensor(Downloaded.targets)
-    monkeypatch.setattr(_data, "_create_dataset", lambda *args, **kwargs: Downloaded)
-    split = load_data("cifar10")
+    monkeypatch.setattr(sources, "_create_dataset", lambda *args, **kwargs: Downloaded)
+    split = load("cifar10")
     image, label = split.train[1]
     assert (image.size, image.mode, label, split.num_classes) == ((8, 8), "RGB", 1, 2)
     assert np.asarray(image)[0, 0, 0] == np.asarray(Downloaded.data)[1].flat[0]
@@ -83,38 +79,38 @@ def test_a_download_that_fails_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(_data, "_create_dataset", fail)
+    monkeypatch.setattr(sources, "_create_dataset", fail)
     with pytest.raises(DataError, match=r"neither in the folder data nor could it be downloaded.*no route.*data_dir"):
-        load_data("cifar100")
+        load("cifar100")
 
 
 def test_bad_data_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no data set or folder 'digit'; known are digits"):
-        load_data("digit")
+        load("digit")
     with pytest.raises(DataError, match="the data folder .*nowhere does not exist"):
-        load_data("digits", str(tmp_path / "nowhere"))
+        load("digits", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="holds no class folders"):
-        load_data(str(tmp_path))
+        load(str(tmp_path))
     make_folders(tmp_path / "a")
     (tmp_path / "a" / "cat").mkdir()
     with pytest.raises(DataError, match="the class folder .*cat holds no image"):
-        load_data(str(tmp_path / "a"))
+        load(str(tmp_path / "a"))
     make_folders(tmp_path / "b" / "train")
     with pytest.raises(DataError, match="needs both a folder train and one of val, validation, test"):
-        load_data(str(tmp_path / "b"))
+        load(str(tmp_path / "b"))
     make_folders(tmp_path / "b" / "val", classes=("ant", "cow"))
     with pytest.raises(DataError, match="must have the same class folders; only one has 'bee'"):
-        load_data(str(tmp_path / "b"))
+        load(str(tmp_path / "b"))
     with pytest.raises(DataError, match="leaves no held-out image"):
-        load_data(str(make_folders(tmp_path / "c", count=4)))
+        load(make_folders(tmp_path / "c", count=4))
 
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
     make_folders(tmp_path)
     (tmp_path / "ant" / "0.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"ant/0.png can't be read as an image .*; replace or remove it"):
-        load_data(str(tmp_path)).train[0]
+        load(str(tmp_path)).train[0]
     truncated = (tmp_path / "ant" / "1.png").read_bytes()[:100]
     (tmp_path / "ant" / "1.png").write_bytes(truncated)
     with pytest.raises(DataError, match=r"ant/1.png can't be read"):
-        load_data(str(tmp_path)).train[1]
+        load(str(tmp_path)).train[1]
