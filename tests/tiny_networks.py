@@ -36,6 +36,7 @@ class TinyNet(nn.Module):
         self.second = nn.Conv2d(4, 4, 3, 1, 1)
         self.drop_path, self.drop = DropPath(drop_path), nn.Dropout(drop)
         self.fc = nn.Linear(4, num_classes)
+        self.pretrained_cfg = {"classifier": "fc"}
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.first(x)))

@@ -121,8 +121,10 @@ def _randomness_of(name: str) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def create_training_loader(dataset: Dataset[Any], recipe: Recipe, world: World) -> DataLoader[Any]:
-    """The loader of training batches; ``set_position`` says where it starts.
+def create_training_loader(
+    dataset: Dataset[Any], recipe: Recipe, world: World
+) -> tuple[DataLoader[Any], TrainingBatches]:
+    """The loader of training batches, and what says which these are; :func:`set_position` says where it starts.
 
     Raises:
         DataError: where the data don't fill one global batch.
@@ -134,7 +136,7 @@ def create_training_loader(dataset: Dataset[Any], recipe: Recipe, world: World) 
             f"{_factors(recipe, world)}; lower batch_size"
         )
     on_bad = "stop" if recipe.on_bad_image == "stop" else "next"
-    return _loader(dataset, recipe, world, on_bad, batches)
+    return _loader(dataset, recipe, world, on_bad, batches), batches
 
 
 def create_evaluation_loader(dataset: Dataset[Any], recipe: Recipe, world: World) -> DataLoader[Any]:
@@ -143,13 +145,11 @@ def create_evaluation_loader(dataset: Dataset[Any], recipe: Recipe, world: World
     return _loader(dataset, recipe, world, recipe.on_bad_image, batches)
 
 
-def set_position(loader: DataLoader[Any], epoch: int, step: int) -> None:
+def set_position(loader: DataLoader[Any], batches: TrainingBatches, epoch: int, step: int) -> None:
     """Lets ``loader`` start at a step of an epoch. A stream has no steps to skip: it starts at its beginning."""
     data: Any = loader.dataset
-    batches: Any = loader.batch_sampler
     if isinstance(loader.dataset, IterableDataset):
         data.set_epoch(epoch)
-        return
     batches.epoch, batches.start = epoch, step
 
 

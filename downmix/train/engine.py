@@ -85,7 +85,7 @@ class Training:
         self.recipe, self.world, self.signals = recipe, world, signals
         seed_everything(recipe.seed, rank=0)  # every process starts from the same weights
         self.task = task or create_task(recipe)
-        self.loader = create_training_loader(self.task.train_data, recipe, world)
+        self.loader, self.batches = create_training_loader(self.task.train_data, recipe, world)
         self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
         model = (model or self.task.create_model()).to(world.device)
         if recipe.channels_last:
@@ -94,7 +94,6 @@ class Training:
             if world.device.type != "cuda":
                 raise ValueError("sync_bn needs CUDA devices; leave it out on the CPU")
             model = convert_sync_batchnorm(model)
-        self.batches: Any = self.loader.batch_sampler
         self.state = State(model, recipe, world, self.batches.steps, self.batches.global_batch)
         self.network = self._prepare(model)
         self.losses = LaggedLosses(recipe)
@@ -163,7 +162,7 @@ class Training:
 
     def _train_epoch(self, out: Output, watch: Watch) -> float:
         progress, start = self.state.progress, time.perf_counter()
-        set_position(self.loader, progress.epoch, progress.step)
+        set_position(self.loader, self.batches, progress.epoch, progress.step)
         self.network.train()
         for batches in self._steps():
             for batch in batches:

@@ -14,7 +14,9 @@ def make_folders(root: Path, classes: tuple[str, ...] = ("ant", "bee"), count: i
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            pixels = np.random.default_rng(i).integers(0, 64, (size, size, 3), dtype=np.uint8) + np.uint8(128 * label)
+            pixels = np.random.default_rng(i).integers(0, 64, (size, size, 3), dtype=np.uint8) + np.uint8(
+                min(128 * label, 190)
+            )
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     return root
 

@@ -1,0 +1,143 @@
+import errno
+import os
+import pickle
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import timm
+import torch
+
+from downmix.train import Recipe, checkpoint, train
+from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
+from downmix.train.network import build_network
+from downmix.train.validate import read_recipe_of, validate
+from downmix.train.weights import read_weights
+
+from .helpers import make_folders, quick_recipe
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folders(tmp_path_factory.mktemp("data"), count=20)
+
+
+def run(recipe: Recipe, output: Path, **kwargs: Any) -> None:
+    train(recipe, output, on_step=lambda done, total: None, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(quick_recipe(data, model="tiny_plain", epochs=4, keep_every=2, ema_decay=0.5), folder)
+    return folder
+
+
+def test_what_is_kept(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()} - {"tensorboard"}
+    assert names == {"step-00000012.pt", "step-00000016.pt", "best.pt", "epoch-0002.pt", "epoch-0004.pt"} | {
+        *("best.safetensors", "last.safetensors", "recipe.yaml", "epochs.csv", "summary.json", "curves.png")
+    }
+    assert any((finished / "tensorboard").iterdir())
+    saved = read_checkpoint(finished / "step-00000016.pt")
+    assert saved["progress"]["epoch"] == 4
+    assert saved["recipe"]["model"] == "tiny_plain"
+    assert saved["versions"]["torch"] == torch.__version__.split("+")[0]
+    network = timm.create_model("tiny_plain")
+    network.load_state_dict(read_weights(finished / "last.safetensors"))
+    for name, value in saved["ema"].items():
+        assert torch.equal(network.state_dict()[name], value)
+
+
+def test_validate_agrees_with_training(finished: Path) -> None:
+    saved = read_checkpoint(finished / "step-00000016.pt")
+    expected = saved["progress"]["history"][-1]["metrics"]
+    assert validate(finished / "step-00000016.pt") == pytest.approx(expected)
+    assert validate(finished / "last.safetensors", batch_size=3)["top1"] == pytest.approx(expected["top1"])
+    assert validate(finished / "best.pt", weights="model") != pytest.approx(validate(finished / "best.pt"))
+    with pytest.raises(ValueError, match="real labels belong to ImageNet's 50,000 validation images.*got 8"):
+        validate(finished / "best.pt", real_labels=True)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
+def test_starts_from_weights_with_another_classifier(name: str, finished: Path) -> None:
+    recipe = quick_recipe("x", model="tiny_plain", init=str(finished / name))
+    given = read_weights(finished / name)
+    for classes in (2, 3):
+        state = build_network(recipe, num_classes=classes).state_dict()
+        assert torch.equal(state["first.weight"], given["first.weight"])
+        assert state["fc.weight"].shape == (classes, 4)
+    with pytest.raises(ValueError, match="does not fit TinyNet: 5 of its tensors.*such as norm.bias"):
+        build_network(quick_recipe("x", init=str(finished / name)), num_classes=2)
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch hostile_was_here",)
+
+
+def test_loading_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Hostile(), "recipe": {}}, tmp_path / "zip.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Hostile()}, protocol=2))
+    for read in (read_checkpoint, read_weights, validate, read_recipe_of):
+        for name in ("zip.pt", "plain.pt"):
+            with pytest.raises(CheckpointError, match="could run code|can't be read"):
+                read(tmp_path / name)
+    assert not (tmp_path / "hostile_was_here").exists()
+
+
+def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "step-00000012.pt").read_bytes()
+    (tmp_path / "step-00000001.pt").write_bytes(whole)
+    (tmp_path / "step-00000002.pt").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    (tmp_path / "step-00000003.pt").write_bytes(flipped)
+    (tmp_path / "step-00000004.pt").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "step-00000005.pt")
+    warnings: list[str] = []
+    found = find_newest(tmp_path, warnings.append)
+    assert found
+    assert found[0].name == "step-00000001.pt"
+    assert [text.split(" ")[0].rpartition("/")[2] for text in warnings] == [f"step-0000000{i}.pt" for i in (5, 4, 3, 2)]
+    assert "no checkpoint of `downmix train`" in warnings[0]
+    assert "does not match its checksum" in warnings[2]
+    assert find_newest(tmp_path / "nothing", warnings.append) is None
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", epochs=3)
+    real, writes = torch.save, []
+
+    def save(state: Any, file: IO[bytes]) -> None:
+        writes.append(file)
+        if len(writes) == 2:
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(state, file)
+
+    monkeypatch.setattr(checkpoint.torch, "save", save)
+    with pytest.raises(CheckpointError, match=r"step-00000008.pt can't be written .*No space left.*--resume auto"):
+        run(recipe, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["best.pt", "step-00000004.pt"]
+    assert not list(tmp_path.glob(".*partial"))
+    run(recipe, tmp_path, resume="auto")
+    assert read_checkpoint(max(tmp_path.glob("step-*.pt")))["progress"]["epoch"] == 3
+
+
+def test_the_folder_of_another_training_is_left_alone(data: Path, finished: Path) -> None:
+    before = (finished / "recipe.yaml").read_text()
+    with pytest.raises(ValueError, match="holds checkpoints of a training; go on with --resume auto"):
+        run(quick_recipe(data), finished)
+    with pytest.raises(ValueError, match="of another training and does not fit this one"):
+        run(quick_recipe(data, model="tiny_resnet"), finished, resume="auto")
+    assert (finished / "recipe.yaml").read_text() == before
+
+
+def test_a_folder_that_can_t_be_made(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="the folder .*file/out can't be made .*choose another --output"):
+        run(quick_recipe(data), tmp_path / "file" / "out")

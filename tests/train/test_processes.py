@@ -1,0 +1,129 @@
+"""Trainings that are killed, and trainings of several processes."""
+
+import csv
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from downmix.cli import main
+from downmix.train import Interrupted, Recipe, train
+from downmix.train.checkpoint import read_checkpoint
+from tests import tiny_networks  # noqa: F401, for the processes started here
+
+from .helpers import make_folders, quick_recipe
+from .test_resume import assert_same, final_state
+
+ROOT = Path(__file__).parents[2]
+# Processes forked from a clean one, as what other tests started, threads above all, does not live on in a fork.
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload([__name__])
+
+
+def train_alone(recipe: Recipe, output: Path) -> None:
+    train(recipe, output, resume="auto", on_step=lambda done, total: None)
+
+
+def start(recipe: Recipe, output: Path) -> Any:
+    process = server.Process(target=train_alone, args=(recipe, output))
+    process.start()
+    return process
+
+
+def finish(recipe: Recipe, output: Path) -> dict[str, Any]:
+    process = start(recipe, output)
+    process.join(60)
+    assert process.exitcode == 0
+    return final_state(output)
+
+
+def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
+    """`python -m tests.train.kill_often` does this with more kills."""
+    recipe = kill_recipe(make_folders(tmp_path / "data", count=20))
+    finish(quick_recipe(recipe.data), tmp_path / "warm")  # so that the server is there
+    begin = time.monotonic()
+    undisturbed = finish(recipe, tmp_path / "undisturbed")
+    kill_often(recipe, tmp_path / "killed", kills=4, longest=time.monotonic() - begin)
+    assert_same(finish(recipe, tmp_path / "killed"), undisturbed)
+
+
+def kill_recipe(data: Path) -> Recipe:
+    fields = {"epochs": 6, "checkpoint_every_steps": 1, "keep_last": 3, "mixup": 0.2, "ema_decay": 0.9, "hflip": 0.5}
+    return quick_recipe(data, batch_size=4, **fields)
+
+
+def kill_often(recipe: Recipe, output: Path, kills: int, longest: float) -> None:
+    """Starts the training again and again, kills it at a random moment, and reads every checkpoint it left."""
+    chance = random.Random(0)
+    for _ in range(kills):
+        process = start(recipe, output)
+        time.sleep(chance.uniform(0, longest))
+        process.kill()
+        process.join()
+        for path in output.glob("*.pt"):
+            read_checkpoint(path)
+
+
+def run_command(arguments: list[str], processes: int = 1, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    options = ["--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    torchrun = ["torch.distributed.run", *options, "-m"] if processes > 1 else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *torchrun, "tests.train.with_tiny_networks", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+def losses(folder: Path) -> list[list[float]]:
+    rows = list(csv.DictReader((folder / "epochs.csv").read_text().splitlines()))
+    return [[float(row[name]) for name in ("train_loss", "val_loss", "top1")] for row in rows]
+
+
+def test_two_processes_are_one_with_their_batch(tmp_path: Path) -> None:
+    """BatchNorm would see half the batch; so a network without."""
+    data = make_folders(tmp_path / "data", count=22)  # 8 held out, of which 5 and 4 … are each process's
+    recipe = quick_recipe(data, model="tiny_plain", epochs=3, opt="sgd", lr=0.1, batch_size=8, accumulate=1)
+    train(recipe, tmp_path / "one", on_step=lambda done, total: None)
+    arguments = [f"--{name}={value}" for name, value in vars(recipe).items() if value is not None and value != ""]
+    result = run_command(["train", *arguments, "--batch-size=4", "--output", str(tmp_path / "two")], processes=2)
+    assert result.returncode == 0, result.stderr
+    for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-5)
+    assert result.stdout.count("epoch 3:") == 1  # only the first process speaks
+    assert len(read_checkpoint(tmp_path / "two" / "best.pt")["processes"]) == 2
+
+
+def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:
+    try:
+        train(recipe, output, on_step=lambda done, total: told.set())
+    except Interrupted as stop:
+        sys.exit(stop.code)
+
+
+def test_ctrl_c_finishes_the_step_and_writes(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20), model="tiny_plain", batch_size=4, epochs=10_000)
+    told = server.Event()
+    process = server.Process(target=train_until_told, args=(recipe, tmp_path / "out", told))
+    process.start()
+    assert told.wait(60)
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    saved = read_checkpoint(max((tmp_path / "out").glob("step-*.pt")))
+    assert 0 < saved["progress"]["epoch"] + saved["progress"]["step"] < 10_000
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_s_exit_code(signum: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: object, **kwargs: object) -> None:
+        raise Interrupted(signum)
+
+    monkeypatch.setattr("downmix.tools.train.train", stop)
+    with pytest.raises(SystemExit) as end:
+        main(["train"])
+    assert end.value.code == code

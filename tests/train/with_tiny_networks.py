@@ -1,0 +1,6 @@
+"""downmix's command line with the tests' networks registered."""
+
+from downmix.cli import main
+from tests import tiny_networks  # noqa: F401
+
+main()
