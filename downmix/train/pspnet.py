@@ -113,7 +113,8 @@ def create_segmenter(
             **arguments,
         )
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
-        raise ValueError(f"{encoder} can't be PSPNet's encoder with output_stride {output_stride}: {error}") from error
+        reason = str(error) or "timm can't dilate it"
+        raise ValueError(f"{encoder} can't be PSPNet's encoder with output_stride {output_stride}: {reason}") from error
     return Segmenter(network, num_classes, auxiliary, window)
 
 

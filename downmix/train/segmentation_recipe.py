@@ -62,6 +62,8 @@ class SegmentationRecipe:
     @classmethod
     def of(cls, given: dict[str, Any]) -> SegmentationRecipe:
         """From the fields of a YAML file; ValueError names the nearest where one is unknown."""
+        if not isinstance(given, dict):
+            raise ValueError(f"segmentation must hold lines of `field: value`, got {given!r}")
         known = [each.name for each in fields(cls)]
         for name in given:
             if name not in known:

@@ -129,6 +129,8 @@ def test_the_pairs_of_the_papers() -> None:
 def test_an_encoder_that_is_none() -> None:
     with pytest.raises(ValueError, match="there is no network 'resnet5' in timm or downmix; did you mean"):
         create_segmenter("resnet5", 3)
+    with pytest.raises(ValueError, match="vgg11 can't be PSPNet's encoder with output_stride 8: timm can't dilate it"):
+        create_segmenter("vgg11", 3)
 
 
 def test_a_picture_shows_truth_and_prediction(tmp_path: Path) -> None:

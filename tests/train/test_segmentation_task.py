@@ -69,7 +69,7 @@ def test_resumed_it_ends_the_same(data: Path, step: int, tmp_path: Path) -> None
 
 
 def test_layers_of_the_encoder_are_replaced(data: Path) -> None:
-    how = recipe(data, model="test_resnet:layers=(1,1,1,1)", squeeze="pix", pool="soft", drop_path=0.1)
+    how = recipe(data, model="resnet26:layers=(1,1,1,1)", squeeze="pix", pool="soft", drop_path=0.1)
     model: Any = Segmentation(how).create_model()
     kinds = [type(module).__name__ for module in model.network.encoder.modules()]
     assert "SoftPool2d" in kinds
@@ -107,8 +107,14 @@ def test_recipes_that_are_refused(data: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             recipe(data, part)
+    with pytest.raises(ValueError, match="segmentation must hold lines"):
+        SegmentationRecipe.of(3)  # type: ignore[arg-type]
+
+
+def test_a_recipe_s_file_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("task: segmentation\nsegmentation:\n  viod: 3\n")
     with pytest.raises(ValueError, match="segmentation has no field 'viod'; did you mean void"):
-        SegmentationRecipe.of({"viod": 3})
+        read_recipe(str(tmp_path / "mine.yaml"))
 
 
 def test_the_recipes_that_come_along() -> None:
