@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .replace import POOL_CLASSES, is_adaptive
+from .replace import POOL_CLASSES, is_adaptive, pool_dims
 from .report import Left, describe
 from .trace import Step, Trace
 
@@ -27,10 +27,12 @@ class Choice:
         name, module: the layer.
         drop: the norm and activation behind it that become Identity, by name.
         note: what stays though it belonged to the squeeze; often empty.
+        channels: that go into the layer; None if it runs on maps of different numbers of channels.
     """
 
     name: str
     module: nn.Module
+    channels: int | None
     drop: dict[str, nn.Module] = field(default_factory=dict)
     note: str = ""
 
@@ -118,11 +120,16 @@ class Chooser:
     def _pool(self, pool: nn.Module) -> tuple[Choice, str]:
         is_global = all(set(step.output_shape[2:]) == {1} for step in self.trace.calls[pool])
         reason = "is a global pool" if is_global else "is an adaptive pool" if is_adaptive(pool) else ""
-        return Choice(self.names[pool][0], pool), reason
+        return self._choice(pool), reason
+
+    def _choice(self, module: nn.Module) -> Choice:
+        dims = 2 if isinstance(module, nn.Conv2d) else pool_dims(module)
+        channels = {step.input_shape[-dims - 1] for step in self.trace.calls[module]}
+        return Choice(self.names[module][0], module, channels.pop() if len(channels) == 1 else None)
 
     def _squeeze(self, conv: nn.Module) -> tuple[Choice, str]:
         (step,) = self.trace.calls[conv]
-        choice = Choice(self.names[conv][0], conv)
+        choice = self._choice(conv)
         last, stays = self._follow(step, choice)
         if step.input_shape[-2:] == (1, 1):
             return choice, "works on a 1×1 map, as in squeeze-and-excite or a classifier"

@@ -39,11 +39,12 @@ def convert(
 
     Args:
         model: any module.
-        squeeze: ``"pix"`` for :class:`downmix.PiX`, a function from the convolution to the new layer, or None to
-            leave squeezes alone.
-        pool: ``"soft"`` for :class:`downmix.SoftPool2d` with the window of the max or average pool it replaces,
+        squeeze: a word of :func:`downmix.create_squeeze`, a function from the convolution to the new layer, or None to
+            leave squeezes alone. The convolution's weights move into ``"pix"`` alone; ``"conv"`` leaves all as it is.
+        pool: a word of :func:`downmix.create_pool`, with the window of the max or average pool it replaces;
             ``"soft_2x2"`` for windows of 2 side by side in place of any of stride 2, a function from the pool to the
-            new layer, or None. A function that raises ValueError leaves the layer as it is.
+            new layer, or None. A word that can't take a layer's arguments leaves it, as does a function that raises
+            ValueError.
         example_input: a batch, or the tuple of all arguments; None takes a black image of 3×224×224.
         where: patterns for names, such as ``"layer3.*"``, or a function of name and module. Global and adaptive
             pools, heads, gates, projections and convolutions on 1×1 maps stay, unless a pattern is their full name.
@@ -82,7 +83,7 @@ def convert(
     left = chooser.left
     for choice in chooser.choices:
         try:
-            news[choice.name] = build(builders[_kind(choice.module)], choice.module)
+            news[choice.name] = build(builders[_kind(choice.module)], choice.module, choice.channels, network)
         except ValueError as error:
             left.append(Left(choice.name, describe(choice.module), str(error)))
     choices = [choice for choice in chooser.choices if choice.name in news]
@@ -97,6 +98,7 @@ def convert(
         "squeeze": _word(squeeze),
         "pool": _word(pool),
         "layers": {choice.name: list(choice.drop) for choice in choices},
+        "channels": {choice.name: choice.channels for choice in choices},
     }
     return network, Report(type(model).__name__, replaced, left, before, after, config, notes)
 
@@ -145,7 +147,8 @@ def convert_like(
         kind = _kind(old)
         if own[kind] is None and config[kind] == _OWN_FUNCTION:
             raise ValueError(f"{name} was replaced by a function of your own; pass it as {kind}=")
-        news[name] = build(find_builder(kind, own[kind] or config[kind]), old)
+        channels = config.get("channels", {}).get(name)
+        news[name] = build(find_builder(kind, own[kind] or config[kind]), old, channels, network)
     for name, drop in config["layers"].items():
         put_in_place(network, name, news[name], drop)
     return network

@@ -3,79 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from torch import nn
 
-from ..layers import AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d, PiX, SoftPool1d, SoftPool2d, SoftPool3d
+from ..layers import (
+    AdaptiveSoftPool1d,
+    AdaptiveSoftPool2d,
+    AdaptiveSoftPool3d,
+    PiX,
+    SoftPool1d,
+    SoftPool2d,
+    SoftPool3d,
+    pools,
+)
+from ..layers import squeeze as squeezes
 
 Builder = Callable[[Any], nn.Module]
 
-_SOFT_POOLS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.MaxPool1d: SoftPool1d,
-    nn.MaxPool2d: SoftPool2d,
-    nn.MaxPool3d: SoftPool3d,
-    nn.AvgPool1d: SoftPool1d,
-    nn.AvgPool2d: SoftPool2d,
-    nn.AvgPool3d: SoftPool3d,
-    nn.AdaptiveMaxPool1d: AdaptiveSoftPool1d,
-    nn.AdaptiveMaxPool2d: AdaptiveSoftPool2d,
-    nn.AdaptiveMaxPool3d: AdaptiveSoftPool3d,
-    nn.AdaptiveAvgPool1d: AdaptiveSoftPool1d,
-    nn.AdaptiveAvgPool2d: AdaptiveSoftPool2d,
-    nn.AdaptiveAvgPool3d: AdaptiveSoftPool3d,
-}
-POOL_CLASSES = tuple(_SOFT_POOLS)
+_SOFT_POOLS = (SoftPool1d, SoftPool2d, SoftPool3d)
+_ADAPTIVE_SOFT_POOLS = (AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d)
+_ADAPTIVE = (
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+)
+POOL_CLASSES = (*pools.POOLS["max"], *pools.POOLS["avg"], *_ADAPTIVE)
 
 
-def _pix(conv: nn.Conv2d) -> nn.Module:
-    # On meta, as the convolution's own weight and bias move in.
-    return PiX(conv.in_channels, conv.in_channels // conv.out_channels, bias=conv.bias is not None, device="meta")
+def _squeeze(word: str, conv: nn.Conv2d, channels: int | None) -> nn.Module:
+    reduction = conv.in_channels // conv.out_channels
+    if word == "conv":
+        raise ValueError("is a convolution already, which squeeze='conv' stands for")
+    if word == "pix":  # on meta, as the convolution's own weight and bias move in
+        return PiX(conv.in_channels, reduction, bias=conv.bias is not None, device="meta")
+    return squeezes.create_squeeze(word, conv.in_channels, reduction)
 
 
-def _soft_pool(pool: Any) -> nn.Module:
-    ours: Any = _SOFT_POOLS[type(pool)]
+def _pool(word: str, pool: Any, channels: int | None) -> nn.Module:
     if is_adaptive(pool):
-        return ours(pool.output_size)
+        if word != "soft":
+            raise ValueError(f"is adaptive, which pool={word!r} can't be")
+        return _ADAPTIVE_SOFT_POOLS[pool_dims(pool) - 1](pool.output_size)
+    if isinstance(pool, pools.POOLS[word]):
+        raise ValueError(f"is a {type(pool).__name__} already, which pool={word!r} stands for")
+    if word == "lip" and channels is None:
+        raise ValueError("runs on maps of different numbers of channels, and the weights of lip are made for one")
     dilation = getattr(pool, "dilation", 1)  # average pools have none
-    return ours(pool.kernel_size, pool.stride, pool.padding, dilation, ceil_mode=pool.ceil_mode)
+    window = (pool.kernel_size, pool.stride, pool.padding, dilation, pool.ceil_mode)
+    options = {"in_channels": channels} if word == "lip" else {}
+    return pools.create_pool(word, *window, dims=pool_dims(pool), **options)
 
 
-def _soft_pool_2x2(pool: Any) -> nn.Module:
-    ours: Any = _SOFT_POOLS[type(pool)]
+def _soft_pool_2x2(pool: Any, channels: int | None) -> nn.Module:
     if is_adaptive(pool) or set(_sizes(pool.stride)) != {2}:
         raise ValueError("its stride is not 2, so windows of 2 side by side can't take its place")
     # Rounded up where the old windows reached into the padding: 3×3, stride 2, padding 1 gives ceil(H / 2).
-    return ours(2, 2, ceil_mode=any(_sizes(pool.padding)))
+    return _SOFT_POOLS[pool_dims(pool) - 1](2, 2, ceil_mode=any(_sizes(pool.padding)))
 
 
-SQUEEZES: dict[str, Builder] = {"pix": _pix}
-POOLS: dict[str, Builder] = {"soft": _soft_pool, "soft_2x2": _soft_pool_2x2}
+# From the old layer, and the channels that go into it, to the new one; a ValueError leaves the old.
+WordBuilder = Callable[[Any, int | None], nn.Module]
+SQUEEZES: dict[str, WordBuilder] = {word: partial(_squeeze, word) for word in squeezes.SQUEEZES}
+POOLS: dict[str, WordBuilder] = {word: partial(_pool, word) for word in pools.POOLS} | {"soft_2x2": _soft_pool_2x2}
 
 
-def find_builder(argument: str, value: str | Builder) -> Builder:
-    """The function behind ``squeeze=value`` or ``pool=value``; a function is its own.
+def find_builder(argument: str, value: str | Builder) -> WordBuilder:
+    """The function behind ``squeeze=value`` or ``pool=value``; a function of the old layer alone may be given too.
 
     Raises:
         ValueError: if the word is unknown; the sentence lists the known.
     """
     known = SQUEEZES if argument == "squeeze" else POOLS
     if callable(value):
-        return value
+        return lambda old, channels: value(old)
     if value not in known:
         words = ", ".join(map(repr, known))
         raise ValueError(f"{argument} must be one of {words}, a function from old layer to new, or None, got {value!r}")
     return known[value]
 
 
-def build(builder: Builder, old: nn.Module) -> nn.Module:
-    """The new layer, with the parameters of ``old`` that it has under the same name and shape."""
-    new = builder(old)
+def build(builder: WordBuilder, old: nn.Module, channels: int | None, network: nn.Module) -> nn.Module:
+    """The new layer, with the parameters of ``old`` that it has under the same name and shape.
+
+    Args:
+        builder: see :func:`find_builder`.
+        old: the layer that goes.
+        channels: that go into it, None if several numbers do.
+        network: whose device and dtype the new layer gets where ``old`` has no parameters.
+    """
+    new = builder(old, channels)
     for name, parameter in old.named_parameters(recurse=False):
         ours = dict(new.named_parameters(recurse=False)).get(name)
         if ours is not None and ours.shape == parameter.shape:
             setattr(new, name, parameter)
-    like = next(old.parameters(), None)
+    like = next((p for p in chain(old.parameters(), network.parameters()) if p.is_floating_point()), None)
     return new if like is None else new.to(like.device, like.dtype)
 
 
@@ -91,6 +114,10 @@ def put_in_place(network: nn.Module, name: str, new: nn.Module, drop: list[str])
 
 def is_adaptive(pool: nn.Module) -> bool:
     return not hasattr(pool, "kernel_size")
+
+
+def pool_dims(pool: nn.Module) -> int:
+    return int(type(pool).__name__[-2])  # as in MaxPool2d
 
 
 def _sizes(value: Any) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ _POINTWISE: dict[str, dict[str, int]] = {
 _MOVES = (
     *("clone", "_to_copy", "copy", "cat", "stack", "contiguous", "constant_pad_nd", "reflection_pad2d", "repeat"),
     *("index", "index_select", "gather", "roll", "flip", "channel_shuffle", "native_channel_shuffle", "pixel_shuffle"),
+    "scatter",
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "zeros", "ones", "full", "zeros_like"),
     *("ones_like", "full_like", "zero", "fill", "arange", "linspace", "scalar_tensor", "new_zeros", "new_full"),
 )
@@ -77,6 +78,11 @@ def _sum(args: Any, y: Tensor) -> Elements:
 
 def _extremum(args: Any, y: Tensor) -> Elements:
     return {"compare": args[0].numel() - y.numel()}
+
+
+def _sort(args: Any, y: Tensor) -> Elements:
+    # A merge sort's, at most.
+    return {"compare": y.numel() * max(args[0].shape[-1] - 1, 0).bit_length()}
 
 
 def _softmax(args: Any, y: Tensor) -> Elements:
@@ -159,13 +165,52 @@ def _pick_or_mix(args: Any, y: Tensor) -> Elements:
 
 
 def _soft_pool(args: Any, y: Tensor) -> Elements:
-    window, n = math.prod(args[1]), y.numel()
+    return _softly_weighted(args[1], y)
+
+
+def _lip_pool(args: Any, y: Tensor) -> Elements:
+    return _softly_weighted(args[2], y)
+
+
+def _softly_weighted(kernel_size: Any, y: Tensor) -> Elements:
+    window, n = math.prod(kernel_size), y.numel()
     return {
         "compare": n * (window - 1),
         "add": n * (3 * window - 2),  # differences, and two sums
         "exp": n * window,
         "multiply": n * window,
         "divide": n,
+    }
+
+
+def _power_pool(args: Any, y: Tensor) -> Elements:
+    window, n = math.prod(args[1]), y.numel()
+    return {
+        "compare": n * (2 * window - 1),  # absolute values, and the maximum
+        "divide": n * (window + 1),
+        "pow": n * (window + 1),
+        "add": n * (window - 1),
+        "multiply": n,
+    }
+
+
+def _stochastic_pool(args: Any, y: Tensor) -> Elements:
+    window, n = math.prod(args[2]), y.numel()
+    return {
+        "compare": n * (3 * window - 1),  # with 0, for the maximum, with the threshold
+        "divide": n * window,
+        "add": n * (window - 1),
+        "multiply": n,
+    }
+
+
+def _stochastic_mean(args: Any, y: Tensor) -> Elements:
+    window, n = math.prod(args[1]), y.numel()
+    return {
+        "compare": n * (2 * window - 1),  # with 0, and for the maximum
+        "divide": n * (window + 1),
+        "multiply": n * (window + 1),
+        "add": n * 2 * (window - 1),
     }
 
 
@@ -181,6 +226,7 @@ _FORMULAS: dict[str, Callable[[Any, Tensor], Elements]] = {
     "mean": _mean,
     "sum": _sum,
     **dict.fromkeys(("amax", "amin", "max", "min", "argmax", "argmin"), _extremum),
+    "sort": _sort,
     **dict.fromkeys(("_softmax", "_safe_softmax"), _softmax),
     "_log_softmax": _log_softmax,
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), _max_pool),
@@ -188,5 +234,9 @@ _FORMULAS: dict[str, Callable[[Any, Tensor], Elements]] = {
     **dict.fromkeys(("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), _adaptive_avg_pool),
     **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_max_pool),
     "pick_or_mix": _pick_or_mix,
+    "lip_pool": _lip_pool,
     "soft_pool": _soft_pool,
+    "power_pool": _power_pool,
+    "stochastic_pool": _stochastic_pool,
+    "stochastic_mean": _stochastic_mean,
 }

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layers import PiX, SoftPool1d, SoftPool2d, SoftPool3d
+from ..layers import PiX
+from ..layers._pool import Pool
 
 
 def ptflops(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int | None:
@@ -55,6 +56,7 @@ _FORMULAS: dict[Any, Callable[[Any, Tensor, Tensor], int]] = {
         nn.modules.pooling._MaxPoolNd,
         nn.modules.pooling._AdaptiveAvgPoolNd,
         nn.modules.pooling._AdaptiveMaxPoolNd,
-        *(SoftPool1d, SoftPool2d, SoftPool3d),
+        nn.modules.pooling._LPPoolNd,
+        Pool,
     ): _input_elements,
 }

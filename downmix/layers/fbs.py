@@ -14,12 +14,13 @@ from ..ops.pix import check_reduction
 class ChannelSaliency(nn.Module):
     r"""Predicts from a map's global mean how much each channel matters: :math:`g = \mathrm{ReLU}(\varphi s + \rho)`.
 
-    A forward hook on this module sees g, which the source adds to the loss as :math:`\lambda \sum |g|`.
+    The g of the last forward pass in training is kept for :func:`fbs_penalty`.
 
     Args:
         in_channels (int): channels of the map.
         out_channels (int): channels to judge.
-        normalize (bool): divide g by its sum and multiply it by ``out_channels``; others needed it against NaN.
+        normalize (bool): divide g by its sum and multiply it by ``out_channels``; others needed it against NaN. The
+            penalty is that of g before, as the sum of what comes out never changes.
         device, dtype: of the parameters.
 
     Shape:
@@ -38,6 +39,7 @@ class ChannelSaliency(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_channels, out_channels, device=device, dtype=dtype)
         self.normalize = normalize
+        self._seen: Tensor | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -46,10 +48,20 @@ class ChannelSaliency(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         g = torch.relu(self.linear(x.mean((2, 3))))
+        if self.training and torch.is_grad_enabled():
+            self._seen = g
         if self.normalize:
             # An all-zero g stays zero: its sum is no divisor.
             g = g / g.sum(1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny) * g.shape[1]
         return g
+
+    def take_seen(self) -> Tensor | None:
+        """The g of the last forward pass in training, [B, out_channels]; handed out once."""
+        seen, self._seen = self._seen, None
+        return seen
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_seen": None}  # a tensor inside a graph can be neither copied nor pickled
 
 
 class FBSConv2d(nn.Module):
@@ -98,14 +110,16 @@ class FBSConv2d(nn.Module):
     ):
         super().__init__()
         factory: Any = {"device": device, "dtype": dtype}
-        if not 0 < density <= 1:
-            raise ValueError(f"density must be above 0 and at most 1, got {density}")
-        self.in_channels, self.out_channels, self.density = in_channels, out_channels, density
-        self.kept = math.ceil(round(density * out_channels, 6))  # 0.55 · 100 is a bit above 55
+        self.in_channels, self.out_channels, self.density = in_channels, out_channels, check_density(density)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False, **factory)
         self.norm = nn.BatchNorm2d(out_channels, affine=False, **factory)
         self.saliency = ChannelSaliency(in_channels, out_channels, normalize=normalize, **factory)
         self.bias = nn.Parameter(torch.zeros(out_channels, **factory))
+
+    @property
+    def kept(self) -> int:
+        """Channels that stay, ceil(density · C)."""
+        return math.ceil(round(self.density * self.out_channels, 6))  # 0.55 · 100 is a bit above 55
 
     def forward(self, x: Tensor) -> Tensor:
         g = self.saliency(x)
@@ -171,3 +185,73 @@ class FBSSqueeze(nn.Module):
 def highest(g: Tensor, count: int) -> Tensor:
     """Indices of the ``count`` highest values of each row, ascending; of equal values the first, on every device."""
     return g.detach().argsort(dim=1, descending=True, stable=True)[:, :count].sort(1).values
+
+
+def fbs_penalty(model: nn.Module) -> Tensor:
+    r"""The source's regularisation, to be added to the loss times λ: :math:`\sum_l \mathrm{mean}_B \sum_C |g_l|`.
+
+    The mean over the images of the batch makes λ independent of its size, and the same under
+    ``DistributedDataParallel``, which averages the gradients of its processes as it does those of the loss.
+
+    Args:
+        model (nn.Module): a network with FBS layers, perhaps wrapped; it has run forward in training mode since the
+            last call. Of a layer that ran more than once the last run counts.
+
+    Returns:
+        Tensor: a scalar with gradients. The network keeps nothing of that forward pass afterwards.
+
+    Raises:
+        ValueError: if there is no FBS layer in ``model``, or one has not run, with its name.
+
+    Example:
+        >>> network = nn.Sequential(FBSConv2d(3, 8, 3), nn.ReLU(), FBSConv2d(8, 8, 3))
+        >>> loss = network(torch.randn(2, 3, 9, 9)).square().mean() + 1e-8 * fbs_penalty(network)
+        >>> loss.backward()
+
+    Source:
+        Gao et al., as in :class:`FBSConv2d`.
+    """
+    seen = {name: layer.take_seen() for name, layer in model.named_modules() if isinstance(layer, ChannelSaliency)}
+    if not seen:
+        raise ValueError(f"{type(model).__name__} has no FBS layer, so there is nothing to penalise")
+    if late := [name for name, g in seen.items() if g is None]:
+        raise ValueError(
+            f"{late[0] or 'the layer'} has not run since the last penalty: call fbs_penalty once after each forward "
+            "pass in training mode, with gradients enabled and outside of nn.DataParallel"
+        )
+    # g is not negative, so its sum is that of |g|.
+    return torch.stack([g.sum(1).mean() for g in seen.values() if g is not None]).sum()
+
+
+def set_density(model: nn.Module, density: float) -> None:
+    """Lets every :class:`FBSConv2d` in ``model`` keep ceil(density · C) of its channels from now on.
+
+    A squeeze (:class:`FBSSqueeze`) stays as it is: how many channels it keeps is how many it gives.
+
+    Raises:
+        ValueError: if there is no such layer, or ``density`` is out of range.
+    """
+    layers = [module for module in model.modules() if isinstance(module, FBSConv2d)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no FBSConv2d, whose density could be set")
+    for layer in layers:
+        layer.density = check_density(density)
+
+
+def linear_density(epoch: float, epochs: float, density: float) -> float:
+    """A schedule for :func:`set_density`: 1 at epoch 0, falling evenly to ``density`` at ``epochs``, where it stays.
+
+    Example:
+        >>> [linear_density(epoch, 4, 0.5) for epoch in range(6)]
+        [1.0, 0.875, 0.75, 0.625, 0.5, 0.5]
+
+    Source:
+        Gao et al. lower the density in the course of training; the straight line is ours.
+    """
+    return 1 + (check_density(density) - 1) * min(epoch / epochs, 1)
+
+
+def check_density(density: float) -> float:
+    if not 0 < density <= 1:
+        raise ValueError(f"density must be above 0 and at most 1, got {density}")
+    return density

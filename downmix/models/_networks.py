@@ -8,9 +8,12 @@ import pkgutil
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 import downmix.models
+
+from ..convert import convert
 
 
 def registered() -> list[str]:
@@ -19,30 +22,50 @@ def registered() -> list[str]:
     return sorted(name for module in modules for name in timm.list_models(module=module))
 
 
-def create_network(name: str, **kwargs: Any) -> nn.Module:
-    """``timm.create_model`` that answers an unknown name with the nearest known ones.
+def create_network(name: str, *, input_size: tuple[int, int, int] | None = None, **kwargs: Any) -> nn.Module:
+    """``timm.create_model`` that answers an unknown name with the nearest known ones, and converts what it made.
 
     Args:
-        name: a network of timm, or with arguments of its own: ``NAME:key=value,key=value``.
+        name: a network of timm, or with arguments of its own: ``NAME:key=value,key=value``. The keys ``pool`` and
+            ``squeeze`` are the words of :func:`downmix.convert`, which is done after the network is built.
+        input_size: channels, height and width of the images to convert with; the network's own if left out.
         **kwargs: further arguments of it.
 
     Raises:
-        ValueError: if timm knows no such network, or it refuses an argument.
+        ValueError: if timm knows no such network, it refuses an argument, or a word replaces nothing.
 
     Example:
         >>> create_network("resnet26:base_width=32,layers=(1, 1, 1, 1)").layer4[0].conv2.in_channels
         256
+        >>> create_network("vgg_small:pool=power").features[1]
+        PowerAvgPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, norm_type=2.0)
     """
-    name, options = read_name(name)
+    full, (name, options) = name, read_name(name)
     kwargs = options | kwargs
+    words = {kind: kwargs.pop(kind) for kind in ("pool", "squeeze") if kind in kwargs}
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ";"
         raise ValueError(f"there is no network {name!r} in timm or downmix{hint} `downmix models` lists downmix's own")
     try:
-        return timm.create_model(name, **kwargs)
+        network = timm.create_model(name, **kwargs)
     except (TypeError, KeyError, RuntimeError, AssertionError) as error:
         raise ValueError(f"timm can't build {name!r} with {kwargs}: {error}") from error
+    for kind, word in words.items():
+        network = _convert(full, network, kind, word, input_size)
+    return network
+
+
+def _convert(name: str, network: nn.Module, kind: str, word: Any, input_size: tuple[int, int, int] | None) -> nn.Module:
+    size = input_size or own_input_size(name, network, "the size of the images")
+    like = next(network.parameters(), torch.empty(0))
+    x = torch.zeros(1, *size, device=like.device, dtype=like.dtype)
+    choice: dict[str, Any] = {"squeeze": None, "pool": None, kind: word}
+    converted, report = convert(network, **choice, example_input=x, inplace=True)
+    if not report.replaced:
+        reasons = "; ".join(dict.fromkeys(f"{left.name} {left.reason}" for left in report.left)) or "it has none"
+        raise ValueError(f"{name}: {kind}={word} replaces nothing: {reasons}")
+    return converted
 
 
 def own_input_size(name: str, network: nn.Module, option: str) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._define import check_floating
+from ._define import check_floating, compute_dtype
 
 Size = int | Sequence[int]
 
@@ -26,10 +26,10 @@ def read_window(
         TypeError, ValueError: in a sentence.
     """
     check_map(n, x)
-    kernel_size = _sizes("kernel_size", kernel_size, n, least=1)
-    stride = kernel_size if stride is None else _sizes("stride", stride, n, least=1)
-    padding = _sizes("padding", padding, n, least=0)
-    dilation = _sizes("dilation", dilation, n, least=1)
+    kernel_size = read_sizes("kernel_size", kernel_size, n, least=1)
+    stride = kernel_size if stride is None else read_sizes("stride", stride, n, least=1)
+    padding = read_sizes("padding", padding, n, least=0)
+    dilation = read_sizes("dilation", dilation, n, least=1)
     for k, p, d in zip(kernel_size, padding, dilation, strict=True):
         if p > ((k - 1) * d + 1) // 2:
             raise ValueError(
@@ -77,6 +77,19 @@ def gather_windows(
     return places_first(x, n)
 
 
+def count_values(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """How many values of the map each window holds, [1, 1, *out] in x's dtype of arithmetic; 1 where it holds none."""
+    ones = x.new_ones(1, 1, *x.shape[2:], dtype=compute_dtype(x))
+    return gather_windows(ones, 0.0, kernel_size, stride, padding, dilation, ceil_mode).sum(0).clamp(min=1.0)
+
+
 def places_first(windows: Tensor, n: int) -> Tensor:
     """[B, C, *out, *kernel], of ``n`` dimensions each, to [K, B, C, *out]."""
     return windows.movedim(list(range(-n, 0)), list(range(n))).contiguous().flatten(0, n - 1)
@@ -106,7 +119,8 @@ def check_map(n: int, x: Tensor) -> None:
         raise ValueError(f"x must be [B, C, {space}] or [C, {space}], got {list(x.shape)}")
 
 
-def _sizes(argument: str, value: Any, n: int, least: int) -> list[int]:
+def read_sizes(argument: str, value: Any, n: int, least: int) -> list[int]:
+    """A size as a list of ``n`` integers of ``least`` or more; raises a sentence where it is none."""
     values = [value] * n if isinstance(value, numbers.Integral) else value
     if isinstance(value, bool) or not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import platform
@@ -17,6 +18,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from .compare import Comparison
+
+_MOST_COLUMNS = 4  # networks side by side; more become rows
+_SAYS_LESS = ("in convolutions", "min")  # ends of the labels that rows of networks have no room for; the CSV has them
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -43,16 +47,23 @@ def _cpu_name() -> str:
 
 
 def table(result: Comparison) -> Table:
-    """The comparison as one table: a network a column, a measure a row, ratios to the baseline beside."""
-    baseline = result.models[0]
-    shown = Table(
-        title=f"{baseline} against {', '.join(result.models[1:])} on {result.recipe.data}", title_justify="left"
-    )
-    shown.add_column("")
-    for name in result.models:
-        shown.add_column(name, justify="right")
-    for label, cells in _rows(result):
-        shown.add_row(label, *(cells.get(name, "–") for name in result.models))
+    """The comparison as one table: a network a column, or a row where there are many; ratios to the baseline beside."""
+    baseline, rows = result.models[0], _rows(result)
+    few = len(result.models) <= _MOST_COLUMNS
+    against = ", ".join(result.models[1:]) if few else f"{len(result.models) - 1} others"
+    shown = Table(title=f"{baseline} against {against} on {result.recipe.data}", title_justify="left")
+    shown.add_column("", no_wrap=not few)
+    if few:
+        for name in result.models:
+            shown.add_column(name, justify="right")
+        for label, cells in rows:
+            shown.add_row(label, *(cells.get(name, "–") for name in result.models))
+    else:
+        rows = [(label, cells) for label, cells in rows if not label.endswith(_SAYS_LESS)]
+        for label, _ in rows:
+            shown.add_column(label, justify="right")
+        for name in result.models:
+            shown.add_row(name, *(cells.get(name, "–") for _, cells in rows))
     env = result.environment
     shown.caption = (
         f"{env['device']}, {env['threads']} threads, torch {env['versions']['torch']}; × is the ratio to {baseline}"
@@ -145,8 +156,9 @@ def _draw(result: Comparison, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), constrained_layout=True)
-    colors = dict(zip(result.models, plt.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    figure, axes = plt.subplots(1, 3, figsize=(16, 4.2), constrained_layout=True)
+    palette: Any = plt.get_cmap("tab10" if len(result.models) <= 10 else "tab20")
+    colors = dict(zip(result.models, itertools.cycle(palette.colors), strict=False))
     for run in result.runs:
         for axis, values in (
             (axes[0], [e.train_loss for e in run.epochs]),
@@ -177,11 +189,10 @@ def _draw(result: Comparison, path: Path) -> None:
         ),
     )
     for axis, (title, x, y) in zip(axes, labels, strict=True):
-        handles, names = axis.get_legend_handles_labels()
-        unique = dict(zip(names, handles, strict=True))
         axis.set(title=title, xlabel=x, ylabel=y)
-        axis.legend(unique.values(), unique.keys(), fontsize=8)
         axis.grid(alpha=0.3)
+    handles, names = axes[2].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, loc="outside right upper")
     figure.suptitle(
         f"{result.recipe.data}, {result.recipe.image_size}×{result.recipe.image_size}, {result.environment['device']}"
     )

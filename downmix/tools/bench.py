@@ -158,12 +158,9 @@ def bench(
         raise ValueError(f"rounds must be at least 2, got {rounds}")
     console, on = console or wide_console(), Recipe(device=device).torch_device()
     with console.status("building the networks"):
-        networks = {name: create_network(name) for name in models}
-        size = (
-            own_input_size(baseline, networks[baseline], "--image_size")
-            if image_size is None
-            else (3, image_size, image_size)
-        )
+        size = None if image_size is None else (3, image_size, image_size)
+        networks = {name: create_network(name, input_size=size) for name in models}
+        size = size or own_input_size(baseline, networks[baseline], "--image_size")
         subjects = {name: Subject(name, network, size, on) for name, network in networks.items()}
     about = {**environment(on), "dtype": dtype, "input_size": size, "rounds": rounds}
     result = Bench(baseline, about, {name: subject.cost for name, subject in subjects.items()})

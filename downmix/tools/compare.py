@@ -18,6 +18,7 @@ from ..train import Epoch, Recipe, train
 from ..train.classification import Classification
 from ..train.sources import Split, load_data
 from . import _comparison_report as report
+from ._console import wide_console
 from ._recipe_option import add_recipe, to_recipe
 from ._timing import interleave, summarize, train_step
 
@@ -116,7 +117,7 @@ def compare(
         raise ValueError(f"each network can stand once in a comparison, got {', '.join(models)}")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
-    console = console or Console()
+    console = console or wide_console()
     split = load_data(recipe)
     output.mkdir(parents=True, exist_ok=True)
     result = Comparison(models, seeds, recipe, report.environment(recipe.torch_device()))
@@ -136,7 +137,8 @@ def compare(
 
 
 def _create(result: Comparison, name: str, split: Split) -> nn.Module:
-    return create_network(name, num_classes=split.num_classes).to(result.recipe.torch_device())
+    size = (3, result.recipe.image_size, result.recipe.image_size)
+    return create_network(name, input_size=size, num_classes=split.num_classes).to(result.recipe.torch_device())
 
 
 def _measure(result: Comparison, split: Split, progress: Progress) -> None:

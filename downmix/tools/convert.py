@@ -39,7 +39,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    network = _load(args.network, args.pretrained, on_meta=args.dry_run)
+    network = _load(args.network, args.pretrained, args.input, on_meta=args.dry_run)
     size = args.input or getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
     like = next(network.parameters(), torch.empty(0))
     network, report = convert(
@@ -62,10 +62,10 @@ def run(args: Any) -> None:
     console.print(f"results: {args.output}/convert.json, model.safetensors", soft_wrap=True)
 
 
-def _load(name: str, pretrained: bool, on_meta: bool) -> nn.Module:
+def _load(name: str, pretrained: bool, input_size: Any, on_meta: bool) -> nn.Module:
     if not name.endswith(".py") and ".py:" not in name:
         with torch.device("meta") if on_meta else nullcontext():  # counts without computing
-            return create_network(name, pretrained=pretrained and not on_meta)
+            return create_network(name, input_size=input_size, pretrained=pretrained and not on_meta)
     if pretrained:
         raise ValueError(f"--pretrained loads weights that timm has; the function in {name} has to load its own")
     path, _, function = name.rpartition(":")

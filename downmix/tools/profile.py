@@ -67,10 +67,9 @@ def run(args: Any) -> None:
     if args.against and args.against != args.model:
         names.append(args.against)
     with console.status("building"):
-        networks = {name: create_network(name).to(torch_device).eval() for name in names}
-    channels, height, width = args.input or own_input_size(
-        args.model, networks[args.model], "--input CHANNELS HEIGHT WIDTH"
-    )
+        size = tuple(args.input) if args.input else None
+        networks = {name: create_network(name, input_size=size).to(torch_device).eval() for name in names}
+    channels, height, width = size or own_input_size(args.model, networks[args.model], "--input CHANNELS HEIGHT WIDTH")
     device = roofline(torch_device, args.gflops, args.gbytes, console)
     found = measure(networks, (channels, height, width), args.batch_size, args.rounds, console)
     report.show(found, device, args.convention, args.depth, console)

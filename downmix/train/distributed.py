@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -76,12 +79,38 @@ def join(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_of_this_start(store, rank, size), rank=rank, world_size=size)
     try:
         control = dist.new_group(backend="gloo")
         yield World(device, dist.get_rank(), dist.get_world_size(), control)
     finally:
         dist.destroy_process_group()
+
+
+def _of_this_start(store: Any, rank: int, size: int) -> Any:
+    """A part of ``store`` for these processes alone.
+
+    torchrun lends the processes that it starts again the store of those that died, and what these left there leads to
+    addresses where nobody is. The first process makes up a name, and says go to those who answered to it.
+    """
+    mine = uuid.uuid4().hex
+    if rank == 0:
+        store.set("downmix/start", mine)
+        answers = [store.get(f"downmix/{mine}/{other}").decode() for other in range(1, size)]
+        store.set(f"downmix/{mine}/go", " ".join(answers))
+        return dist.PrefixStore(mine, store)
+    while True:
+        start = store.get("downmix/start").decode()
+        store.set(f"downmix/{start}/{rank}", mine)
+        try:
+            store.wait([f"downmix/{start}/go"], timedelta(seconds=1))
+        except dist.DistStoreError:  # not yet, or the name is of a start that came to nothing
+            continue
+        if mine in store.get(f"downmix/{start}/go").decode().split():
+            return dist.PrefixStore(start, store)
+        time.sleep(0.1)
 
 
 def restarted() -> bool:

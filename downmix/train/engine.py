@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
+from ..layers import fbs_penalty, linear_density, set_density
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
@@ -163,6 +164,10 @@ class Training:
     def _train_epoch(self, out: Output, watch: Watch) -> float:
         progress, start = self.state.progress, time.perf_counter()
         set_position(self.loader, self.batches, progress.epoch, progress.step)
+        if self.recipe.fbs_density:
+            density = linear_density(progress.epoch, self.recipe.fbs_epochs, self.recipe.fbs_density)
+            for model in {self.state.model, self.state.evaluated}:
+                set_density(model, density)
         self.network.train()
         for batches in self._steps():
             for batch in batches:
@@ -215,7 +220,10 @@ class Training:
             images, targets = self.task.augment(images, targets)
             with self._gradients_shared(last=i == len(batches)):
                 with self._autocast():
-                    loss = self.task.loss(self.network(images), targets) / len(batches)
+                    loss = self.task.loss(self.network(images), targets)
+                    if self.recipe.fbs_l1:
+                        loss = loss + self.recipe.fbs_l1 * fbs_penalty(state.model)
+                    loss = loss / len(batches)
                 state.scaler.scale(loss).backward()
             total += loss.detach()
         if self.recipe.skip_nan and self._skips(total):

@@ -13,11 +13,12 @@ TASKS = ("classification", "segmentation")
 AMP = ("none", "bf16", "fp16")
 # timm's others: plateau follows a metric, not the step, and none leaves the warm-up out.
 SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
-_AT_LEAST_ONE = ("epochs", "accumulate", "keep_last", "log_every")
+_AT_LEAST_ONE = ("epochs", "accumulate", "keep_last", "log_every", "fbs_epochs")
 _NOT_NEGATIVE = (
     *("num_classes", "lr_base_batch", "weight_decay", "warmup_epochs", "min_lr", "clip_grad", "mixup", "cutmix"),
     *("crop_padding", "early_stop", "workers", "checkpoint_every_steps", "checkpoint_every_minutes", "keep_every"),
     "skip_nan",
+    "fbs_l1",
 )
 _LEAST = {"image_size": 8, "batch_size": 2} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
 _SHARES = ("crop_scale", "crop_pct", "hflip", "smoothing", "drop", "drop_path", "reprob", "ema_decay", "momentum")
@@ -77,6 +78,9 @@ class Recipe:
         compile: compile the network with torch.compile.
         grad_checkpointing: compute activations again in the backward pass rather than keep them.
         sync_bn: BatchNorm over all processes' batches.
+        fbs_density: share of channels that FBS layers keep in the end, lowered evenly from 1; 0 leaves it alone.
+        fbs_epochs: epochs over which that share is lowered.
+        fbs_l1: weight in the loss of what FBS layers predict, lambda.
         early_stop: end after this many epochs without a better deciding metric; 0 for never.
         seed: of initialisation, shuffling and augmentation.
         workers: processes that load images, for each training process; 0 loads in the main process.
@@ -138,6 +142,9 @@ class Recipe:
     compile: bool = False
     grad_checkpointing: bool = False
     sync_bn: bool = False
+    fbs_density: float = 0.0
+    fbs_epochs: int = 1
+    fbs_l1: float = 0.0
     early_stop: int = 0
     seed: int = 0
     workers: int = 0
@@ -158,7 +165,7 @@ class Recipe:
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in (*_SHARES, "layer_decay"):
+        for name in (*_SHARES, "layer_decay", "fbs_density"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name, known in (("task", TASKS), ("amp", AMP), ("sched", SCHEDULES), ("on_bad_image", ("stop", "skip"))):

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from timm.data import RealLabelsImagenet
 
+from ..layers import set_density
 from .checkpoint import CheckpointError, read_checkpoint
 from .data import Batch, close, create_evaluation_loader
 from .distributed import World, join
@@ -69,6 +70,8 @@ def validate(
             model.load_state_dict(state)
         except RuntimeError as error:
             raise CheckpointError(f"{path} does not fit {recipe.model} with these data: {error}") from error
+        if recipe.fbs_density:
+            set_density(model, recipe.fbs_density)  # that of the end; no tensor says it
         model = model.to(world.device)
         loader = create_evaluation_loader(task.val_data, recipe, world)
         scores = _RealLabels(task, world) if real_labels else None

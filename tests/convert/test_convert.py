@@ -132,7 +132,7 @@ def test_a_config_that_does_not_fit_is_refused() -> None:
     ("options", "error", "sentence"),
     [
         ({"squeeze": "picks"}, ValueError, "squeeze must be one of 'pix', .*got 'picks'"),
-        ({"pool": "max"}, ValueError, "pool must be one of 'soft', 'soft_2x2', .*got 'max'"),
+        ({"pool": "hard"}, ValueError, "pool must be one of 'max', .*'soft_2x2', a function .*got 'hard'"),
         ({"squeeze": None}, ValueError, "nothing to do: give squeeze, pool or both"),
         ({"min_reduction": 0}, ValueError, "min_reduction must be a positive integer, got 0"),
         ({"where": ["a", "e.*"]}, ValueError, "where='e.\\*' matches no module of Net"),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import downmix
 from downmix.cost import CONVENTIONS, Device, count_macs, measure_device, profile
-from downmix.ops import pix, soft_pool
+from downmix.ops import pix, power_pool, soft_pool, stochastic_pool
 
 
 class Residual(nn.Module):
@@ -100,6 +100,11 @@ def test_element_operations_of_pix(options: dict[str, str], expected: dict[str, 
 def test_our_formulas_add_up_to_the_operators_own() -> None:
     total = profile(downmix.SoftPool2d((3, 2), stride=2), (4, 9, 9)).total
     assert sum(total.elements.values()) == soft_pool.operations((1, 4, 9, 9), (1, 4, 4, 4), (3, 2))
+    total = profile(downmix.PowerAvgPool2d((3, 2), stride=2), (4, 9, 9)).total
+    assert sum(total.elements.values()) == power_pool.operations((1, 4, 9, 9), (1, 4, 4, 4), (3, 2))
+    total = profile(nn.Sequential(nn.ReLU(), downmix.StochasticPool2d((3, 2), stride=2)), (4, 9, 9)).total
+    own = stochastic_pool.mean_operations((1, 4, 4, 4), (3, 2))
+    assert sum(total.elements.values()) == own + 4 * 9 * 9  # the ReLU's
 
 
 class Odd(nn.Module):

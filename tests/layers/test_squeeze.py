@@ -22,6 +22,13 @@ def test_every_parameter_of_a_squeeze_gets_a_gradient(name: str) -> None:
     assert all(p.grad.abs().sum() > 0 for p in [x, *layer.parameters()])
 
 
+@pytest.mark.parametrize("name", SQUEEZES)
+def test_gradcheck(name: str) -> None:
+    layer = downmix.create_squeeze(name, 8, 2, dtype=torch.float64)
+    x = torch.randn(2, 8, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer.eval(), x)
+
+
 def test_grouped_squeeze_by_hand() -> None:
     layer = downmix.create_squeeze("group", 8, 2, groups=2).eval()
     torch.nn.init.ones_(layer.conv.weight)

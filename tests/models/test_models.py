@@ -23,6 +23,7 @@ PRUNED_RESNETS = (
     *("fbs_resnet18_d100", "fbs_resnet18_d50", "fbs_resnet18_d25"),
 )
 SMALL_RESNETS = ("resnet29_small", "pix_resnet29_small")
+SMALL = (*SMALL_RESNETS, "vgg_small")
 VGGS = (
     *("vgg16_gap", "vgg16_1x1_r2", "vgg16_1x1_r4", "pix_vgg16_1x1_r2", "pix_vgg16_1x1_r4"),
     *("pix_vgg16_down2", "pix_vgg16_down4"),
@@ -36,7 +37,7 @@ MOBILENETS = (
 )
 TINY = ("test_pix_resnet", "test_pix_resnet_prune", "test_pix_vgg", "test_pix_mobilenetv2")
 RESNETS = (*SQUEEZED_RESNETS, *PRUNED_RESNETS, *SMALL_RESNETS, "test_pix_resnet", "test_pix_resnet_prune")
-ALL = (*SQUEEZED_RESNETS, *PRUNED_RESNETS, *SMALL_RESNETS, *VGGS, *MOBILENETS, *TINY)
+ALL = (*SQUEEZED_RESNETS, *PRUNED_RESNETS, *SMALL, *VGGS, *MOBILENETS, *TINY)
 PUBLISHED = {f"PiXResNet{depth}_cs": f"pix_resnet{depth}" for depth in (50, 101, 152)}
 
 
@@ -104,10 +105,10 @@ def test_features_only(name: str, output_stride: int) -> None:
         model = timm.create_model(name, features_only=True, output_stride=output_stride).eval()
         features = model(torch.randn(1, 3, 64, 64))
     channels, reductions = model.feature_info.channels(), model.feature_info.reduction()
-    assert len(features) == (6 if "vgg" in name else 5)
+    assert len(features) == (4 if name == "vgg_small" else 6 if "vgg" in name else 5)
     assert [f.shape[1] for f in features] == channels
     assert [64 // f.shape[2] for f in features] == reductions
-    if name not in SMALL_RESNETS:
+    if name not in SMALL:
         assert max(reductions) == output_stride
 
 

@@ -177,7 +177,7 @@ def _random_like(output: Tensor) -> Tensor:
 def with_gradients(
     function: Callable[..., Tensor], tensors: list[Tensor], grad: Callable[[Tensor], Tensor] = _random_like
 ) -> list[Tensor]:
-    """The output, and the gradient of each tensor for one incoming gradient."""
+    """The output, and the gradient of each tensor for one incoming gradient; zeros for one that can have none."""
     leaves = [t.detach().requires_grad_() for t in tensors]
     output = function(*leaves)
-    return [output.detach(), *torch.autograd.grad(output, leaves, grad(output.detach()))]
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad(output.detach()), materialize_grads=True)]

@@ -10,38 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from downmix.ops import soft_pool
 
+from .by_the_book import of_all, pool_by_the_book
 from .standard import StandardTests
 
 POOLS = {1: soft_pool.soft_pool1d, 2: soft_pool.soft_pool2d, 3: soft_pool.soft_pool3d}
-MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
-def of_all(value: Any, n: int) -> tuple[int, ...]:
-    return (value,) * n if isinstance(value, int) else tuple(value)
+def softened(values: list[float]) -> float:
+    weights = [math.exp(value - max(values)) for value in values]
+    return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
 
 
-def by_the_book(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Tensor:
-    """The specification's formula, a window at a time; sizes are those of torch's max pool."""
-    n = x.dim() - 2
-    stride = kernel_size if stride is None else stride
-    y = torch.zeros(MAX_POOLS[n](x, kernel_size, stride, padding, dilation, ceil_mode).shape, dtype=torch.float64)
-    k, s, p, d = (of_all(value, n) for value in (kernel_size, stride, padding, dilation))
-    for b, c, *place in (index.tolist() for index in torch.ones_like(y).nonzero()):
-        values = []
-        for element in itertools.product(*(range(size) for size in k)):
-            at = [place[i] * s[i] - p[i] + element[i] * d[i] for i in range(n)]
-            if all(0 <= a < size for a, size in zip(at, x.shape[2:], strict=True)):
-                values.append(x[(b, c, *at)].item())
-        weights = [math.exp(value - max(values)) for value in values]
-        y[(b, c, *place)] = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-    return y
+def by_the_book(x: Tensor, *window: Any, **options: Any) -> Tensor:
+    return pool_by_the_book(softened, x, *window, **options)
 
 
 class TestSoftPool(StandardTests):

@@ -10,6 +10,7 @@ from PIL import Image
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from downmix import ChannelPool, LIPPool2d
 from downmix.cli import main
 from downmix.cost import count_macs
 from downmix.models._networks import create_network
@@ -235,6 +236,15 @@ def test_settled_norms_have_the_statistics_of_the_images() -> None:
     assert norm.weight.min() > 0.4
     assert norm.momentum == 0.2
     assert not norm.training
+
+
+def test_a_network_with_words_for_its_pools_and_squeezes() -> None:
+    network = create_network("resnet26:layers=(1, 1, 1, 1),pool=lip,squeeze=dwp", num_classes=5, input_size=(3, 64, 64))
+    assert isinstance(network.maxpool, LIPPool2d)
+    assert isinstance(network.layer2[0].conv1, ChannelPool)
+    assert network(torch.randn(1, 3, 64, 64)).shape == (1, 5)
+    with torch.device("meta"):
+        assert create_network("vgg_small:pool=soft").head.fc.weight.is_meta
 
 
 def test_a_network_with_arguments_of_its_own() -> None:

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -75,6 +76,24 @@ def test_an_interrupt_leaves_what_was_finished(tmp_path: Path, data: str, monkey
     assert (tmp_path / "compare.png").exists()
 
 
+def test_many_networks_stand_in_rows_under_their_whole_names(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "train", lambda *args, **kwargs: [Epoch(1, 0, 1, {"top1": 0.5})])
+    pools = [f"vgg_small:pool={word}" for word in ("avg", "lp", "stochastic", "s3", "mixed")]
+    networks = ["vgg_small", *pools, "resnet29_small:squeeze=dwp"]
+    recipe = Recipe(data=data, **(QUICK | {"image_size": 16}))
+    console = Console(width=180, record=True, file=io.StringIO())
+    compare(networks[0], networks[1:], recipe, seeds=[0], output=tmp_path, console=console)
+    text = console.export_text()
+    assert all(f"│ {name} " in text for name in networks)
+    rows = list(csv.DictReader((tmp_path / "compare.csv").read_text().splitlines()))
+    assert [row["model"] for row in rows] == networks
+    assert {row["macs"] for row in rows[:-1]} == {rows[0]["macs"]}  # a pool counts as the one it replaces
+    with Image.open(tmp_path / "compare.png") as picture:
+        assert picture.size[0] > 1500
+
+
 def comparison(baseline: list[float], candidate: list[float]) -> Comparison:
     result = Comparison(["a", "b"], [0], Recipe(), {})
     for name, values in (("a", baseline), ("b", candidate)):
@@ -97,6 +116,12 @@ def test_the_verdict_sets_the_difference_against_the_seeds() -> None:
         (["resnet29_small", "pix_resnet29_small", "--data", "nowhere"], "there is no data set or folder 'nowhere'"),
         (["resnet29_small", "pix_resnet29_small", "--epochs", "0"], "epochs must be at least 1, got 0"),
         (["resnet29_small", "pix_resnet29_small", "--device", "gpu"], "device must be cpu"),
+        (["resnet29_small", "vgg_small:pool=hard"], "pool must be one of 'max', .* got 'hard'"),
+        (
+            ["resnet29_small", "vgg_small:squeeze=pix"],
+            "vgg_small:squeeze=pix: squeeze=pix replaces nothing: it has none",
+        ),
+        (["vgg_small", "vgg_small:pool=max"], "pool=max replaces nothing: .*features.1 is a MaxPool2d already"),
         (["resnet29_small", "vit_tiny_patch16_224"], "vit_tiny_patch16_224 can't process images of 16×16 pixels"),
     ],
 )

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from downmix.layers import FBSConv2d
 from downmix.train import Epoch, Recipe, train
 from downmix.train.classification import Classification
 from downmix.train.data import create_evaluation_loader, create_training_loader
@@ -119,3 +121,21 @@ def test_mixed_precision_channels_last_and_clipping(amp: str, data: Path) -> Non
     (epoch,) = run(quick_recipe(data, amp=amp, channels_last=True, clip_grad=1.0, lr_base_batch=16, opt="lamb"))
     assert epoch.train_loss < 2
     assert 0 <= epoch.lr < 1e-3
+
+
+def test_fbs_keeps_fewer_channels_by_and_by(data: Path) -> None:
+    model = nn.Sequential(FBSConv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    fields: dict[str, Any] = {"fbs_density": 0.5, "fbs_epochs": 2, "ema_decay": 0.5, "opt": "sgd", "lr": 1e-9}
+    plain, penalised = (
+        train(
+            quick_recipe(data, epochs=3, fbs_l1=weight, **fields),
+            model=copy.deepcopy(model),
+            on_step=lambda done, total: None,
+        )
+        for weight in (0.0, 0.5)
+    )
+    assert penalised[0].train_loss > plain[0].train_loss + 0.1
+    run(quick_recipe(data, epochs=2, **fields), model=model)
+    assert model[0].density == 0.75
+    run(quick_recipe(data, epochs=3, **fields), model=model)
+    assert model[0].density == 0.5

@@ -3,4 +3,5 @@
 from downmix.cli import main
 from tests import tiny_networks  # noqa: F401
 
-main()
+if __name__ == "__main__":
+    main()
