@@ -40,8 +40,8 @@ def create_network(name: str, *, input_size: tuple[int, int, int] | None = None,
         >>> create_network("vgg_small:pool=power").features[1]
         PowerAvgPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, norm_type=2.0)
     """
-    full, (name, _, options) = name, name.partition(":")
-    kwargs = _read_options(name, options) | kwargs
+    full, (name, options) = name, read_name(name)
+    kwargs = options | kwargs
     words = {kind: kwargs.pop(kind) for kind in ("pool", "squeeze") if kind in kwargs}
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
@@ -78,6 +78,12 @@ def own_input_size(name: str, network: nn.Module, option: str) -> tuple[int, int
     if "input_size" not in config:
         raise ValueError(f"{name} does not say which images it takes; pass {option}")
     return config["input_size"]
+
+
+def read_name(name: str) -> tuple[str, dict[str, Any]]:
+    """The name of a network and the arguments that stand behind it."""
+    name, _, options = name.partition(":")
+    return name, _read_options(name, options)
 
 
 def _read_options(name: str, options: str) -> dict[str, Any]:

@@ -32,4 +32,5 @@ def add_recipe(parser: Any, skip: set[str] | None = None) -> None:
 
 
 def to_recipe(args: Any) -> Recipe:
-    return Recipe(**{name: args[name] for name in Recipe.__dataclass_fields__ if name in args})
+    given = args.as_dict()
+    return Recipe(**{name: given[name] for name in Recipe.__dataclass_fields__ if name in given})

@@ -12,7 +12,7 @@ from .state import Epoch
 def draw_curves(history: list[Epoch], path: Path) -> None:
     """Draws loss, metrics and learning rate by epoch into a PNG."""
     epochs = range(1, len(history) + 1)
-    metrics = {name: [epoch.metrics[name] for epoch in history] for name in history[0].metrics}
+    metrics = {name: [epoch.metrics[name] for epoch in history] for name in history[0].metrics if "/" not in name}
     losses = {"training": [epoch.train_loss for epoch in history]}
     if "val_loss" in metrics:
         losses["held out"] = metrics.pop("val_loss")

@@ -19,7 +19,6 @@ from torch.utils.data import IterableDataset
 from ..layers import fbs_penalty, linear_density, set_density
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
-from .classification import Classification
 from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
 from .distributed import World, join, restarted
 from .images import DataError
@@ -29,9 +28,10 @@ from .recipe import Recipe
 from .signals import Interrupted, Signals
 from .state import Epoch, State, seed_everything
 from .task import Task
+from .tasks import create_task
+from .testing import run_test
 from .watch import Watch
 
-TASKS: dict[str, type[Task]] = {"classification": Classification}
 _AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -85,7 +85,7 @@ class Training:
     ):
         self.recipe, self.world, self.signals = recipe, world, signals
         seed_everything(recipe.seed, rank=0)  # every process starts from the same weights
-        self.task = task or TASKS[recipe.task](recipe)
+        self.task = task or create_task(recipe)
         self.loader, self.batches = create_training_loader(self.task.train_data, recipe, world)
         self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
         model = (model or self.task.create_model()).to(world.device)
@@ -141,6 +141,8 @@ class Training:
             watch.epoch(progress.history[-1], progress.epoch)
             out.write_epoch(self.state, is_best)
         out.write_summary(progress, self.task.deciding)
+        if not run_test(self.state.evaluated, self.task, self.world, self._autocast, out, self.signals):
+            self._stop(out)
         return progress.history
 
     def _evaluate(self, out: Output) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset
 
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class DataError(ValueError):
@@ -41,7 +41,7 @@ class Images(Dataset[Any]):
         try:
             source, label = self._source(index)
             image = _open(source)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise BadImageError(
                 f"{self.name(index)} can't be read as an image ({error}); replace or remove it"
             ) from error

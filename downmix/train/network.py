@@ -24,7 +24,7 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
     options: dict[str, Any] = {"drop_rate": recipe.drop, "drop_path_rate": recipe.drop_path}
     options = {name: value for name, value in options.items() if value}
     network = create_network(recipe.model, num_classes=num_classes, pretrained=recipe.pretrained, **options)
-    network = _convert(network, recipe)
+    network = convert_network(network, recipe)
     if recipe.init:
         start_from(network, Path(recipe.init))
     if recipe.grad_checkpointing:
@@ -60,7 +60,8 @@ def _classifier_names(network: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
 
-def _convert(network: nn.Module, recipe: Recipe) -> nn.Module:
+def convert_network(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """Replaces the layers of ``network`` that ``recipe`` wants replaced."""
     if recipe.convert:
         try:
             config = json.loads(Path(recipe.convert).read_text())

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Output:
         if not progress.history or not self.world.is_first:
             return
         last, summary = progress.history[-1], {"epochs": progress.epoch, "best_epoch": progress.best_epoch}
-        summary |= {f"best_{deciding}": progress.best, "last": last.metrics, "train_loss": last.train_loss}
+        summary |= {f"best_{deciding}": progress.best, "last": without_nan(last.metrics), "train_loss": last.train_loss}
         summary |= {"skipped_steps": progress.skipped, "bad_images": sorted(self.bad)}
         if self.bad:
             self.warn(f"{len(self.bad)} images could not be read")
@@ -121,9 +122,21 @@ class Output:
             draw_curves(progress.history, self.folder / "curves.png")
             self.say(f"results: {self.folder}/best.pt, best.safetensors, epochs.csv, summary.json, curves.png")
 
+    def write_test(self, metrics: dict[str, float]) -> None:
+        """Says and writes how the network does on the test samples."""
+        named = {"loss" if name == "val_loss" else name: value for name, value in metrics.items()}
+        self.say("on the test samples:\n" + "\n".join(f"  {name} {value:.4f}" for name, value in named.items()))
+        if self.folder and self.world.is_first:
+            self._write("test.json", json.dumps(without_nan(named), indent=1) + "\n")
+
     def _write(self, name: str, text: str) -> None:
         assert self.folder is not None
         write_whole(self.folder / name, lambda file: file.write(text.encode()))
+
+
+def without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    """The metrics as JSON can hold them, which has no NaN."""
+    return {name: None if isnan(value) else value for name, value in metrics.items()}
 
 
 def _table(history: list[Epoch]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
-TASKS = ("classification",)
+from .segmentation_recipe import SegmentationRecipe
+
+TASKS = ("classification", "segmentation")
 AMP = ("none", "bf16", "fp16")
 # timm's others: plateau follows a metric, not the step, and none leaves the warm-up out.
 SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
@@ -27,7 +29,7 @@ class Recipe:
     """How a network is trained. The defaults suit the digits.
 
     Args:
-        task: what is learned: classification.
+        task: what is learned: classification, or segmentation.
         data: digits, fashion_mnist, cifar10, cifar100, a folder of class folders, or a name that timm knows, such as
             wds/… for WebDataset shards, hfds/… for Hugging Face and torch/… for torchvision.
         data_dir: where the data lie or are downloaded to (default: data).
@@ -55,6 +57,7 @@ class Recipe:
         weight_decay: weight decay; none on biases and norms.
         layer_decay: factor of the learning rate from each layer to the one below; 0 for the same everywhere.
         sched: schedule of the learning rate, by timm's name.
+        decay_rate: factor of the schedules step and multistep, and exponent of poly.
         warmup_epochs: epochs of linear warm-up.
         min_lr: learning rate at the end of the schedule.
         clip_grad: the norm that gradients are clipped to; 0 for no clipping.
@@ -90,6 +93,7 @@ class Recipe:
         skip_nan: steps with a loss that is not finite that are left out before training stops.
         log_every: steps between two points of the training loss and learning rate in TensorBoard.
         wandb: also log to Weights & Biases.
+        segmentation: what only segmentation needs.
     """
 
     task: str = "classification"
@@ -117,6 +121,7 @@ class Recipe:
     weight_decay: float = 0.05
     layer_decay: float = 0.0
     sched: str = "cosine"
+    decay_rate: float = 0.1
     warmup_epochs: int = 1
     min_lr: float = 0.0
     clip_grad: float = 0.0
@@ -152,8 +157,11 @@ class Recipe:
     skip_nan: int = 0
     log_every: int = 50
     wandb: bool = False
+    segmentation: SegmentationRecipe = field(default_factory=SegmentationRecipe)
 
     def __post_init__(self) -> None:
+        if isinstance(self.segmentation, dict):  # from a checkpoint or a YAML file
+            self.segmentation = SegmentationRecipe.of(self.segmentation)
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

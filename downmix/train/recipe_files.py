@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from .recipe import Recipe
+from .segmentation_recipe import SegmentationRecipe
 
 FIELDS = tuple(field.name for field in fields(Recipe))
 
@@ -45,6 +46,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     for field in given:
         if field not in FIELDS:
             raise ValueError(f"the recipe {name} has an unknown field {field!r}{nearest(str(field), FIELDS)}")
+    SegmentationRecipe.of(given.get("segmentation", {}))  # whose errors name the nearest field too
     return given
 
 

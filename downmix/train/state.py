@@ -88,6 +88,7 @@ class State:
         self.scheduler: Any = timm.scheduler.create_scheduler_v2(
             self.optimizer,
             sched=recipe.sched,
+            decay_rate=recipe.decay_rate,
             num_epochs=recipe.epochs,
             warmup_epochs=recipe.warmup_epochs,
             warmup_lr=lr / 100,

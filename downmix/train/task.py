@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ class Task(ABC):
         train_data, val_data: map-style sets (with ``__len__``) or streams of (image tensor, target), fully transformed.
             Their randomness comes from the global generators of Python, NumPy and torch, which the loader seeds for
             each sample. An image that can't be read raises ``images.BadImageError``.
+        test_data: samples of a third kind, evaluated once training has ended; None for none.
 
     Raises:
         DataError: by the constructor, where the data can't be used.
@@ -28,6 +31,7 @@ class Task(ABC):
     deciding: ClassVar[str]
     train_data: Dataset[Any]
     val_data: Dataset[Any]
+    test_data: Dataset[Any] | None = None
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
@@ -55,3 +59,11 @@ class Task(ABC):
     def augment(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What happens to a whole training batch on the device, such as mixup. Drawn from the global generators."""
         return images, targets
+
+    def draw(self, predict: Callable[[Tensor], Any], data: Dataset[Any], folder: Path) -> None:  # noqa: B027, most tasks have nothing
+        """Draws what shows how the network does on some samples of ``data`` into ``folder``.
+
+        Args:
+            predict: gives the network's output for a batch of images.
+            data: ``test_data`` or ``val_data``.
+        """

@@ -16,12 +16,13 @@ from ..layers import set_density
 from .checkpoint import CheckpointError, read_checkpoint
 from .data import Batch, close, create_evaluation_loader
 from .distributed import World, join
-from .engine import TASKS
 from .evaluation import evaluate
 from .images import DataError
 from .recipe import Recipe
 from .recipe_files import FIELDS
 from .task import Task
+from .tasks import create_task
+from .testing import draw
 from .weights import read_weights
 
 
@@ -41,13 +42,16 @@ def read_recipe_of(path: Path) -> Recipe:
     return Recipe(**{name: value for name, value in fields.items() if name in FIELDS})
 
 
-def validate(path: Path, *, weights: str = "auto", real_labels: bool = False, **fields: Any) -> dict[str, float]:
+def validate(
+    path: Path, *, weights: str = "auto", real_labels: bool = False, pictures: Path | None = None, **fields: Any
+) -> dict[str, float]:
     """Evaluates a file that `downmix train` wrote, alone or with the processes that torchrun started.
 
     Args:
         path: a checkpoint, or its weights as safetensors.
         weights: ``"model"``, ``"ema"``, or ``"auto"`` for the moving average where there is one.
         real_labels: also score against ImageNet's reassessed labels, as ``real_top1`` and ``real_top5``.
+        pictures: folder for what the task draws of the samples and their predictions; None for nothing.
         **fields: fields of the recipe to change, such as ``data``.
 
     Returns:
@@ -60,7 +64,7 @@ def validate(path: Path, *, weights: str = "auto", real_labels: bool = False, **
     recipe = replace(read_recipe_of(path), pretrained=False, init=None, **fields)
     state = read_weights(path, weights)
     with join(recipe.torch_device()) as world:
-        task = TASKS[recipe.task](recipe)
+        task = create_task(recipe)
         model = task.create_model()
         try:
             model.load_state_dict(state)
@@ -76,6 +80,8 @@ def validate(path: Path, *, weights: str = "auto", real_labels: bool = False, **
         finally:
             close(loader)
         assert metrics is not None  # that is only so after a signal
+        if pictures:
+            draw(model, task, task.val_data, world, nullcontext, pictures)
         return metrics | (scores.compute() if scores else {})
 
 

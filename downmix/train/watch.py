@@ -71,7 +71,7 @@ class Watch:
 
     def epoch(self, epoch: Epoch, number: int) -> None:
         """After an epoch and its evaluation."""
-        values = "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items())
+        values = "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items() if "/" not in name)
         if self.on_step is None:
             self.out.say(f"epoch {number}: loss {epoch.train_loss:.4f}  {values}  {epoch.seconds:.1f} s")
         if self.speaks:

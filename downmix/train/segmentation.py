@@ -1,0 +1,103 @@
+"""Semantic segmentation: a class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+
+from ._segmentation_pictures import create_palette, write_picture
+from ._segmentation_transforms import evaluation_transform, to_picture, training_transform
+from .images import DataError
+from .network import convert_network
+from .pspnet import create_segmenter, start_from
+from .recipe import Recipe
+from .segmentation_data import (
+    SegmentationImages,
+    cityscapes_labels,
+    find_pairs,
+    is_cityscapes,
+    labels_of_values,
+    largest_size,
+)
+from .segmentation_scores import ClassIoU, SegmentationLoss
+from .task import Task
+
+
+class Segmentation(Task):
+    """A class for each pixel, by PSPNet over the recipe's network.
+
+    Args:
+        recipe: how; ``data_dir``, or ``data`` without it, is a folder as :func:`~.segmentation_data.find_pairs` says.
+    """
+
+    deciding = "miou"
+
+    def __init__(self, recipe: Recipe):
+        super().__init__(recipe)
+        part = recipe.segmentation
+        if not part.classes:
+            raise DataError("a segmentation needs the names of its classes; give segmentation.classes")
+        self.class_names = part.classes
+        self.palette = create_palette(len(part.classes), part.colours)
+        root = Path(recipe.data_dir or recipe.data)
+        if is_cityscapes(root):
+            self.labels = cityscapes_labels(self.class_names)
+        else:
+            self.labels = labels_of_values(len(self.class_names), part.void)
+        (height, width), (low, high) = part.crop, part.scale
+        training = training_transform((height, width), (low, high), part.rotate, recipe.hflip, part.blur)
+        self.train_data = SegmentationImages(find_pairs(root, "train"), self.labels, training)
+        validation = (
+            "val" if recipe.val_split == "validation" else recipe.val_split
+        )  # timm's word, the recipe's default
+        self.val_data, self.test_data = self._held_out(root, validation), self._held_out(root, "test")
+        self.criterion = SegmentationLoss(part.auxiliary_weight)
+
+    def _held_out(self, root: Path, split: str) -> SegmentationImages:
+        pairs = find_pairs(root, split)
+        return SegmentationImages(pairs, self.labels, evaluation_transform(largest_size(pairs)))
+
+    def create_model(self) -> nn.Module:
+        recipe, part = self.recipe, self.recipe.segmentation
+        model = create_segmenter(
+            recipe.model,
+            len(self.class_names),
+            output_stride=part.output_stride,
+            auxiliary=part.auxiliary_weight > 0,
+            window=(part.window[0], part.window[1]) if part.window else None,
+            drop=recipe.drop,
+            drop_path=recipe.drop_path,
+            pretrained=recipe.pretrained,
+        )
+        encoder: Any = model.network.encoder
+        encoder.model = convert_network(encoder.model, replace(recipe, image_size=max(part.crop)))
+        if recipe.init:
+            start_from(model, Path(recipe.init))
+        if recipe.grad_checkpointing:
+            encoder.model.set_grad_checkpointing()  # type: ignore[operator]
+        return model
+
+    def loss(self, output: Any, target: Tensor) -> Tensor:
+        return self.criterion(output, target)
+
+    def create_metrics(self) -> MetricCollection:
+        return MetricCollection({"iou": ClassIoU(self.class_names), "val_loss": MeanMetric()})
+
+    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+        metrics["iou"].update(output, target)
+        metrics["val_loss"].update(self.criterion(output, target), weight=len(target))
+
+    def draw(self, predict: Callable[[Tensor], Tensor], data: Any, folder: Path) -> None:
+        """Writes pictures of predictions on a few images, evenly spread over ``data``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        count = min(self.recipe.segmentation.pictures, len(data))
+        for index in (i * len(data) // count for i in range(count)):
+            image, truth = data[index]
+            labels = predict(image[None])[0].argmax(0).cpu()
+            path = folder / f"{data.pairs[index][0].stem}.png"
+            write_picture(path, to_picture(image), truth, labels, self.class_names, self.palette)

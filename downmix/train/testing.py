@@ -1,0 +1,58 @@
+"""A trained network on a task's test samples, in figures and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .data import close, create_evaluation_loader
+from .distributed import World
+from .evaluation import evaluate
+from .output import Output
+from .signals import Signals
+from .task import Task
+
+
+def run_test(
+    model: nn.Module, task: Task, world: World, autocast: Callable[[], Any], out: Output, signals: Signals | None = None
+) -> bool:
+    """Evaluates ``model`` on the test samples, where ``task`` has some, and writes and draws what that gives.
+
+    Returns:
+        False where a signal came first.
+    """
+    if task.test_data is None:
+        return True
+    loader = create_evaluation_loader(task.test_data, task.recipe, world)
+    try:
+        metrics = evaluate(
+            model, task, loader, world, autocast, signals=signals, on_batch=lambda batch, _: out.note_bad(batch.bad)
+        )
+    finally:
+        close(loader)
+    if metrics is None:
+        return False
+    out.write_test(metrics)
+    if out.folder:
+        draw(model, task, task.test_data, world, autocast, out.folder / "pictures")
+    return True
+
+
+def draw(
+    model: nn.Module, task: Task, data: Dataset[Any], world: World, autocast: Callable[[], Any], folder: Path
+) -> None:
+    """Lets ``task`` draw what ``model`` makes of some of ``data``; the first process alone."""
+
+    @torch.inference_mode()
+    def predict(images: Tensor) -> Any:
+        with autocast():
+            return model(images.to(world.device))
+
+    if world.is_first:
+        model.eval()
+        task.draw(predict, data, folder)

@@ -1,0 +1,125 @@
+"""Segmentation through the engine: trained, interrupted, resumed, tested, drawn."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from downmix.train import Interrupted, Recipe, read_recipe, recipe_names, train
+from downmix.train.segmentation import Segmentation
+from downmix.train.segmentation_recipe import SegmentationRecipe
+
+from .test_resume import assert_same, final_state, interrupted_at
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark is a class, bright is another; the first rows are void, and a third class is nowhere."""
+    root, draw = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3), ("test", 3)):
+        for i in range(count):
+            mask = np.zeros((36, 44 + 4 * (i == 1)), np.uint8)
+            mask[:, draw.integers(10, 30) :] = 1
+            image = 60 + 120 * mask[..., None] + draw.integers(0, 40, (*mask.shape, 3))
+            mask[:4] = 9
+            for kind, pixels in (("images", image), ("masks", mask)):
+                (root / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / kind / f"{i}.png")
+    return root
+
+
+def recipe(data: Path, part: dict[str, Any] | None = None, **fields: Any) -> Recipe:
+    quick = {"model": "test_pix_resnet", "epochs": 1, "batch_size": 3, "device": "cpu"}
+    given: Any = quick | {"task": "segmentation", "data_dir": str(data), "warmup_epochs": 0, "drop": 0.1} | fields
+    segmentation = {"classes": ["dark", "bright", "none"], "void": 9, "crop": [32, 32], "pictures": 2}
+    return Recipe(**given, segmentation=SegmentationRecipe(**(segmentation | (part or {}))))
+
+
+def quietly(done: int, total: int) -> None:
+    pass
+
+
+def test_it_learns_and_is_tested(data: Path, tmp_path: Path) -> None:
+    part = {"rotate": 10, "blur": 0.5, "scale": [0.7, 1.5]}
+    history = train(recipe(data, part, epochs=8, lr=3e-3, hflip=0.5, sched="poly"), tmp_path, on_step=quietly)
+    assert history[-1].train_loss < 0.5 * history[0].train_loss
+    assert history[-1].metrics["miou"] > 0.6  # all of one class has 0.25
+    assert {"miou", "pixel_accuracy", "val_loss", "iou/dark", "iou/bright", "iou/none"} == history[-1].metrics.keys()
+    tested = json.loads((tmp_path / "test.json").read_text())
+    assert tested["miou"] > 0.6
+    assert tested["iou/none"] is None
+    assert tested["miou"] == pytest.approx((tested["iou/dark"] + tested["iou/bright"]) / 2)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_resumed_it_ends_the_same(data: Path, step: int, tmp_path: Path) -> None:
+    part = {"classes": ["dark", "bright"], "rotate": 10, "blur": 0.5}
+    how = recipe(data, part, epochs=2, hflip=0.5, ema_decay=0.9)
+    with pytest.raises(Interrupted):
+        train(how, tmp_path / "broken", on_step=interrupted_at(step))
+    train(how, tmp_path / "broken", resume="auto", on_step=quietly)
+    train(how, tmp_path / "whole", on_step=quietly)
+    assert_same(final_state(tmp_path / "broken"), final_state(tmp_path / "whole"))
+
+
+def test_layers_of_the_encoder_are_replaced(data: Path) -> None:
+    how = recipe(data, model="resnet26:layers=(1,1,1,1)", squeeze="pix", pool="soft", drop_path=0.1)
+    model: Any = Segmentation(how).create_model()
+    kinds = [type(module).__name__ for module in model.network.encoder.modules()]
+    assert "SoftPool2d" in kinds
+    assert "PiX" in kinds
+    assert "PiX" not in [type(module).__name__ for module in model.network.decoder.modules()]
+
+
+def test_the_encoder_starts_from_a_classifier(data: Path, tmp_path: Path) -> None:
+    classifier = timm.create_model("test_pix_resnet", num_classes=7)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
+    model: Any = Segmentation(recipe(data, init=str(tmp_path / "classifier.pt"))).create_model()
+    assert torch.equal(model.network.encoder.model.conv1.weight, classifier.conv1.weight)
+    torch.save(model.state_dict(), tmp_path / "segmentation.pt")
+    two = {"classes": ["dark", "bright"]}
+    other: Any = Segmentation(recipe(data, two, init=str(tmp_path / "segmentation.pt"))).create_model()
+    assert torch.equal(other.auxiliary[0].weight, model.auxiliary[0].weight)
+    del (state := classifier.state_dict())["conv1.weight"]
+    torch.save(state, tmp_path / "less.pt")
+    with pytest.raises(ValueError, match=r"1 of its tensors .* such as network.encoder.model.conv1.weight"):
+        Segmentation(recipe(data, init=str(tmp_path / "less.pt"))).create_model()
+
+
+def test_recipes_that_are_refused(data: Path) -> None:
+    with pytest.raises(ValueError, match="needs the names of its classes; give segmentation.classes"):
+        Segmentation(recipe(data, {"classes": []}))
+    for part, message in (
+        ({"crop": [32]}, r"crop must be a height and a width .* got \[32\]"),
+        ({"scale": [2.0, 0.5]}, "scale must be a smallest and a largest factor"),
+        ({"window": [4, 4]}, "window must be"),
+        ({"rotate": -1}, "rotate must be 0 to 180"),
+        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
+        ({"pictures": -1}, "can't be negative"),
+        ({"classes": ["a", "a"]}, "each class needs a name of its own"),
+        ({"classes": ["a", "b"], "colours": ["red"]}, "2 classes have 1 colours"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipe(data, part)
+    with pytest.raises(ValueError, match="segmentation must hold lines"):
+        SegmentationRecipe.of(3)  # type: ignore[arg-type]
+
+
+def test_a_recipe_s_file_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("task: segmentation\nsegmentation:\n  viod: 3\n")
+    with pytest.raises(ValueError, match="segmentation has no field 'viod'; did you mean void"):
+        read_recipe(str(tmp_path / "mine.yaml"))
+
+
+def test_the_recipes_that_come_along() -> None:
+    parts = {name: Recipe(**read_recipe(name)) for name in recipe_names() if name.endswith("_pspnet")}
+    assert {name: len(each.segmentation.classes) for name, each in parts.items()} == {
+        "camvid_pspnet": 11,
+        "cityscapes_pspnet": 19,
+    }
