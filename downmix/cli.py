@@ -6,7 +6,7 @@ import importlib
 import sys
 from argparse import ArgumentError
 
-COMMANDS = ("bench", "compare", "convert", "models", "profile", "tables")
+COMMANDS = ("bench", "compare", "convert", "explain", "models", "profile", "tables")
 _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
 
 
@@ -25,9 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     tools = {name: importlib.import_module(f"{__package__}.tools.{name}") for name in COMMANDS}
     for name, tool in tools.items():
         command = ArgumentParser(description=tool.HELP, exit_on_error=False)
+        commands.add_subcommand(name, command, help=tool.HELP)  # first: tools may have subcommands of their own
         tool.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        commands.add_subcommand(name, command, help=tool.HELP)
     try:
         args = parser.parse_args(argv)
     except ArgumentError as error:

@@ -19,14 +19,21 @@ MAY_IMPORT = {
     "cost": {"ops", "layers"},
     "convert": {"ops", "layers", "cost"},
     "published": set(),
+    "explain": {"ops", "layers"},
     "models": {"ops", "layers", "convert", "published"},
-    "tools": {"ops", "layers", "cost", "convert", "models", "_version"},
+    "tools": {"ops", "layers", "cost", "convert", "explain", "models", "published", "_version"},
     "cli": {"tools", "_version"},
     "__main__": {"cli"},
     "__init__": {"ops", "layers", "convert", "published", "_version"},
     "_version": set(),
 }
-ONLY = {"timm": {"models", "tools"}, "triton": {"kernels"}, "numba": {"kernels"}, "jsonargparse": {"cli"}}
+ONLY = {
+    "timm": {"models", "tools"},
+    "triton": {"kernels"},
+    "numba": {"kernels"},
+    "jsonargparse": {"cli"},
+    "pytorch_grad_cam": {"explain"},
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

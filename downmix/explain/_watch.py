@@ -1,0 +1,81 @@
+"""How a network is watched without leaving a trace."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, without what ``torch.compile``, DDP and DataParallel put around it."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module of the network itself by its name, also where ``torch.compile`` wrapped a part of it."""
+    return {
+        name.replace("_orig_mod.", ""): module
+        for name, module in unwrapped(model).named_modules()
+        if not name.endswith("_orig_mod")
+    }
+
+
+def find_layer(model: nn.Module, name: str) -> nn.Module:
+    """The module called ``name``; ValueError with near names where there is none."""
+    layers = named_layers(model)
+    if name not in layers:
+        near = difflib.get_close_matches(name, layers, n=4, cutoff=0.4) or list(layers)[1:5]
+        raise ValueError(f"the network has no layer {name!r}; near it are {', '.join(near)}")
+    return layers[name]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards modes, gradients and what requires them are as they were.
+
+    Compiled code runs eagerly inside: it was traced without the hooks, and would not call them.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    try:
+        with uncompiled():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, gradient, requires_grad in gradients:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """A context in which compiled code runs eagerly, so that hooks see it; afterwards it runs as compiled before."""
+    # Importing Dynamo takes seconds; where nobody has, nothing is compiled.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def layer_inputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
+    """What reaches ``layer`` when ``model`` sees ``images``; the first time, where that is more than once."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    try:
+        with evaluating(model), torch.no_grad():
+            model(images)
+    finally:
+        handle.remove()
+    if not seen:
+        raise ValueError("the network did not run this layer; choose one that its forward pass calls")
+    return seen[0]

@@ -1,0 +1,25 @@
+"""`downmix explain`: what a network does with its images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _explain_probabilities
+
+HELP = "Show what a network does: the probabilities of its PiX layers."
+_WHAT = {"probabilities": _explain_probabilities}
+
+
+def add_arguments(parser: Any) -> None:
+    whats = parser.add_subcommands(dest="what", metavar="WHAT", title="what to show")
+    for name, tool in _WHAT.items():
+        command = type(parser)(description=tool.HELP, exit_on_error=False)
+        whats.add_subcommand(name, command, help=tool.HELP)
+        tool.add_arguments(command)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(args: Any) -> None:
+    options = args[args.what]
+    args.debug = args.debug or options.debug  # the command line looks there
+    _WHAT[args.what].run(options)

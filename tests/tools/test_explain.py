@@ -1,0 +1,127 @@
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from downmix.cli import main
+from downmix.tools._networks import create_network
+from downmix.tools._trained import class_names, trained_network
+
+from .test_data import make_folders
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return str(make_folders(tmp_path / "data", count=15))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.safetensors"
+    save_file(create_network("tiny_pix_resnet").state_dict(), path)
+    return str(path)
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+class TestProbabilities:
+    def arguments(self, data: str, checkpoint: str, output: Path, *more: str) -> list[str]:
+        common = ["explain", "probabilities", "tiny_pix_resnet", "--data", data, "--checkpoint", checkpoint]
+        return [*common, "--image_size", "12", "--output", str(output), *more]
+
+    def test_writes_json_csv_and_pictures(
+        self, tmp_path: Path, data: str, checkpoint: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        main(self.arguments(data, checkpoint, tmp_path / "out"))
+        printed = capsys.readouterr().out
+        assert "tiny_pix_resnet on" in printed
+        assert "6 images" in printed
+        saved = json.loads((tmp_path / "out" / "probabilities.json").read_text())
+        assert (saved["classes"], saved["images"]) == (["ant", "bee"], [3, 3])
+        assert list(saved["layers"]) == [f"layer{i}.0.conv1" for i in (1, 2, 3, 4)]
+        layer = saved["layers"]["layer4.0.conv1"]
+        assert sum(map(sum, layer["channel_histogram"])) == sum(map(sum, layer["class_histogram"])) == 6 * 16
+        assert layer["pick_share"] == pytest.approx(sum(map(sum, layer["class_picks"])) / 6 / 16)
+        rows = list(csv.DictReader((tmp_path / "out" / "probabilities.csv").read_text().splitlines()))
+        assert len(rows) == sum(layer["channels"] for layer in saved["layers"].values())
+        assert float(rows[-1]["mean"]) == pytest.approx(layer["channel_mean"][-1])
+        assert size(tmp_path / "out" / "probabilities.png")[0] > 1000
+        assert size(tmp_path / "out" / "layers.png")[0] > 500
+
+    def test_svg_a_choice_of_layers_and_classes_and_fewer_images(
+        self, tmp_path: Path, data: str, checkpoint: str
+    ) -> None:
+        more = ("--format=svg", "--layers", "layer4.0.conv1", "--classes", "bee", "--limit=4")
+        main(self.arguments(data, checkpoint, tmp_path, *more))
+        assert json.loads((tmp_path / "probabilities.json").read_text())["images"] == [2, 2]
+        drawn = (tmp_path / "probabilities.svg").read_text()
+        assert "layer4.0.conv1" in drawn
+        assert "layer3.0.conv1" not in drawn
+        assert "<svg" in (tmp_path / "layers.svg").read_text()
+
+    @pytest.mark.parametrize(
+        ("more", "sentence"),
+        [
+            (["--layers", "layer9"], "there is no layer 'layer9'; known are layer1.0.conv1"),
+            (["--classes", "cow"], "there is no class 'cow'; known are ant, bee"),
+            (["--limit", "0"], "batch_size and limit must be at least 1, got 64 and 0"),
+            (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
+        ],
+    )
+    def test_bad_input_ends_in_one_sentence(
+        self,
+        more: list[str],
+        sentence: str,
+        tmp_path: Path,
+        data: str,
+        checkpoint: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        refused(self.arguments(data, checkpoint, tmp_path, *more), sentence, capsys)
+
+    def test_debug_shows_the_traceback(self, tmp_path: Path, data: str, checkpoint: str) -> None:
+        with pytest.raises(ValueError, match="there is no layer"):
+            main(self.arguments(data, checkpoint, tmp_path, "--layers", "layer9", "--debug"))
+
+
+def refused(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(sentence, error), error
+    assert len(error.splitlines()) == 1
+
+
+def test_weights_come_from_any_of_our_files(tmp_path: Path) -> None:
+    own, average = (create_network("tiny_pix_resnet") for _ in range(2))
+    training: dict[str, Any] = {"model": own.state_dict(), "ema": average.state_dict(), "recipe": {"lr": 0.1}}
+    torch.save(training, tmp_path / "best.pt")
+    torch.save(training | {"ema": None}, tmp_path / "last.pt")
+    for source, wanted in ((tmp_path, average), (tmp_path / "best.pt", average), (tmp_path / "last.pt", own)):
+        network: Any = trained_network("tiny_pix_resnet", str(source))
+        assert torch.equal(network.fc.weight, wanted.fc.weight)
+        assert not network.training
+
+
+def test_weights_that_nobody_published_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="no published weights of pix_resnet29_small; give a file"):
+        trained_network("pix_resnet29_small", None)
+
+
+def test_class_names(tmp_path: Path) -> None:
+    make_folders(tmp_path / "a")
+    make_folders(tmp_path / "b" / "train")
+    assert class_names(str(tmp_path / "a"), None, 2) == ["ant", "bee"]
+    assert class_names("cifar10", str(tmp_path / "b"), 2) == ["ant", "bee"]
+    assert class_names("digits", None, 3) == ["0", "1", "2"]
+    assert class_names("hfds/imagenet", None, 1000)[281] == "tabby"
