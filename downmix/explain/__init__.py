@@ -1,5 +1,6 @@
 """What a network does: functions that watch it and leave no trace."""
 
+from .cam import METHODS, Attention, attend, last_map
 from .probabilities import (
     LayerProbabilities,
     last_of_each_stage,
@@ -9,7 +10,11 @@ from .probabilities import (
 )
 
 __all__ = [
+    "METHODS",
+    "Attention",
     "LayerProbabilities",
+    "attend",
+    "last_map",
     "last_of_each_stage",
     "measure_probabilities",
     "pix_layers",

@@ -48,7 +48,7 @@ class Images(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         source, label = self.items[index]
-        image = _open(source)
+        image = open_image(source)
         return (self.transform(image) if self.transform else image), int(label)
 
 
@@ -190,7 +190,8 @@ def _timm(name: str, root: Path) -> Split:
     return Split(train, test, num_classes=len(labels))
 
 
-def _open(source: Any) -> Image.Image:
+def open_image(source: Any) -> Image.Image:
+    """An image as RGB, from its file or its pixels; DataError where it can't be read."""
     if not isinstance(source, Path):  # pixels: [H, W] or [H, W, 3]
         return Image.fromarray(np.asarray(source)).convert("RGB")
     try:

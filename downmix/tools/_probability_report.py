@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..explain import LayerProbabilities
+from ._pictures import pyplot
 
 
 def summary(layer: LayerProbabilities) -> dict[str, Any]:
@@ -116,13 +117,14 @@ def draw_stages(
         above.axhline(layer.threshold, color="black", linestyle=":", linewidth=1)
         below.axvline(layer.threshold, color="black", linestyle=":", linewidth=1)
         above.set(title=name, ylim=(0, 1), xlabel="output channel, by its mean")
+        above.locator_params(axis="x", integer=True)
         below.set(xlim=(0, 1), xlabel="p")
     axes[0, 0].set_ylabel("mean p   (below the dots: picks)")
     axes[1, 0].set_ylabel("density")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     images = int(next(iter(layers.values())).images.sum())
     figure.suptitle(f"{title}: sampling probabilities, {images:,} images")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
@@ -148,19 +150,9 @@ def draw_layers(found: dict[str, LayerProbabilities], title: str, path: Path) ->
     figure.colorbar(image, ax=rates, label="switch rate")
     figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(f"{title}: what {sum(len(layer.mean) for layer in found.values())} channels do")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
 def _density(histogram: Tensor) -> Any:
     return (histogram * len(histogram) / histogram.sum()).numpy()
-
-
-def pyplot() -> Any:
-    """matplotlib without a screen, imported only where something is drawn."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt

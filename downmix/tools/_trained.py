@@ -60,20 +60,23 @@ def held_out(split: Split, how: dict[str, Any], batch_size: int, limit: int | No
 
 
 def class_names(data: str, data_dir: str | None, count: int) -> list[str]:
-    """Names of the classes: those of class folders, ImageNet's where there are 1000, else numbers."""
+    """Names of a data set's classes, as far as folders give them; see :func:`read_class_names`."""
     root = Path(data_dir or "data") if data in TORCHVISION_SETS else Path(data)
-    folders = sorted(path.name for path in _class_root(root).iterdir() if path.is_dir()) if root.is_dir() else []
-    if len(folders) == count:
-        return folders
-    if count == 1000:
-        return imagenet_names()
-    return [str(label) for label in range(count)]
+    found = read_class_names(root) if root.is_dir() else []
+    return found if len(found) == count else default_names(count)
 
 
-def imagenet_names() -> list[str]:
+def read_class_names(path: Path) -> list[str]:
+    """The lines of a file, or the folders in a folder, or in its ``train``."""
+    if path.is_dir():
+        root = path / "train" if (path / "train").is_dir() else path
+        return sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def default_names(count: int) -> list[str]:
+    """ImageNet's names for 1000 classes, else numbers."""
+    if count != 1000:
+        return [str(label) for label in range(count)]
     info = timm.data.ImageNetInfo()
-    return [info.index_to_description(i).split(",")[0] for i in range(1000)]
-
-
-def _class_root(root: Path) -> Path:
-    return root / "train" if (root / "train").is_dir() else root
+    return [info.index_to_description(label).split(",")[0] for label in range(1000)]

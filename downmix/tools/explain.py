@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _explain_probabilities
+from . import _explain_cam, _explain_probabilities
 
-HELP = "Show what a network does: the probabilities of its PiX layers."
-_WHAT = {"probabilities": _explain_probabilities}
+HELP = "Show what a network does: where it looks, and the probabilities of its PiX layers."
+_WHAT = {"cam": _explain_cam, "probabilities": _explain_probabilities}
 
 
 def add_arguments(parser: Any) -> None:

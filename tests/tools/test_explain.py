@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from downmix.cli import main
+from downmix.tools import _explain_cam
 from downmix.tools._networks import create_network
 from downmix.tools._trained import class_names, trained_network
 
@@ -125,3 +126,61 @@ def test_class_names(tmp_path: Path) -> None:
     assert class_names("cifar10", str(tmp_path / "b"), 2) == ["ant", "bee"]
     assert class_names("digits", None, 3) == ["0", "1", "2"]
     assert class_names("hfds/imagenet", None, 1000)[281] == "tabby"
+
+
+class TestCam:
+    @pytest.fixture
+    def images(self, tmp_path: Path) -> list[str]:
+        paths = []
+        for i, shape in enumerate([(40, 30), (9, 80), (12, 12)]):
+            paths.append(str(tmp_path / f"{i}.png"))
+            Image.new("RGB", shape, (40 * i, 90, 200)).save(paths[-1])
+        return paths
+
+    def arguments(self, images: list[str], checkpoint: str, output: Path, *more: str) -> list[str]:
+        models = ["tiny_pix_resnet", "tiny_pix_resnet:num_classes=2"]
+        common = ["explain", "cam", *images, "--models", *models, "--checkpoints", checkpoint, checkpoint]
+        return [*common, "--image_size", "16", "--output", str(output), *more]
+
+    def test_networks_side_by_side(
+        self, tmp_path: Path, images: list[str], checkpoint: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "names.txt").write_text("ant\nbee\n")
+        more = ("--classes", str(tmp_path / "names.txt"), "--target", "bee", "--batch_size=2")
+        main(self.arguments(images, checkpoint, tmp_path / "cam.png", *more))
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 4
+        assert re.search(r"0.png +tiny_pix_resnet: (ant|bee) [01]\.\d\d.*tiny_pix_resnet:num_classes=2: ", lines[0])
+        assert size(tmp_path / "cam.png") == (780, 870)
+
+    def test_many_images_make_more_pictures(
+        self, tmp_path: Path, images: list[str], checkpoint: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_explain_cam, "_ROWS", 2)
+        main(self.arguments([str(tmp_path)], checkpoint, tmp_path / "out" / "cam.png"))
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cam-1.png", "cam-2.png"]
+
+    @pytest.mark.parametrize(
+        ("more", "sentence"),
+        [
+            (["--target", "cow"], "there is no class 'cow'; known are 0, 1"),
+            (["--layer", "layer9"], "no layer 'layer9'; near it are layer"),
+            (["--models", "tiny_pix_resnet"], "one checkpoint each, got 1 and 2"),
+            (["--models", "tiny_resnet", "tiny_resnet:num_classes=3"], "does not fit|has 3 classes"),
+        ],
+    )
+    def test_bad_input_ends_in_one_sentence(
+        self,
+        more: list[str],
+        sentence: str,
+        tmp_path: Path,
+        images: list[str],
+        checkpoint: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        refused(self.arguments(images, checkpoint, tmp_path / "cam.png", *more), sentence, capsys)
+
+    def test_a_broken_image_is_named(self, tmp_path: Path, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "broken.png").write_bytes(b"junk")
+        arguments = self.arguments([str(tmp_path / "broken.png")], checkpoint, tmp_path / "cam.png")
+        refused(arguments, "broken.png can't be read as an image", capsys)
