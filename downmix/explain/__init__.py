@@ -8,15 +8,21 @@ from .probabilities import (
     pix_layers,
     watch_probabilities,
 )
+from .signal import PiXSignal, PoolSignal, pool_weights, signal_layers, trace_signal
 
 __all__ = [
     "METHODS",
     "Attention",
     "LayerProbabilities",
+    "PiXSignal",
+    "PoolSignal",
     "attend",
     "last_map",
     "last_of_each_stage",
     "measure_probabilities",
     "pix_layers",
+    "pool_weights",
+    "signal_layers",
+    "trace_signal",
     "watch_probabilities",
 ]

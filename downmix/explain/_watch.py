@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -65,17 +65,3 @@ def uncompiled() -> AbstractContextManager[Any]:
     """A context in which compiled code runs eagerly, so that hooks see it; afterwards it runs as compiled before."""
     # Importing Dynamo takes seconds; where nobody has, nothing is compiled.
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
-def layer_inputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
-    """What reaches ``layer`` when ``model`` sees ``images``; the first time, where that is more than once."""
-    seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
-    try:
-        with evaluating(model), torch.no_grad():
-            model(images)
-    finally:
-        handle.remove()
-    if not seen:
-        raise ValueError("the network did not run this layer; choose one that its forward pass calls")
-    return seen[0]

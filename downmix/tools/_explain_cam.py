@@ -194,7 +194,7 @@ def draw(found: dict[str, list[Look]], files: list[Path], names: list[str], path
     for row, file in enumerate(files):
         with Image.open(file) as image:
             axes[row, 0].imshow(image.convert("RGB"))
-        axes[row, 0].set_title(file.name, fontsize=8)
+        axes[row, 0].set_title("/".join(file.parts[-2:]), fontsize=8)
         for axis, (name, looks) in zip(axes[row, 1:], found.items(), strict=True):
             axis.imshow(looks[row].seen.numpy())
             axis.imshow(looks[row].map.numpy(), cmap="jet", alpha=0.45, vmin=0, vmax=1)

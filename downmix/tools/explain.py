@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _explain_cam, _explain_probabilities
+from . import _explain_cam, _explain_probabilities, _explain_signal
 
 HELP = "Show what a network does: where it looks, and the probabilities of its PiX layers."
-_WHAT = {"cam": _explain_cam, "probabilities": _explain_probabilities}
+_WHAT = {"cam": _explain_cam, "probabilities": _explain_probabilities, "signal": _explain_signal}
 
 
 def add_arguments(parser: Any) -> None:

@@ -184,3 +184,33 @@ class TestCam:
         (tmp_path / "broken.png").write_bytes(b"junk")
         arguments = self.arguments([str(tmp_path / "broken.png")], checkpoint, tmp_path / "cam.png")
         refused(arguments, "broken.png can't be read as an image", capsys)
+
+
+class TestSignal:
+    def arguments(self, tmp_path: Path, model: str, *more: str) -> list[str]:
+        Image.effect_noise((50, 40), 60).save(tmp_path / "image.png")
+        save_file(create_network(model).state_dict(), tmp_path / "own.safetensors")
+        common = ["--checkpoint", str(tmp_path / "own.safetensors"), "--image_size", "32"]
+        output = ["--output", str(tmp_path / "signal.png")]
+        return ["explain", "signal", str(tmp_path / "image.png"), "--model", model, *common, *output, *more]
+
+    def test_a_pix_layer(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        main(self.arguments(tmp_path, "tiny_pix_resnet", "--layer", "layer4.0.conv1"))
+        assert re.search(r"layer4.0.conv1: \d+ of 16 channels pick", capsys.readouterr().out)
+        assert size(tmp_path / "signal.png") == (1100, 1320)
+
+    def test_a_pool(self, tmp_path: Path) -> None:
+        main(self.arguments(tmp_path, "softpool_resnet18", "--channels", "3", "0"))
+        assert size(tmp_path / "signal.png") == (880, 480)
+
+    @pytest.mark.parametrize(
+        ("more", "sentence"),
+        [
+            (["--channels", "16"], "the layer has the output channels 0 to 7, got 16"),
+            (["--layer", "conv1"], "conv1 is a Conv2d; a PiX layer or a pool can be shown: layer1"),
+        ],
+    )
+    def test_bad_input_ends_in_one_sentence(
+        self, more: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refused(self.arguments(tmp_path, "tiny_pix_resnet", *more), sentence, capsys)
