@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _explain_cam, _explain_probabilities, _explain_signal
+from . import _explain_cam, _explain_probabilities, _explain_signal, _explain_tradeoff
 
-HELP = "Show what a network does: where it looks, and the probabilities of its PiX layers."
-_WHAT = {"cam": _explain_cam, "probabilities": _explain_probabilities, "signal": _explain_signal}
+HELP = "Show what a network does: where it looks, what its PiX layers and pools let through, and what accuracy costs."
+_WHAT = {
+    "cam": _explain_cam,
+    "probabilities": _explain_probabilities,
+    "signal": _explain_signal,
+    "tradeoff": _explain_tradeoff,
+}
 
 
 def add_arguments(parser: Any) -> None:
