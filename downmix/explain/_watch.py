@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -43,25 +42,20 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards modes, gradients and what requires them are as they were.
-
-    Compiled code runs eagerly inside: it was traced without the hooks, and would not call them.
-    """
+    """Evaluation mode and no gradients inside; afterwards every module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
-    gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
     try:
-        with uncompiled():
+        with torch.no_grad(), uncompiled():
             yield
     finally:
         for module, training in modes:
             module.training = training
-        for parameter, gradient, requires_grad in gradients:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = gradient
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """A context in which compiled code runs eagerly, so that hooks see it; afterwards it runs as compiled before."""
-    # Importing Dynamo takes seconds; where nobody has, nothing is compiled.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    """A context in which compiled code runs eagerly; afterwards it runs as compiled before.
+
+    What was traced without hooks does not call them, and what is traced with them calls them for good.
+    """
+    return torch.compiler.set_stance("force_eager")

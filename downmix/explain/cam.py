@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops._define import check_choice
-from ._watch import evaluating, find_layer, named_layers, unwrapped
+from ._watch import evaluating, find_layer, named_layers, uncompiled, unwrapped
 
 # By our name: the library's.
 METHODS = {
@@ -74,7 +74,7 @@ def attend(
     network: Any = copy.deepcopy(unwrapped(model)).eval()
     images = images.detach().to(next(network.parameters()).device)
     layer = layer or last_map(network, images)
-    with torch.no_grad():
+    with evaluating(network):
         outputs = network(images)
     if outputs.dim() != 2:
         raise ValueError(f"maps need a classifier's outputs of shape [B, classes], got {list(outputs.shape)}")
@@ -83,7 +83,8 @@ def attend(
     targets = outputs.argmax(1) if target is None else torch.full((len(images),), target)
     # A copy of what the layer gave: the network may go on in place.
     options: Any = {"reshape_transform": torch.clone}
-    with getattr(pytorch_grad_cam, METHODS[method])(network, [find_layer(network, layer)], **options) as cam:
+    create = getattr(pytorch_grad_cam, METHODS[method])
+    with uncompiled(), create(network, [find_layer(network, layer)], **options) as cam:
         maps = cam(images, [ClassifierOutputTarget(label) for label in targets.tolist()])
     return Attention(torch.from_numpy(maps).float(), outputs.softmax(1).cpu(), targets.cpu(), layer)
 
@@ -109,7 +110,7 @@ def last_map(model: nn.Module, images: Tensor) -> str:
         if name and not isinstance(module, nn.Identity)
     ]
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model):
             model(images[:1])
     finally:
         for handle in handles:

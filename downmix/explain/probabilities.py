@@ -197,7 +197,7 @@ def measure_probabilities(
         for name, layer in pix_layers(model).items()
     }
     seen: list[tuple[str, Tensor]] = []
-    with evaluating(model), torch.no_grad(), watch_probabilities(model, lambda name, p: seen.append((name, p))):
+    with evaluating(model), watch_probabilities(model, lambda name, p: seen.append((name, p))):
         for images, labels in batches:
             seen.clear()
             model(images.to(device))

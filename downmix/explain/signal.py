@@ -70,7 +70,7 @@ def trace_signal(model: nn.Module, name: str, image: Tensor) -> PiXSignal | Pool
     seen: list[tuple[Tensor, Tensor]] = []
     handle = layer.register_forward_hook(lambda _, args, output: seen.append((args[0].clone(), output.clone())))
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model):
             model(image[None].to(next(model.parameters()).device))
             if not seen:
                 raise ValueError(f"the network did not run {name}; choose a layer that it does run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,36 +85,44 @@ def cam(
     The arguments are the command's.
 
     Returns:
-        What each network saw, by its name, in the order of the images.
+        What each network saw, by the title of its column, in the order of the images.
 
     Raises:
         ValueError: if an image, a network, its weights, the layer or the class can't be used, or grad-cam is missing.
     """
     console = console or wide_console()
     files = list(_find(images))
-    given = checkpoints or [None] * len(models)
-    if len(given) != len(models) or len(set(models)) != len(models):
-        raise ValueError(f"give each network once and one checkpoint each, got {len(models)} and {len(given)}")
-    names = read_class_names(classes) if classes else None
-    options = {} if names is None else {"num_classes": len(names)}
+    columns = _columns(models, checkpoints or [None] * len(models))
+    names = read_class_names(classes) if classes else []
+    options = {"num_classes": len(names)} if names else {}
     found: dict[str, list[Look]] = {}
-    for name, checkpoint in zip(models, given, strict=True):
+    for title, (name, checkpoint) in columns.items():
         network: Any = trained_network(name, checkpoint, device, **options)
         names = names or default_names(network.num_classes)
         if network.num_classes != len(names):
             raise ValueError(f"{name} has {network.num_classes} classes, but there are {len(names)} names of classes")
         label = None if target is None else _label(target, names)
         with console.status(f"{method} of {name}"), _sentences():
-            found[name] = look(network, files, method, layer, label, image_size, batch_size)
-    names = names or []
+            found[title] = look(network, files, method, layer, label, image_size, batch_size)
     for row, file in enumerate(files):
-        told = (f"{name}: {describe(looks[row], names)}" for name, looks in found.items())
+        told = (f"{' '.join(name.split())}: {describe(looks[row], names)}" for name, looks in found.items())
         console.print(f"{file}  {'   '.join(told)}", soft_wrap=True, highlight=False)
     output.parent.mkdir(parents=True, exist_ok=True)
     for path, rows in _pages(output, len(files)):
         draw({name: [looks[i] for i in rows] for name, looks in found.items()}, [files[i] for i in rows], names, path)
         console.print(f"picture: {path}", soft_wrap=True)
     return found
+
+
+def _columns(models: list[str], checkpoints: Sequence[str | None]) -> dict[str, tuple[str, str | None]]:
+    """Network and checkpoint by their column's title: the network's name, and its checkpoint where it comes twice."""
+    if len(checkpoints) != len(models):
+        raise ValueError(f"give one checkpoint for each network, got {len(checkpoints)} for {len(models)}")
+    pairs = list(zip(models, checkpoints, strict=True))
+    columns = {name if models.count(name) == 1 else f"{name}\n{file}": (name, file) for name, file in pairs}
+    if len(columns) != len(pairs):
+        raise ValueError(f"a network can stand once with the same checkpoint, got {', '.join(models)}")
+    return columns
 
 
 def look(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..explain import LayerProbabilities, last_of_each_stage, measure_probabilities
+from ..explain import LayerProbabilities, last_of_each_stage, measure_probabilities, pix_layers
 from . import _probability_report as report
 from ._console import wide_console
 from ._data import load_data
@@ -68,15 +68,17 @@ def probabilities(
     shown_classes = _choose("class", classes, names) if classes else report.some_classes(names)
     how = view(network, image_size)
     loader = held_out(split, how, batch_size, limit)
+    shown_layers = _choose("layer", layers, list(pix_layers(network))) if layers else last_of_each_stage(network)
     found = measure_probabilities(network, _progress(loader, console), split.num_classes)
-    shown_layers = _choose("layer", layers, list(found)) if layers else last_of_each_stage(network)
     about = {"model": model, "checkpoint": checkpoint, "data": data, "input_size": list(how["input_size"])}
     output.mkdir(parents=True, exist_ok=True)
     report.write_json(found, names, about, output / "probabilities.json")
     report.write_csv(found, output / "probabilities.csv")
     pictures = [output / f"probabilities.{format}", output / f"layers.{format}"]
     title = f"{model} on {data}"
-    report.draw_stages({name: found[name] for name in shown_layers}, names, shown_classes, title, pictures[0])
+    report.draw_stages(
+        {name: found[name] for name in shown_layers if name in found}, names, shown_classes, title, pictures[0]
+    )
     report.draw_layers(found, title, pictures[1])
     console.print(table(found, title))
     console.print(f"results: {output}/probabilities.json, probabilities.csv", soft_wrap=True)

@@ -76,6 +76,10 @@ def test_compiled_networks() -> None:
     model, images = small(), torch.rand(1, 3, 4, 4)
     compiled = torch.compile(model, backend="eager")
     assert torch.equal(attend(compiled, images).maps, attend(model, images).maps)  # type: ignore[arg-type]
+    expected = attend(model, images, layer="0", target=1).maps
+    model[0] = torch.compile(model[0], backend="eager")
+    model(images)
+    assert torch.equal(attend(model, images, layer="0", target=1).maps, expected)
 
 
 def test_bad_input_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

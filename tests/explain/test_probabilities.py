@@ -197,6 +197,17 @@ def test_a_compiled_part() -> None:
     assert list(measure_probabilities(model, batches(), CLASSES)) == ["1.1", "1.3"]
 
 
+def test_compiling_inside_the_context_leaves_no_hook_behind() -> None:
+    torch.compiler.reset()
+    model, images, seen = network().eval(), batches()[0][0], []
+    with watch_probabilities(model, lambda name, p: seen.append(name)):
+        model.compile(backend="eager")
+        model(images)
+    assert seen == ["1", "3"]
+    model(images)
+    assert seen == ["1", "3"]
+
+
 def test_networks_within_ddp(tmp_path: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:

@@ -165,7 +165,8 @@ class TestCam:
         [
             (["--target", "cow"], "there is no class 'cow'; known are 0, 1"),
             (["--layer", "layer9"], "no layer 'layer9'; near it are layer"),
-            (["--models", "tiny_pix_resnet"], "one checkpoint each, got 1 and 2"),
+            (["--models", "tiny_pix_resnet"], "give one checkpoint for each network, got 2 for 1"),
+            (["--models", "tiny_pix_resnet", "tiny_pix_resnet"], "can stand once with the same checkpoint"),
             (["--models", "tiny_resnet", "tiny_resnet:num_classes=3"], "does not fit|has 3 classes"),
         ],
     )
