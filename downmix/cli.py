@@ -8,7 +8,7 @@ import sys
 from argparse import ArgumentError
 from typing import Any
 
-COMMANDS = ("bench", "compare", "convert", "models", "pool", "profile", "tables", "train", "validate")
+COMMANDS = ("bench", "compare", "convert", "explain", "models", "pool", "profile", "tables", "train", "validate")
 _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
 
 
@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     tools = {name: importlib.import_module(f"{__package__}.tools.{name}") for name in COMMANDS}
     for name, tool in tools.items():
         command = ArgumentParser(description=tool.HELP, exit_on_error=False)
+        commands.add_subcommand(name, command, help=tool.HELP)  # first: tools may have subcommands of their own
         tool.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        commands.add_subcommand(name, command, help=tool.HELP)
     words = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         args = parser.parse_args(words)

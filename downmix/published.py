@@ -27,10 +27,10 @@ _PUBLISHED_NAME = re.compile(rf"(?:({'|'.join(_STEM)})|(layer[1-4])\.blocks\.(\d
 def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | None = None) -> None:
     """Loads a checkpoint of the published PiX code into ``model``, in place.
 
-    Reads training files, whose weights lie under ``model`` and ``model_ema``, and plain state dicts, with or without
-    the prefix ``module.``; names may be the published ones or those of ``model``. Nothing in the file is run: tensors
-    and plain values are read, and the ``argparse.Namespace`` of a training file, which is plain values too. Where
-    anything does not fit, ``model`` stays as it was.
+    Reads training files, whose weights lie under ``model`` and ``model_ema`` (``ema`` in those of `downmix train`), and
+    plain state dicts, with or without the prefix ``module.``; names may be the published ones or those of ``model``.
+    Nothing in the file is run: tensors and plain values are read, and the ``argparse.Namespace`` of a training file,
+    which is plain values too. Where anything does not fit, ``model`` stays as it was.
 
     ``timm.create_model("pix_resnet50", checkpoint_path=…)`` reads the same files.
 
@@ -126,7 +126,7 @@ def _foreign(path: str | PathLike[str]) -> str:
 def _choose(checkpoint: Any, ema: bool | None, path: str | PathLike[str]) -> dict[str, Tensor]:
     found = checkpoint
     if isinstance(checkpoint, dict) and "model" in checkpoint:
-        average = checkpoint.get("model_ema")
+        average = checkpoint.get("model_ema") or checkpoint.get("ema")
         if ema and average is None:
             raise ValueError(f"{path} has no model_ema; load its weights themselves with ema=False")
         found = checkpoint["model"] if average is None or ema is False else average

@@ -1,0 +1,141 @@
+"""Where the signal goes: which of a layer's inputs reach its output."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import AdaptiveSoftPool2d, PiX, SoftPool2d
+from ..layers._pool import Pool
+from ..ops import pix
+from ._watch import evaluating, find_layer, named_layers
+
+_TORCH_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
+
+
+@dataclass
+class PiXSignal:
+    """What a PiX layer made of one image. G output channels, each of r input channels.
+
+    Attributes:
+        p (Tensor[G]): probabilities.
+        picks (Tensor[G]): whether the channel picks its maximum, or mixes.
+        picked (Tensor[G, H, W]): which of the group's channels, 0 to r − 1, is the first maximum.
+        maximum, mean (Tensor[G, H, W]): of the group.
+        output (Tensor[G, H, W]): of the layer.
+    """
+
+    p: Tensor
+    picks: Tensor
+    picked: Tensor
+    maximum: Tensor
+    mean: Tensor
+    output: Tensor
+
+
+@dataclass
+class PoolSignal:
+    """What a pool made of one image.
+
+    Attributes:
+        input (Tensor[C, H, W]): of the pool.
+        weights (Tensor[C, H, W]): how much each value counts; see :func:`pool_weights`.
+        output (Tensor[C, H', W']): of the pool.
+    """
+
+    input: Tensor
+    weights: Tensor
+    output: Tensor
+
+
+def trace_signal(model: nn.Module, name: str, image: Tensor) -> PiXSignal | PoolSignal:
+    """What the layer called ``name`` makes of one image.
+
+    Args:
+        model: any network; it is evaluated, and is afterwards as it was.
+        name: of a PiX layer or a pool that the network runs; see :func:`signal_layers`.
+        image (Tensor[C, H, W]): as the network wants it.
+
+    Raises:
+        ValueError: if there is no such layer, it is neither, or it is not run.
+    """
+    layer = find_layer(model, name)
+    if not _can_be_shown(layer):
+        known = ", ".join(signal_layers(model)) or "none in this network"
+        raise ValueError(f"{name} is a {type(layer).__name__}; a PiX layer or a pool can be shown: {known}")
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = layer.register_forward_hook(lambda _, args, output: seen.append((args[0].clone(), output.clone())))
+    try:
+        with evaluating(model):
+            model(image[None].to(next(model.parameters()).device))
+            if not seen:
+                raise ValueError(f"the network did not run {name}; choose a layer that it does run")
+            x, output = seen[0]
+            if isinstance(layer, PiX):
+                return _pix_signal(layer, x, output)
+            return PoolSignal(x[0], pool_weights(layer, x)[0], output[0])
+    finally:
+        handle.remove()
+
+
+def signal_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that :func:`trace_signal` can show."""
+    return [name for name, layer in named_layers(model).items() if _can_be_shown(layer)]
+
+
+def _can_be_shown(layer: nn.Module) -> bool:
+    return isinstance(layer, (PiX, *_TORCH_POOLS)) or _is_soft(layer) or _is_lip(layer)
+
+
+def _is_soft(layer: nn.Module) -> bool:
+    return isinstance(layer, SoftPool2d | AdaptiveSoftPool2d)
+
+
+def _is_lip(layer: nn.Module) -> bool:
+    return isinstance(layer, Pool) and isinstance(getattr(layer, "logits", None), nn.Module)
+
+
+def _pix_signal(layer: PiX, x: Tensor, output: Tensor) -> PiXSignal:
+    p = layer.probabilities(x)
+    ones, r = torch.ones_like(p), layer.reduction
+    short = -x.shape[1] % r  # channels that the last group lacks
+    groups = torch.cat([x, x.new_full((1, short, *x.shape[2:]), -torch.inf)], 1).unflatten(1, (-1, r))
+    return PiXSignal(
+        p[0],
+        p[0].to(torch.promote_types(p.dtype, torch.float32)) < layer.threshold,
+        groups.max(2).indices[0],
+        pix.pick_or_mix(x, ones, r, operator="max", fusion="weighted")[0],
+        pix.pick_or_mix(x, ones, r, operator="avg", fusion="weighted")[0],
+        output[0],
+    )
+
+
+def pool_weights(pool: nn.Module, x: Tensor) -> Tensor:
+    """How much each value of ``x`` counts in a pool's outputs: its weights, summed over the windows that hold it.
+
+    The weights of a window add up to 1, so where windows don't overlap these are the windows' own. They are the
+    gradient of the outputs' sum with the weights held constant: for SoftPool the one that its source computes, for LIP
+    the one at fixed logits, for maxima and means the plain one.
+
+    Args:
+        pool: SoftPool, LIP, or a max or average pool of torch.
+        x (Tensor[B, C, H, W]): its input.
+
+    Returns:
+        Tensor[B, C, H, W]
+
+    Example:
+        >>> pool_weights(nn.AvgPool2d(2), torch.zeros(1, 1, 2, 2)).flatten()
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
+    held: Any = copy.copy(pool)  # run without its hooks, which the copy shares
+    if _is_soft(held):
+        held.gradient = "paper"
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        y = type(held).pool(leaf, held.logits(leaf).detach(), *held.window) if _is_lip(held) else held.forward(leaf)
+        return torch.autograd.grad(y.sum(), leaf)[0]

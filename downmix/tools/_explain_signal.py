@@ -1,0 +1,141 @@
+"""`downmix explain signal`: what one layer makes of one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm.data
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from ..explain import PiXSignal, PoolSignal, signal_layers, trace_signal
+from ..train.images import read_image
+from ._console import wide_console
+from ._pictures import pyplot
+from ._trained import trained_network, view
+
+HELP = "Where the signal goes: what a PiX layer picks and mixes in an image, or how a pool weighs its input."
+
+
+def add_arguments(parser: Any) -> None:
+    parser.add_argument("image", type=Path, help="an image file of any size")
+    parser.add_argument("--model", type=str, required=True, help="the network, by its name in timm or NAME:key=value,…")
+    parser.add_argument("--checkpoint", type=str, default=None, help="trained weights; by default those that timm has")
+    parser.add_argument("--layer", type=str, default=None, help="a PiX layer or a pool; by default the first")
+    parser.add_argument(
+        "--channels", nargs="+", type=int, default=None, help="drawn; by default those that vary most over the image"
+    )
+    parser.add_argument("--image_size", type=int, default=None, help="height and width; by default the network's own")
+    parser.add_argument("--output", type=Path, default=Path("runs/signal.png"), help="picture, *.png or *.svg")
+
+
+def run(args: Any) -> None:
+    signal(**{name: args[name] for name in vars(args) if name not in ("debug", "config")})
+
+
+def signal(
+    image: Path,
+    *,
+    model: str,
+    checkpoint: str | None = None,
+    layer: str | None = None,
+    channels: list[int] | None = None,
+    image_size: int | None = None,
+    output: Path = Path("runs/signal.png"),
+    console: Console | None = None,
+) -> PiXSignal | PoolSignal:
+    """Draws what a layer makes of an image, an output channel a row.
+
+    The arguments are the command's.
+
+    Raises:
+        ValueError: if the image, the network, its weights, the layer or a channel can't be used.
+    """
+    console = console or wide_console()
+    network = trained_network(model, checkpoint)
+    names = signal_layers(network)
+    if not (layer or names):
+        raise ValueError(f"{model} has neither a PiX layer nor a pool that can be shown")
+    layer = layer or names[0]
+    how = view(network, image_size)
+    transform: Any = timm.data.create_transform(**how)
+    pixels = transform(read_image(image))
+    found = trace_signal(network, layer, pixels)
+    shown = _choose(channels, found.output)
+    mean, std = (torch.tensor(how[key])[:, None, None] for key in ("mean", "std"))
+    seen = (pixels * std + mean).clamp(0, 1).permute(1, 2, 0)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw(found, seen, shown, f"{layer} of {model}", output)
+    if isinstance(found, PiXSignal):
+        console.print(f"{layer}: {int(found.picks.sum())} of {len(found.picks)} channels pick, the others mix")
+    console.print(f"picture: {output}", soft_wrap=True)
+    return found
+
+
+def _choose(channels: list[int] | None, output: Tensor) -> list[int]:
+    count = len(output)
+    if channels is None:
+        return output.flatten(1).std(1).argsort(descending=True)[:6].tolist()
+    for channel in channels:
+        if not 0 <= channel < count:
+            raise ValueError(f"the layer has the output channels 0 to {count - 1}, got {channel}")
+    return channels
+
+
+def draw(found: PiXSignal | PoolSignal, image: Tensor, channels: list[int], title: str, path: Path) -> None:
+    """The image, and a row a channel; the values of a row share one scale."""
+    plt = pyplot()
+    columns = 4 if isinstance(found, PiXSignal) else 3
+    figure, axes = plt.subplots(
+        len(channels),
+        1 + columns,
+        figsize=(2.2 * (1 + columns), 2.1 * len(channels) + 0.6),
+        squeeze=False,
+        constrained_layout=True,
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for axis in axes[1:, 0]:
+        axis.axis("off")
+    axes[0, 0].imshow(image.numpy())
+    axes[0, 0].set_title("image", fontsize=9)
+    for row, channel in zip(axes[:, 1:], channels, strict=True):
+        if isinstance(found, PiXSignal):
+            _pix_row(figure, row, found, channel)
+        else:
+            _pool_row(figure, row, found, channel)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _pix_row(figure: Any, axes: Any, found: PiXSignal, channel: int) -> None:
+    verb = "picks" if found.picks[channel] else "mixes"
+    count = int(found.picked.max()) + 1
+    cmap = pyplot().get_cmap("tab10" if count <= 10 else "turbo", None if count <= 10 else count)
+    limits = {"vmin": -0.5, "vmax": 9.5} if count <= 10 else {}
+    index = axes[0].imshow(found.picked[channel].numpy(), cmap=cmap, interpolation="nearest", **limits)
+    bar = figure.colorbar(index, ax=axes[0], ticks=range(count), shrink=0.8)
+    bar.ax.set_ylim(-0.5, count - 0.5)
+    maps = {"maximum": found.maximum, "mean": found.mean, f"output, p = {found.p[channel]:.2f}": found.output}
+    axes[0].set_ylabel(f"channel {channel} {verb}", fontsize=9)
+    axes[0].set_title("channel of the maximum", fontsize=9)
+    _values(figure, axes[1:], {name: values[channel] for name, values in maps.items()})
+
+
+def _pool_row(figure: Any, axes: Any, found: PoolSignal, channel: int) -> None:
+    axes[0].set_ylabel(f"channel {channel}", fontsize=9)
+    weights = axes[1].imshow(found.weights[channel].numpy(), cmap="magma", vmin=0, interpolation="nearest")
+    axes[1].set_title("weight in the output", fontsize=9)
+    figure.colorbar(weights, ax=axes[1], shrink=0.8)
+    _values(figure, axes[[0, 2]], {"input": found.input[channel], "output": found.output[channel]})
+
+
+def _values(figure: Any, axes: Any, maps: dict[str, Tensor]) -> None:
+    low, high = min(float(m.min()) for m in maps.values()), max(float(m.max()) for m in maps.values())
+    for axis, (name, values) in zip(axes, maps.items(), strict=True):
+        axis.imshow(values.float().numpy(), vmin=low, vmax=high, interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+    figure.colorbar(axes[-1].images[0], ax=axes[-1], shrink=0.8)

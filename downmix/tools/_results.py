@@ -1,0 +1,148 @@
+"""Reads what other commands measured: accuracies, operations and latencies of networks."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Row = dict[str, str]
+
+
+@dataclass
+class Accuracy:
+    """A network's top-1 (0 to 1) on a data set: mean over the seeds, and sample deviation where there are two."""
+
+    network: str
+    data: str
+    image_size: int
+    mean: float
+    std: float | None
+    source: Path
+
+
+@dataclass
+class Latency:
+    """A network's milliseconds for a batch, and how it was run.
+
+    Attributes:
+        source: the comparison it belongs to; None where it goes with any accuracy of the network at that image size.
+    """
+
+    network: str
+    image_size: int
+    way: str
+    median_ms: float
+    min_ms: float
+    source: Path | None
+
+
+@dataclass
+class Results:
+    """All that was read; operations by network and image size."""
+
+    accuracies: list[Accuracy] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
+    macs: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def latencies_of(self, found: Accuracy) -> list[Latency]:
+        """Those that were measured in the same comparison, or of the same network and image size by itself."""
+        return [
+            latency
+            for latency in self.latencies
+            if (latency.network, latency.image_size) == (found.network, found.image_size)
+            and latency.source in (None, found.source)
+        ]
+
+
+def read_results(paths: list[Path]) -> Results:
+    """Reads any number of outputs.
+
+    Args:
+        paths: ``compare.csv`` of `downmix compare`, CSV files of `downmix bench`, folders of `downmix compare` and
+            `downmix train`. Trainings of one network on the same data count as seeds.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if one is none of these.
+    """
+    results, trainings = Results(), defaultdict[tuple[str, str, int], list[tuple[float, Path]]](list)
+    for path in paths:
+        if (path / "epochs.csv").is_file():
+            key, top1 = _training(path)
+            trainings[key].append((top1, path))
+            continue
+        file = path / "compare.csv" if path.is_dir() else path
+        rows = _rows(file)
+        if {"top1_mean", "data"} <= rows[0].keys():
+            _add_comparison(results, rows, file)
+        elif {"mode", "engine", "network"} <= rows[0].keys():
+            _add_bench(results, rows)
+        else:
+            raise ValueError(f"{file} is no CSV file of `downmix compare` or `downmix bench`; give one, or a folder")
+    for (network, data, size), runs in trainings.items():
+        values = [top1 for top1, _ in runs]
+        std = statistics.stdev(values) if len(values) > 1 else None
+        results.accuracies.append(Accuracy(network, data, size, statistics.mean(values), std, runs[0][1]))
+    return results
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV file ({error})") from error
+    if not rows:
+        raise ValueError(f"{path} holds no row")
+    return rows
+
+
+def _add_comparison(results: Results, rows: list[Row], source: Path) -> None:
+    for row in rows:
+        name, size = row["model"], int(row["image_size"])
+        results.macs[name, size] = int(row["macs"])
+        if row["top1_mean"]:
+            std = float(row["top1_std"]) if row["top1_std"] else None
+            accuracy = Accuracy(name, row["data"], size, float(row["top1_mean"]), std, source)
+            results.accuracies.append(accuracy)
+        for batch in _batches(row):
+            median, least = (float(row[f"latency_batch{batch}_{which}_ms"]) for which in ("median", "min"))
+            way = f"{row['device']}, {row['threads']} threads, batch {batch}"
+            results.latencies.append(Latency(name, size, way, median, least, source))
+
+
+def _batches(row: Row) -> Iterator[int]:
+    for name in row:
+        if name.startswith("latency_batch") and name.endswith("_median_ms"):
+            yield int(name.removeprefix("latency_batch").removesuffix("_median_ms"))
+
+
+def _add_bench(results: Results, rows: list[Row]) -> None:
+    for row in rows:
+        name, size = row["network"], int(row["image_size"].split("x")[-1])
+        results.macs.setdefault((name, size), int(row["macs"]))
+        if row["mode"] == "inference" and row["median_ms"]:
+            folded = ", BN folded" if row["fold_bn"] == "yes" else ""
+            way = f"{row['device']}, {row['threads']} threads, batch {row['batch_size']}\n"
+            way += f"{row['engine']}, {row['layout']}, {row['dtype']}{folded}"
+            results.latencies.append(Latency(name, size, way, float(row["median_ms"]), float(row["min_ms"]), None))
+
+
+def _training(folder: Path) -> tuple[tuple[str, str, int], float]:
+    """Network, data and image size of a run folder of `downmix train`, and the top-1 of its last epoch."""
+    recipe: dict[str, Any] = yaml.safe_load((folder / "recipe.yaml").read_text())
+    last = _rows(folder / "epochs.csv")[-1]
+    if "top1" not in last:
+        raise ValueError(f"{folder} trained something else than a classifier: epochs.csv has no top1")
+    changes = [
+        f"{key}={recipe[key]}" for key in ("squeeze", "pool", "convert") if recipe.get(key) not in (None, "none")
+    ]
+    name = " ".join([recipe["model"], *changes])
+    return (name, recipe["data"], int(recipe["image_size"])), float(last["top1"])

@@ -1,0 +1,99 @@
+"""Class activation maps are the library's, of the right layer, and leave no trace."""
+
+import sys
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from downmix.explain import METHODS, attend, last_map
+
+from .test_probabilities import assert_untouched, snapshot
+
+
+def small() -> nn.Module:
+    """A map of the images' size, a mean and a linear layer: GradCAM's weights are the linear layer's."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+
+
+def test_gradcam_by_hand() -> None:
+    model, images = small(), torch.rand(2, 3, 5, 7)
+    found = attend(model, images, target=2)
+    assert (found.layer, found.targets.tolist()) == ("1", [2, 2])
+    with torch.no_grad():
+        maps = (model[1](model[0](images)) * model[4].weight[2][:, None, None]).sum(1).relu()
+        torch.testing.assert_close(found.scores, model(images).softmax(1))
+    maps -= maps.amin((1, 2), keepdim=True)
+    torch.testing.assert_close(found.maps, maps / maps.amax((1, 2), keepdim=True), atol=1e-4, rtol=1e-4)
+
+
+def test_what_the_network_does_in_place_does_not_change_the_map() -> None:
+    model, images = small(), torch.rand(1, 3, 5, 7) - 0.5
+    inplace = attend(model, images, layer="0", target=0).maps
+    model[1].inplace = False
+    torch.testing.assert_close(attend(model, images, layer="0", target=0).maps, inplace)
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs(method: str) -> None:
+    found = attend(small(), torch.rand(2, 3, 6, 4), method=method)
+    assert found.maps.shape == (2, 6, 4)
+    assert 0 <= found.maps.min() <= found.maps.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("test_pix_resnet", "layer4"),
+        ("test_pix_vgg", "features"),
+        ("test_pix_mobilenetv2", "bn2"),
+        ("densenet121", "features"),
+        ("softpool_resnet18", "layer4"),
+    ],
+)
+def test_the_layer_of_each_family(name: str, layer: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+        assert last_map(model, torch.empty(1, 3, 64, 64)) == layer
+
+
+def test_no_trace_of_it_stays() -> None:
+    model = small()
+    model(torch.rand(1, 3, 2, 2)).sum().backward()
+    before = snapshot(model)
+    attend(model, torch.rand(2, 3, 4, 4))
+    with pytest.raises(ValueError, match="no layer 'nine'"):
+        attend(model, torch.rand(2, 3, 4, 4), layer="nine")
+    assert_untouched(before, model)
+
+
+def test_compiled_networks() -> None:
+    model, images = small(), torch.rand(1, 3, 4, 4)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(attend(compiled, images).maps, attend(model, images).maps)  # type: ignore[arg-type]
+    expected = attend(model, images, layer="0", target=1).maps
+    model[0] = torch.compile(model[0], backend="eager")
+    model(images)
+    assert torch.equal(attend(model, images, layer="0", target=1).maps, expected)
+
+
+def test_bad_input_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = timm.create_model("test_pix_resnet"), torch.rand(1, 3, 64, 64)
+    with pytest.raises(ValueError, match="no layer 'layer4.0.con1'; near it are layer4.0.conv"):
+        attend(model, images, layer="layer4.0.con1")
+    with pytest.raises(ValueError, match="method must be .*gradcam"):
+        attend(model, images, method="magic")
+    with pytest.raises(ValueError, match="target must be a class from 0 to 999, got 1000"):
+        attend(model, images, target=1000)
+    with pytest.raises(ValueError, match=r"a classifier's outputs of shape \[B, classes\], got \[1, 4, 64, 64\]"):
+        attend(small()[:2], images)
+    with pytest.raises(ValueError, match="no layer gives a map of more than one pixel"):
+        last_map(small(), torch.rand(1, 3, 1, 1))
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    with pytest.raises(ImportError):
+        attend(model, images)
