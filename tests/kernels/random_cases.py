@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downmix.ops import lip_pool, pix, power_pool, soft_pool
+from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 from downmix.ops._define import Operator
 from downmix.ops._windows import output_sizes
 
@@ -78,6 +78,27 @@ def check_power_pool(seed: int, cases: int) -> None:
     for _ in range(cases):
         x, window = _random_maps(rng)
         check(power_pool._power_pool, [x], (*window, rng.choice((1.0, 2.0))), "contiguous")
+
+
+def check_stochastic_mean(seed: int, cases: int) -> None:
+    """Checks random cases of stochastic_mean, negative values among them."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(cases):
+        x, window = _random_maps(rng)
+        check(stochastic_pool._stochastic_mean, [x], window, "contiguous")
+
+
+def check_stochastic_pool(seed: int, cases: int) -> None:
+    """Checks random cases of stochastic_pool, with draws that are never as near a sum as arithmetic rounds."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(cases):
+        x, window = _random_maps(rng, values=(-1.0, 0.0, 0.0, 1.0, 2.0, 4.0))
+        shape = [*x.shape[:2], *output_sizes(list(x.shape[2:]), *window)]
+        # Sums of these values, divided by their largest, are exact; and 2053 is a prime above all sums.
+        draws = torch.randint(1, 2053, shape, device=DEVICE) / 2053
+        check(stochastic_pool._stochastic_pool, [x, draws], window, "contiguous")
 
 
 def _random_maps(rng: random.Random, values: tuple[float, ...] = ()) -> tuple[Tensor, tuple[Any, ...]]:
