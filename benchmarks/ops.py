@@ -20,7 +20,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import downmix
-from downmix.ops import lip_pool, pix, soft_pool
+from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
+from downmix.ops._windows import output_sizes
 from downmix.tools._comparison_report import environment
 from downmix.tools._timing import interleave, summarize
 
@@ -158,6 +159,56 @@ def lip_cases(batch: int) -> Iterator[Case]:
             )
 
 
+def power_cases(batch: int) -> Iterator[Case]:
+    for channels, size, kernel, stride, padding in POOLS[:2]:
+        constants = ([kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2, False, 2.0)
+        for layout, memory_format in LAYOUTS.items():
+            window = (kernel, stride, padding)
+            case = Case(
+                "power_avg_pool2d",
+                f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}",
+                layout,
+                [torch.randn(batch, channels, *size, device=DEVICE).contiguous(memory_format=memory_format)],
+                lambda x, w=window: downmix.power_avg_pool2d(x, *w),
+                lambda x, c=constants: power_pool._reference(x, *c),
+                {
+                    "max_pool": lambda x, w=window: F.max_pool2d(x, *w),
+                    "avg_pool": lambda x, w=window: F.avg_pool2d(x, *w),
+                },
+            )
+            if not padding:  # lp_pool knows none
+                case.others["lp_pool"] = lambda x, k=kernel, s=stride: F.lp_pool2d(x, 2.0, k, s)
+            yield case
+
+
+def stochastic_cases(batch: int) -> Iterator[Case]:
+    """The mean and the draw, without the check for negative values and the random numbers."""
+    for channels, size, kernel, stride, padding in POOLS[:2]:
+        constants = ([kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2, False)
+        # Whole numbers, and a prime above their sums, so that rounding decides no draw.
+        x = torch.randint(9, (batch, channels, *size), device=DEVICE).float()
+        outputs = (batch, channels, *output_sizes(size, *constants))
+        draws = torch.randint(1, 1009, outputs, device=DEVICE) / 1009
+        for layout, memory_format in LAYOUTS.items():
+            for op, ours, more in (
+                ("stochastic_mean2d", stochastic_pool._stochastic_mean, ()),
+                ("stochastic_pool2d", stochastic_pool._stochastic_pool, (draws,)),
+            ):
+                window = (kernel, stride, padding)
+                yield Case(
+                    op,
+                    f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}",
+                    layout,
+                    [x.contiguous(memory_format=memory_format)],
+                    lambda x, f=ours, a=(*more, *constants): f(x, *a),
+                    lambda x, f=ours.reference, a=(*more, *constants): f(x, *a),
+                    {
+                        "max_pool": lambda x, w=window: F.max_pool2d(x, *w),
+                        "avg_pool": lambda x, w=window: F.avg_pool2d(x, *w),
+                    },
+                )
+
+
 def agrees(case: Case) -> bool:
     """Whether output and gradients are within twice the reference's own error, or a rounding, of float64."""
     constants = [leaf.detach().double().requires_grad_() for leaf in case.leaves]
@@ -226,7 +277,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the CSV to write, by default benchmarks/results/ops_DEVICE.csv")
     parser.add_argument("--only", default="", help="part of an operator's name; the CSV's other rows stay as they are")
     options = parser.parse_args()
-    cases = [*pix_cases(options.batches), *pool_cases(8), *lip_cases(8), *scaling_cases()]
+    cases = [
+        *pix_cases(options.batches),
+        *pool_cases(8),
+        *lip_cases(8),
+        *power_cases(8),
+        *stochastic_cases(8),
+        *scaling_cases(),
+    ]
     cases = [case for case in cases if options.only in case.op]
     described = environment(DEVICE)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downmix.ops import lip_pool, pix, soft_pool
+from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 from downmix.ops._define import Operator
 from downmix.ops._windows import output_sizes
 
@@ -71,6 +71,47 @@ def check_lip_pool(seed: int, cases: int) -> None:
             check(lip_pool._lip_pool, [x, logits], tuple(window), "contiguous")
 
 
+def check_power_pool(seed: int, cases: int) -> None:
+    """Checks random cases of power_pool for the powers that have kernels."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(cases):
+        x, window = _random_maps(rng)
+        check(power_pool._power_pool, [x], (*window, rng.choice((1.0, 2.0))), "contiguous")
+
+
+def check_stochastic_mean(seed: int, cases: int) -> None:
+    """Checks random cases of stochastic_mean, negative values among them."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(cases):
+        x, window = _random_maps(rng)
+        check(stochastic_pool._stochastic_mean, [x], window, "contiguous")
+
+
+def check_stochastic_pool(seed: int, cases: int) -> None:
+    """Checks random cases of stochastic_pool, with draws that are never as near a sum as arithmetic rounds."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(cases):
+        x, window = _random_maps(rng, values=(-1.0, 0.0, 0.0, 1.0, 2.0, 4.0))
+        shape = [*x.shape[:2], *output_sizes(list(x.shape[2:]), *window)]
+        # Sums of these values, divided by their largest, are exact; and 2053 is a prime above all sums.
+        draws = torch.randint(1, 2053, shape, device=DEVICE) / 2053
+        check(stochastic_pool._stochastic_pool, [x, draws], window, "contiguous")
+
+
+def _random_maps(rng: random.Random, values: tuple[float, ...] = ()) -> tuple[Tensor, tuple[Any, ...]]:
+    """Maps and a window that fits them; some are wide or have many channels, so that vectors are whole."""
+    while True:
+        size, (*window, _) = random_windows(rng)
+        window[1][-1] = 2  # other strides and dtypes are for soft_pool to check: each takes Numba seconds to compile
+        shape = [rng.randint(1, 3), rng.choice((1, 3, 5, 18)), *size[:-1], size[-1] * rng.choice((1, 1, 9))]
+        x = random_values(rng, shape, torch.float32, values)
+        if min(output_sizes(list(x.shape[2:]), *window)) > 0:
+            return x, tuple(window)
+
+
 def check(operator: Operator, tensors: list[Tensor], constants: tuple[Any, ...], gradient_layout: str) -> None:
     """Output and gradients are within twice the reference's own error, NaN and infinity where it has them."""
     grad = torch.randn(operator.reference(*tensors, *constants).shape, device=DEVICE)
@@ -104,8 +145,11 @@ def same_steps(a: Tensor, b: Tensor) -> bool:
     return all(i == j for size, i, j in zip(a.shape, a.stride(), b.stride(), strict=True) if size > 1)
 
 
-def random_values(rng: random.Random, shape: list[int], dtype: torch.dtype) -> Tensor:
+def random_values(rng: random.Random, shape: list[int], dtype: torch.dtype, values: tuple[float, ...] = ()) -> Tensor:
+    """Random numbers, or some of ``values``, in a random layout."""
     x = torch.randn(shape) * rng.choice((1, 1, 30))
+    if values:
+        x = torch.tensor(values)[torch.randint(len(values), shape)]
     if rng.random() < 0.4:
         x = x.round()  # ties
     if rng.random() < 0.3:

@@ -7,8 +7,16 @@ import torch
 
 import downmix
 from downmix.kernels.numba import _launch
+from downmix.ops import stochastic_pool
 
-from .random_cases import check_lip_pool, check_pick_or_mix, check_soft_pool
+from .random_cases import (
+    check_lip_pool,
+    check_pick_or_mix,
+    check_power_pool,
+    check_soft_pool,
+    check_stochastic_mean,
+    check_stochastic_pool,
+)
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="random cases are made for the GPU there")
 
@@ -29,6 +37,24 @@ def test_soft_pool_in_random_cases(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(100, 104))
 def test_lip_pool_in_random_cases(seed: int) -> None:
     check_lip_pool(seed, cases=100)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(100, 102))
+def test_power_pool_in_random_cases(seed: int) -> None:
+    check_power_pool(seed, cases=100)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(100, 102))
+def test_stochastic_mean_in_random_cases(seed: int) -> None:
+    check_stochastic_mean(seed, cases=100)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(100, 102))
+def test_stochastic_pool_in_random_cases(seed: int) -> None:
+    check_stochastic_pool(seed, cases=100)
 
 
 def test_threads_follow_torch_and_change_nothing() -> None:
@@ -69,6 +95,12 @@ def test_what_a_kernel_can_t_take_gets_a_sentence() -> None:
     assert "leaves the probabilities no say" in said
     said = downmix.explain_backend(downmix.AdaptiveSoftPool2d(1), torch.randn(1, 3, 40, 40))
     assert said == "soft_pool runs its reference: windows of 1600 values, 1 in a row, are no faster than the reference"
+    said = downmix.explain_backend(downmix.power_avg_pool2d, x, 2, norm_type=2.5)
+    assert said == "power_pool runs its reference: the CPU kernels know the powers 1 and 2, not 2.5"
+    said = stochastic_pool._stochastic_pool.kernel(
+        x, torch.rand_like(x).double(), [1, 1], [1, 1], [0, 0], [1, 1], False
+    )
+    assert said == "the CPU kernels compute in torch.float32 for torch.float32, and draws are torch.float64"
     assert downmix.explain_backend(torch.nn.ReLU(), x) == "no operator of downmix runs here"
 
 

@@ -185,6 +185,14 @@ def is_infinite(typingctx, vector):
 
 
 @intrinsic
+def sqrt(typingctx, vector):
+    def codegen(context, builder, signature, args):
+        return call(builder, f"llvm.sqrt.{suffix(args[0].type)}", args[0].type, args[0])
+
+    return vector(vector), codegen
+
+
+@intrinsic
 def exp(typingctx, vector):
     """For values of at most 0: those values, cut off where their exponentials vanish, and the exponentials."""
 

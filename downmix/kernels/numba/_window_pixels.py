@@ -29,6 +29,7 @@ def channels_a_task(batch: int, channels: int) -> int:
 @functools.cache
 def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any."""
+    second = ELEMENT[number if method.other == "outputs" else element]
     element, number = ELEMENT[element], ELEMENT[number]
     lanes, real = 64 // number.itemsize, number.dtype.type
     depth, height, width = window
@@ -39,7 +40,7 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
             x_at, other_at, y_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW,
             LD, LH, LW, xb, xd, xh, xw,
         ) = arguments(at, 27)  # fmt: skip
-        tensors, y = (memory(x_at, element), memory(other_at, element)), memory(y_at, element)
+        tensors, y = (memory(x_at, element), memory(other_at, second)), memory(y_at, element)
         zero, one, parameter = spread(real(0)), spread(real(1)), spread(real(number_from(parameter)))
         constants = zero, spread(real(-np.inf)), one, spread(real(np.nan)), parameter
         kept, steps, edges = np.empty(0, number.dtype), (LD * xd, LH * xh, LW * xw), (0, 0, 0, 0)
@@ -72,8 +73,9 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
 @functools.cache
 def backward(method: Method, element: Any, number: Any) -> Any:
     """Adds up the gradients in numbers to compute with."""
+    second = ELEMENT[number if method.other == "outputs" else element]
     element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    lanes, real, two = 64 // number.itemsize, number.dtype.type, method.other == "values"
 
     @kernel_of(method.name, reduce=method.reduce, gradients=method.gradients)
     def run(at):
@@ -81,8 +83,8 @@ def backward(method: Method, element: Any, number: Any) -> Any:
             grad_at, x_at, other_at, dx_at, dother_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW,
             PD, PH, PW, LD, LH, LW, xb, xd, xh, xw, block,
         ) = arguments(at, 30)  # fmt: skip
-        grad, tensors = memory(grad_at, element), (memory(x_at, element), memory(other_at, element))
-        targets, two = (memory(dx_at, number), memory(dother_at, number)), dx_at != dother_at
+        grad, tensors = memory(grad_at, element), (memory(x_at, element), memory(other_at, second))
+        targets = memory(dx_at, number), memory(dother_at, number)
         zero, one, parameter = spread(real(0)), spread(real(1)), spread(real(number_from(parameter)))
         constants = zero, spread(real(-np.inf)), one, spread(real(np.nan)), parameter
         kept, edges = np.empty(2 * lanes * KD * KH * KW, number.dtype), (0, 0, 0, 0)

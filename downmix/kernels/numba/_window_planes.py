@@ -24,6 +24,7 @@ gradients: Any = None
 @functools.cache
 def forward(method: Method, window: tuple[int, ...], lane_step: int, element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any."""
+    second = ELEMENT[number if method.other == "outputs" else element]
     element, number = ELEMENT[element], ELEMENT[number]
     lanes, real = 64 // number.itemsize, number.dtype.type
     depth, height, width = window
@@ -34,7 +35,7 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
             x_at, other_at, y_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW,
             LD, LH, LW, xb, xc, xd, xh,
         ) = arguments(at, 27)  # fmt: skip
-        tensors, y = (memory(x_at, element), memory(other_at, element)), memory(y_at, element)
+        tensors, y = (memory(x_at, element), memory(other_at, second)), memory(y_at, element)
         zero, one, parameter = spread(real(0)), spread(real(1)), spread(real(number_from(parameter)))
         constants = zero, spread(real(-np.inf)), one, spread(real(np.nan)), parameter
         kept, steps = np.empty(0, number.dtype), (LD * xd, LH * xh, LW)
@@ -69,8 +70,9 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
 @functools.cache
 def backward(method: Method, lane_step: int, element: Any, number: Any) -> Any:
     """Adds up the gradients in numbers to compute with."""
+    second = ELEMENT[number if method.other == "outputs" else element]
     element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    lanes, real, two = 64 // number.itemsize, number.dtype.type, method.other == "values"
 
     @kernel_of(method.name, reduce=method.reduce, gradients=method.gradients)
     def run(at):
@@ -78,8 +80,8 @@ def backward(method: Method, lane_step: int, element: Any, number: Any) -> Any:
             grad_at, x_at, other_at, dx_at, dother_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW,
             PD, PH, PW, LD, LH, LW, xb, xc, xd, xh, _,
         ) = arguments(at, 30)  # fmt: skip
-        grad, tensors = memory(grad_at, element), (memory(x_at, element), memory(other_at, element))
-        targets, two = (memory(dx_at, number), memory(dother_at, number)), dx_at != dother_at
+        grad, tensors = memory(grad_at, element), (memory(x_at, element), memory(other_at, second))
+        targets = memory(dx_at, number), memory(dother_at, number)
         zero, one, parameter = spread(real(0)), spread(real(1)), spread(real(number_from(parameter)))
         constants = zero, spread(real(-np.inf)), one, spread(real(np.nan)), parameter
         kept = np.empty(2 * lanes * KD * KH * KW, number.dtype)

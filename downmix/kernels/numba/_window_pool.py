@@ -44,7 +44,7 @@ def forward(
     Args:
         method (Method): what happens within a window.
         x (Tensor): what is pooled.
-        other (Tensor): a second tensor of x's shape and dtype, or None.
+        other (Tensor): the second tensor, as the method says, or None; one of values has x's shape and dtype.
         window (sequence): kernel_size, stride, padding, dilation and ceil_mode.
         parameter (float): a number for the method.
         unrolled (tuple): windows, as of three dimensions, that get code of their own; each takes seconds to compile.
@@ -54,7 +54,7 @@ def forward(
     y = torch.empty(shape, dtype=x.dtype, memory_format=memory_format(x))
     if y.numel() == 0:
         return y
-    x, other = _readable(x, other)
+    x, other = _readable(method, x, other)
     in_planes, variant = _in_planes(x), (x.dtype, compute_dtype(x))
     size = geometry[2] if geometry[2] in unrolled else (0, 0, 0)
     launch(
@@ -73,12 +73,13 @@ def forward(
 def backward(
     method: Method, grad: Tensor, x: Tensor, other: Tensor | None, window: Sequence[Any], parameter: float = 0.0
 ) -> list[Tensor]:
-    """The gradients of x and, if there is one, of the other tensor; arguments as of `forward`."""
-    gradients = [torch.empty_like(tensor) for tensor in (x, other) if tensor is not None]
+    """The gradients of x and, if it holds values, of the other tensor; arguments as of `forward`."""
+    second = [other] if other is not None and method.other == "values" else []
+    gradients = [torch.empty_like(tensor) for tensor in (x, *second)]
     if grad.numel() == 0:
         return [gradient.zero_() for gradient in gradients]
     geometry = _geometry(x, *window)
-    x, other = _readable(x, other)
+    x, other = _readable(method, x, other)
     in_planes, order = _in_planes(x), memory_format(x)
     grad = grad.contiguous(memory_format=order)
     # Windows add up in the gradients, so half precision takes wider ones first; so does a layout that the kernel can't
@@ -128,12 +129,14 @@ def _steps(x: Tensor) -> tuple[int, ...]:
     return (batch, channels, *space[:2]) if _in_planes(x) else (batch, *space)
 
 
-def _readable(x: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both with the same strides, which are ones that the kernels know."""
+def _readable(method: Method, x: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both with strides that the kernels know: the same for values, the output's for outputs."""
     if not (_in_planes(x) or _in_pixels(x)):
         x = x.contiguous()
     if other is None:
         return x, x
+    if method.other == "outputs":
+        return x, other.to(compute_dtype(x)).contiguous(memory_format=memory_format(x))
     if other.stride() != x.stride():
         order = memory_format(x)
         x, other = x.contiguous(memory_format=order), other.contiguous(memory_format=order)

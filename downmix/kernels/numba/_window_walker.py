@@ -20,6 +20,8 @@ from ._vectors import all_lanes, choose, is_nan, lanes_between, larger
 class Method(NamedTuple):
     """The arithmetic of one window, as functions compiled with ``inline="always"``.
 
+    - ``other``: what the second tensor holds: "nothing" (there is none), "values" (a number for each of x), or
+      "outputs" (one for each output, in numbers to compute with, and without a gradient).
     - ``reduce(tensors, out, window, lane_step, padded, kept, keep, constants)``: a tuple of vectors, the output first.
       ``tensors`` are two inputs of the method, one below the other where x's places hold for both; ``out`` is the place
       of the outputs. With ``keep`` it stores for each place a pair of vectors, by `keep_pair`.
@@ -30,6 +32,7 @@ class Method(NamedTuple):
     name: str
     reduce: Any
     gradients: Any
+    other: str = "nothing"
 
 
 @njit(inline="always")

@@ -56,7 +56,7 @@ def _gradients(found, pair, incoming, constants):
     return choose(left_out, zero, dx), choose(endless | left_out, zero, dx * (value - mean))
 
 
-_METHOD = Method("lip_pool", _reduce, _gradients)
+_METHOD = Method("lip_pool", _reduce, _gradients, "values")
 
 
 def why_not(x: Tensor, logits: Tensor, *window: Any) -> str | None:
