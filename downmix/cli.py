@@ -6,7 +6,7 @@ import importlib
 import sys
 from argparse import ArgumentError
 
-COMMANDS = ("bench", "compare", "convert", "models", "profile", "tables")
+COMMANDS = ("bench", "compare", "convert", "export", "models", "profile", "tables")
 _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
 
 

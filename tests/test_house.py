@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "export": {"ops", "layers"},
     "published": set(),
     "models": {"ops", "layers", "convert", "published"},
-    "tools": {"ops", "layers", "cost", "convert", "export", "models", "_version"},
+    "tools": {"ops", "layers", "cost", "convert", "export", "models", "published", "_version"},
     "cli": {"tools", "_version"},
     "__main__": {"cli"},
     "__init__": {"ops", "layers", "convert", "published", "_version"},
