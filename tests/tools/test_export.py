@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -6,10 +7,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import nn
 
 import downmix
 from downmix.cli import main
-from downmix.export import load
+from downmix.export import load, write
 from downmix.tools.export import export
 
 
@@ -75,3 +77,29 @@ def test_bad_input_is_one_sentence(words: list[str], sentence: str, capsys: Any)
         main(["export", *words])
     assert stopped.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_bench_times_exported_files_in_turns(tmp_path: Path, capsys: Any) -> None:
+    for name, classes in (("one.onnx", 3), ("two.onnx", 4), ("one.xml", 3)):
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)).eval()
+        write(network, torch.zeros(2, 3, 8, 8), tmp_path / name, "openvino" if name.endswith("xml") else "onnx")
+    files = [str(tmp_path / name) for name in ("one.onnx", "one.xml", "two.onnx")]
+    options = ["--batch_sizes", "1", "3", "--image_size", "8", "--rounds", "3", "--threads", "1"]
+    main(["bench", "--exported", *files, *options, "--output", str(tmp_path / "bench.csv")])
+    assert "Exported networks" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "bench.csv").read_text().splitlines()))
+    assert [(row["file"], row["batch_size"]) for row in rows] == [
+        *(("one.onnx", "1"), ("two.onnx", "1"), ("one.onnx", "3"), ("two.onnx", "3")),
+        *(("one.xml", "1"), ("one.xml", "3")),
+    ]
+    for row in rows:
+        assert row["threads"] == "1"
+        assert 0 < float(row["min_ms"]) <= float(row["median_ms"])
+        assert float(row["min_ratio"]) == 1 or row["file"] != row["baseline"]
+
+
+@pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])
+def test_bench_takes_networks_or_files(words: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", *words])
+    assert "not both" in capsys.readouterr().err
