@@ -103,6 +103,26 @@ def networks() -> str:
     return "\n".join([*table, "", f"{where}, {versions}; × is relative to {about['baseline']}."])
 
 
+def exported() -> str:
+    """Milliseconds of exported networks, a runtime and batch a row, a file a column."""
+    path = RESULTS / "exported_cpu.csv"
+    if not path.exists():
+        return "Not measured yet."
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        cell = f"{float(row['min_ms']):.1f} ×{float(row['min_ratio']):.2f} ({float(row['median_ms']):.1f})"
+        cells.setdefault((row["runtime"], row["batch_size"]), {})[Path(row["file"]).stem] = cell
+    names = list(dict.fromkeys(Path(row["file"]).stem for row in rows))
+    table = [f"| runtime | batch | {' | '.join(names)} |", f"|{'---|' * (len(names) + 2)}"]
+    table += [f"| {' | '.join(case)} | {' | '.join(ms.get(n, '') for n in names)} |" for case, ms in cells.items()]
+    about = rows[0]
+    where = f"{about['device']}, {about['threads']} threads, {about['dtype']}, commit {about['commit']}"
+    return "\n".join(
+        [*table, "", f"Minimum (median) of {about['rounds']} rounds; {where}; × is relative to the first."]
+    )
+
+
 def pictures() -> None:
     """How many times faster each case is than what it competes with, a dot a case, into docs/ops_cpu.png."""
     import matplotlib
@@ -133,7 +153,7 @@ def pictures() -> None:
     figure.savefig(ROOT / "docs" / "ops_cpu.png", dpi=110)
 
 
-TABLES = {"digits": digits, "ops": ops, "networks": networks}
+TABLES = {"digits": digits, "ops": ops, "networks": networks, "exported": exported}
 
 
 def main() -> None:

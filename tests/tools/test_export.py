@@ -1,10 +1,13 @@
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
+import timm.data
 import torch
 from PIL import Image
 from torch import nn
@@ -37,6 +40,16 @@ def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path:
     facts = {"classes": ["ape", "bee", "cat"], "input_size": [3, 64, 64], "std": [0.229, 0.224, 0.225]}
     assert {name: json.loads(exported.metadata[name]) for name in facts} == facts
     assert exported.metadata["downmix"] == downmix.__version__
+    script = Path(__file__).parents[2] / "docs" / "classify.py"
+    photo = Image.effect_noise((90, 71), 80).convert("RGB")  # its gray is the same in all channels
+    photo.save(tmp_path / "photo.png")
+    run = [sys.executable, str(script), str(output), str(tmp_path / "photo.png")]
+    answer = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    config = timm.data.resolve_data_config({}, model=network)
+    with torch.no_grad():
+        scores = network.eval()(timm.data.create_transform(**config)(photo)[None]).softmax(1)[0]
+    best = int(scores.argmax())
+    assert answer == f"{tmp_path / 'photo.png'}: {('ape', 'bee', 'cat')[best]} ({scores[best]:.3f})\n"
     images = torch.randn(4, 3, 64, 64)
     expected = network.eval()(images).detach()
     torch.testing.assert_close(torch.from_numpy(exported.run(images.numpy())), expected, rtol=1e-4, atol=1e-5)
