@@ -51,7 +51,7 @@ def test_tiny_networks_in_onnx_runtime_and_openvino(name: str, tmp_path: Path) -
     assert not model.functions
 
 
-@pytest.mark.parametrize(("format", "file"), [("onnx", "a.onnx"), ("openvino", "a.xml")])
+@pytest.mark.parametrize(("format", "file"), [("onnx", "a.onnx"), ("torch-export", "a.pt2")])
 def test_odd_sizes(format: str, file: str, tmp_path: Path) -> None:
     network = timm.create_model("pix_resnet50", layers=(1, 1, 0, 0), channels=(8, 8, 8, 8), num_classes=7).eval()
     regrouped, _ = regroup(network, torch.randn(2, 3, 64, 64))
