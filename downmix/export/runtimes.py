@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ class Exported:
     metadata: dict[str, str]
 
 
-def load(path: Path, threads: int | None = None) -> Exported:
+def load(path: Path, threads: int | None = None, shape: Sequence[int] | None = None) -> Exported:
     """Opens a file of any of our formats, on the CPU, with arithmetic in the file's own precision.
 
     Args:
         path: ``.onnx``, ``.xml`` or ``.pt2``.
+        shape: of the images, where it is known: OpenVINO fuses more then, and takes no other.
         threads: of the runtime; torch's are those of :func:`torch.set_num_threads`.
 
     Raises:
@@ -51,7 +52,7 @@ def load(path: Path, threads: int | None = None) -> Exported:
     if path.suffix == ".onnx":
         return _load_onnx(path, threads)
     if path.suffix == ".xml":
-        return _load_openvino(path, threads)
+        return _load_openvino(path, threads, shape)
     if path.suffix == ".pt2":
         return _load_torch(path)
     raise ValueError(f"an exported network ends in .onnx, .xml or .pt2, got {path.name}")
@@ -72,10 +73,12 @@ def _load_onnx(path: Path, threads: int | None) -> Exported:
     return Exported(runtime, lambda x: session.run(None, {images.name: x})[0], dtype, metadata)  # type: ignore[return-value]
 
 
-def _load_openvino(path: Path, threads: int | None) -> Exported:
+def _load_openvino(path: Path, threads: int | None, shape: Sequence[int] | None) -> Exported:
     import openvino
 
     model = openvino.Core().read_model(path)
+    if shape is not None:
+        model.reshape(list(shape))
     dtype = _OPENVINO_TYPES[model.input(0).element_type.get_type_name()]
     # By its own choice OpenVINO computes in bfloat16 where the processor can.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}

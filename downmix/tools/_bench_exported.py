@@ -56,9 +56,10 @@ def bench_exported(
     for runtime in dict.fromkeys(network.runtime for network in exported.values()):
         own = [path for path in files if exported[path].runtime == runtime]
         for batch in batch_sizes:
+            fixed = {p: load(p, threads, (batch, 3, image_size, image_size)) for p in own}
             images = {p: np.random.randn(batch, 3, image_size, image_size).astype(exported[p].dtype) for p in own}
             calls: dict[str, Callable[[], object]] = {
-                str(p): lambda p=p, images=images: exported[p].run(images[p]) for p in own
+                str(p): lambda p=p, images=images, fixed=fixed: fixed[p].run(images[p]) for p in own
             }
             try:
                 times = {name: summarize(ms) for name, ms in interleave(calls, rounds).items()}
