@@ -105,6 +105,26 @@ def networks() -> str:
     return "\n".join([*table, "", f"{where}, {versions}; × is relative to {about['baseline']}."])
 
 
+def exported() -> str:
+    """Milliseconds of exported networks, a runtime and batch a row, a file a column."""
+    path = RESULTS / "exported_cpu.csv"
+    if not path.exists():
+        return "Not measured yet."
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        cell = f"{float(row['min_ms']):.1f} ×{float(row['min_ratio']):.2f} ({float(row['median_ms']):.1f})"
+        cells.setdefault((row["runtime"], row["batch_size"]), {})[Path(row["file"]).stem] = cell
+    names = list(dict.fromkeys(Path(row["file"]).stem for row in rows))
+    table = [f"| runtime | batch | {' | '.join(names)} |", f"|{'---|' * (len(names) + 2)}"]
+    table += [f"| {' | '.join(case)} | {' | '.join(ms.get(n, '') for n in names)} |" for case, ms in cells.items()]
+    about = rows[0]
+    where = f"{about['device']}, {about['threads']} threads, {about['dtype']}, commit {about['commit']}"
+    return "\n".join(
+        [*table, "", f"Minimum (median) of {about['rounds']} rounds; {where}; × is relative to the first."]
+    )
+
+
 def compared(file: str) -> str:
     """A comparison of many networks, a row each; the first is what the others replace."""
     rows = list(csv.DictReader((RESULTS / file).read_text().splitlines()))
@@ -162,7 +182,7 @@ def pictures() -> None:
 
 
 TABLES = {
-    "README.md": {"digits": digits, "ops": ops, "networks": networks},
+    "README.md": {"digits": digits, "ops": ops, "networks": networks, "exported": exported},
     "docs/choosing.md": {
         "pools": partial(compared, "compare_pools_cpu.csv"),
         "squeezes": partial(compared, "compare_squeezes_cpu.csv"),

@@ -8,7 +8,9 @@ import sys
 from argparse import ArgumentError
 from typing import Any
 
-COMMANDS = ("bench", "compare", "convert", "explain", "models", "pool", "profile", "tables", "train", "validate")
+COMMANDS = (
+    *("bench", "compare", "convert", "explain", "export", "models", "pool", "profile", "tables", "train", "validate"),
+)
 _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
 
 

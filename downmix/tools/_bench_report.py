@@ -64,7 +64,7 @@ def write(result: Bench, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     about = result.about
     where = {name: about[name] for name in ("dtype", "rounds", "device", "threads")}
-    where |= {"image_size": "x".join(map(str, about["input_size"])), "commit": _commit()}
+    where |= {"image_size": "x".join(map(str, about["input_size"])), "commit": commit()}
     where |= {f"{package}_version": version for package, version in about["versions"].items()}
     rows = [_csv_row(result, row) | where for row in result.rows]
     with path.open("w", newline="") as file:
@@ -98,7 +98,7 @@ def _csv_row(result: Bench, row: Row) -> dict[str, Any]:
     return cells | {"folded_norms": count, "norms": total, "error": row.error}
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of downmix that ran, marked where its files differ; empty where it is not run from its clone."""
     package = Path(__file__).parents[1]
     if not (package.parent / ".git").exists():  # git would answer for a repository that downmix is installed inside

@@ -16,6 +16,7 @@ from ..models._networks import create_network, own_input_size
 from ..ops._define import check_choice
 from ..train import Recipe
 from . import _bench_report as report
+from ._bench_exported import bench_exported
 from ._bench_networks import DTYPES, ENGINES, FAILURES, LAYOUTS, MODES, Configuration, Subject
 from ._comparison_report import environment
 from ._console import wide_console
@@ -66,7 +67,10 @@ class Bench:
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("models", nargs="+", type=str, help="networks, by their names in timm or NAME:key=value,…")
+    parser.add_argument("models", nargs="*", type=str, help="networks, by their names in timm or NAME:key=value,…")
+    parser.add_argument(
+        "--exported", nargs="+", type=Path, help="files of `downmix export` in their place, each run in its runtime"
+    )
     parser.add_argument("--against", type=str, default=None, help="the baseline of all ratios; by default the first")
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8], help="images at once")
     parser.add_argument("--image_size", type=int, default=None, help="height and width; by default the baseline's own")
@@ -86,10 +90,24 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
+    if bool(args.exported) == bool(args.models):
+        raise ValueError("name the networks to time, or files of `downmix export` after --exported, not both")
     if args.threads is not None:
         if args.threads < 1:
             raise ValueError(f"threads must be at least 1, got {args.threads}")
         torch.set_num_threads(args.threads)
+    if args.exported:
+        size = args.image_size or 224
+        bench_exported(
+            args.exported,
+            args.batch_sizes,
+            image_size=size,
+            rounds=args.rounds,
+            threads=args.threads,
+            output=args.output,
+            console=wide_console(),
+        )
+        return
     first = [args.against] if args.against and args.against not in args.models else []
     bench(
         first + args.models,

@@ -1,0 +1,7 @@
+"""Networks for other runtimes: prepared so that they keep their speed, written, and run again."""
+
+from .formats import DYNAMIC, FORMATS, write
+from .regroup import Regrouped, regroup
+from .runtimes import Exported, load
+
+__all__ = ["DYNAMIC", "FORMATS", "Exported", "Regrouped", "load", "regroup", "write"]

@@ -1,0 +1,88 @@
+"""PiX as inference runtimes like it: group i holds the i-th channel of each of r equal chunks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import PiX
+
+
+class ChunkedPiX(nn.Module):
+    """What :class:`downmix.PiX` computes of a map whose channels were regrouped, for inference.
+
+    The maximum and the mean of groups are then element by element over slices of the map, for which a runtime leaves
+    its blocked memory layout less often than for a reduction; the gate is a 1×1 convolution of the global mean, and
+    the choice a sum of two products with factors that are zero or not, as selecting is slow in ONNX Runtime.
+
+    Args:
+        pix: the layer, whose ``in_channels`` its ``reduction`` divides; its weights are shared.
+        channels: of the original map, in the order in which they stand now.
+        groups: of the original layer, in the order in which outputs come out.
+        gather: outputs to take in the end, where the network needs another order than ``groups``; None for all.
+
+    Shape:
+        [B, C, H, W] to [B, C / reduction, H, W].
+
+    Source:
+        As :func:`downmix.pick_or_mix`. Deviations: means are summed in another order; an infinite activation gives
+        NaN, since its product with the factor zero is one.
+    """
+
+    gather: Tensor | None
+
+    def __init__(self, pix: PiX, channels: Tensor, groups: Tensor, gather: Tensor | None):
+        super().__init__()
+        self.reduction, self.threshold, self.fusion = pix.reduction, pix.threshold, pix.fusion
+        self.operator, self.gate = pix.operator, pix.gate
+        scale, shift = _folded_norm(pix)
+        with torch.no_grad():
+            weight = pix.weight * scale[:, None, None, None]
+            self.weight = nn.Parameter(weight.index_select(0, groups).index_select(1, channels))
+            bias = None if shift is None else nn.Parameter(shift.index_select(0, groups))
+        self.bias = bias
+        self.register_buffer("gather", gather)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = nn.functional.conv2d(x.mean((2, 3), keepdim=True), self.weight, self.bias)
+        p = torch.sigmoid(logits) if self.gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
+        y = self.fuse(x, p) if self.reduction > 1 else p * x if self.fusion == "threshold" else x
+        return y if self.gather is None else y.index_select(1, self.gather)
+
+    def fuse(self, x: Tensor, p: Tensor) -> Tensor:
+        chunks, one = x.chunk(self.reduction, 1), 1 / self.reduction
+        if self.operator != "max+avg":
+            scale = p if self.fusion == "threshold" else torch.ones_like(p)
+            return _reduce(self.operator, chunks) * (scale * one if self.operator == "avg" else scale)
+        if self.fusion == "weighted":
+            pick, mix = p, 1 - p
+        else:
+            pick = p * (p < self.threshold).to(p.dtype)
+            mix = p - pick
+        # The division of the mean is left to its factor, which has no pixels.
+        return pick * _reduce("max", chunks) + (mix * one) * _reduce("avg", chunks)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, reduction={self.reduction}"
+
+
+def _folded_norm(pix: PiX) -> tuple[Tensor, Tensor | None]:
+    """Scale and shift of the linear map's outputs by the BatchNorm behind it, in evaluation mode."""
+    if pix.norm is None:
+        return torch.ones_like(pix.weight[:, 0, 0, 0]), pix.bias
+    norm = pix.norm
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias + ((0 if pix.bias is None else pix.bias) - norm.running_mean) * scale
+
+
+def _reduce(operator: str, chunks: tuple[Tensor, ...]) -> Tensor:
+    """The maximum, the minimum or the sum, element by element."""
+    result = chunks[0]
+    for chunk in chunks[1:]:
+        if operator == "avg":
+            result = result + chunk
+        else:
+            result = (torch.maximum if operator == "max" else torch.minimum)(result, chunk)
+    return result

@@ -1,0 +1,99 @@
+"""Writes a network in the formats of other runtimes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops._define import check_choice
+
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2"}
+DYNAMIC = ("batch", "size")
+OPSET = 18
+METADATA_FILE = "downmix.json"  # within a program of torch.export
+
+
+def write(
+    network: nn.Module,
+    images: Tensor,
+    path: Path,
+    format: str,
+    *,
+    dynamic: Sequence[str] = ("batch",),
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Writes a network of one input and one output, as it is.
+
+    Args:
+        network: in evaluation mode. See :func:`downmix.export.regroup` for what makes PiX fast in a runtime.
+        images (Tensor[B, C, H, W]): for the trace, B of 2 and more where the batch is dynamic.
+        path: the file; OpenVINO's weights go beside it as ``.bin``.
+        format: ``"onnx"`` (operators of opset 18 alone), ``"openvino"``, ``"torch-export"``, a program for
+            ``torch.export.load``, or ``"aoti"``, machine code for ``torch._inductor.aoti_load_package``.
+        dynamic: what may differ from ``images``: ``"batch"``, ``"size"``.
+        metadata: words to store inside, by name.
+
+    Raises:
+        ValueError: if an option is unknown, or the suffix is not the format's.
+    """
+    check_choice("format", format, tuple(FORMATS))
+    for what in dynamic:
+        check_choice("dynamic", what, DYNAMIC)
+    if path.suffix != FORMATS[format]:
+        raise ValueError(f"a file of format {format} ends in {FORMATS[format]}, got {path.name}")
+    metadata = metadata or {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn of their own insides
+        program = _trace(network, images, dynamic)
+        if format == "torch-export":
+            torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
+        elif format == "aoti":
+            options = {"aot_inductor.metadata": metadata}
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+        elif format == "onnx":
+            _write_onnx(program, path, metadata)
+        else:
+            _write_openvino(program, path, metadata, compress=images.dtype == torch.float16)
+
+
+def _trace(network: nn.Module, images: Tensor, dynamic: Sequence[str]) -> torch.export.ExportedProgram:
+    sizes: dict[int, Any] = {}
+    if "batch" in dynamic:
+        sizes[0] = torch.export.Dim("batch")
+    if "size" in dynamic:
+        sizes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        return torch.export.export(network, (images,), dynamic_shapes=(sizes,))
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    import onnx
+
+    written: Any = torch.onnx.export(
+        program, input_names=["images"], output_names=["logits"], opset_version=OPSET, dynamo=True, verbose=False
+    )
+    model = written.model_proto
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _write_openvino(
+    program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str], compress: bool
+) -> None:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        _write_onnx(program, Path(folder) / "model.onnx", {})
+        model = openvino.convert_model(Path(folder) / "model.onnx")
+        for name, value in metadata.items():
+            model.set_rt_info(value, ["downmix", name])
+        openvino.save_model(model, path, compress_to_fp16=compress)

@@ -1,0 +1,182 @@
+"""`downmix export`: a network written for another runtime, fast there, and checked by running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+
+from .._version import __version__
+from ..export import DYNAMIC, FORMATS, Regrouped, load, regroup, write
+from ..models._networks import create_network, own_input_size
+from ..published import load_published
+from ._bench_report import commit
+from ._fold_bn import fold_batch_norms
+
+HELP = "Write a network for ONNX Runtime, OpenVINO, torch.export or AOTInductor, and check it by running it."
+# What runtimes may differ by, relative to the largest logit; float16 has 11 bits, and networks are deep.
+TOLERANCE = {"float32": 1e-4, "float16": 3e-2}
+
+
+def add_arguments(parser: Any) -> None:
+    parser.add_argument("model", type=str, help="a network, by its name in timm or NAME:key=value,…")
+    parser.add_argument("--checkpoint", type=Path, default=None, help="weights: safetensors, state dict, training file")
+    parser.add_argument("--pretrained", action="store_true", help="load the weights that timm has for the name")
+    parser.add_argument(
+        "--num_classes", type=int, default=None, help="outputs; by default as --classes, or the network's"
+    )
+    parser.add_argument(
+        "--classes", type=Path, default=None, help="text file of their names, a line each, to store inside"
+    )
+    parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="for which runtime")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="the file; by default runs/export/MODEL and the suffix"
+    )
+    parser.add_argument("--dynamic", nargs="*", choices=DYNAMIC, default=["batch"], help="what callers may choose")
+    parser.add_argument("--image_size", type=int, default=None, help="height and width; by default the network's own")
+    parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="float32", help="of weights, images and logits")
+    parser.add_argument("--images", nargs="*", type=Path, default=[], help="real images to check the file on as well")
+
+
+def run(args: Any) -> None:
+    names = args.classes.read_text().splitlines() if args.classes else []
+    count = args.num_classes or len(names) or None
+    if names and len(names) != count:
+        raise ValueError(f"{args.classes} names {len(names)} classes, but num_classes is {count}")
+    options: dict[str, Any] = {"num_classes": count} if count else {}
+    network = create_network(args.model, pretrained=args.pretrained, **options)
+    if args.checkpoint:
+        load_published(network, args.checkpoint)
+    export(
+        network,
+        args.output or Path("runs/export") / f"{args.model.partition(':')[0]}{FORMATS[args.format]}",
+        args.format,
+        name=args.model,
+        classes=names,
+        dynamic=args.dynamic,
+        image_size=args.image_size,
+        dtype=args.dtype,
+        images=args.images,
+    )
+
+
+def export(
+    network: nn.Module,
+    output: Path,
+    format: str = "onnx",
+    *,
+    name: str = "",
+    classes: Sequence[str] = (),
+    dynamic: Sequence[str] = ("batch",),
+    image_size: int | None = None,
+    dtype: str = "float32",
+    images: Sequence[Path] = (),
+    console: Console | None = None,
+) -> dict[str, float]:
+    """Folds BatchNorms, regroups PiX, writes the file, and compares its output with the network's.
+
+    Args:
+        network: a classifier of timm's or downmix's; stays as it is.
+        output: the file, see :func:`downmix.export.write`.
+        format, dynamic: as there.
+        name: of the network, to be stored inside.
+        classes: their names, to be stored inside.
+        image_size: height and width for which it is traced; by default the network's own.
+        dtype: ``"float32"`` or ``"float16"``, of weights, images and logits.
+        images: files of real images to compare on, besides random ones.
+        console: where it is reported.
+
+    Returns:
+        The largest difference of a logit on random and on real images, relative to the largest logit.
+
+    Raises:
+        ValueError: if something can't be used, or the file computes something else.
+    """
+    console = console or Console()
+    network.eval()
+    size = (3, image_size, image_size) if image_size else own_input_size(name, network, "--image_size")
+    noise = torch.randn(2, *size)
+    fast, report = regroup(fold_batch_norms(network, noise), noise)
+    about = _metadata(network, name, size, classes, dtype)
+    write(
+        fast.to(getattr(torch, dtype)), noise.to(getattr(torch, dtype)), output, format, dynamic=dynamic, metadata=about
+    )
+    batches = {"random": _random(size, dynamic)}
+    if images:
+        batches["real"] = [_read(path, network, size) for path in images]
+        if "batch" not in dynamic:
+            batches["real"] = [torch.cat(pair) for pair in zip(batches["real"], batches["real"], strict=True)]
+    exported = load(output)
+    found = {kind: _difference(network, exported.run, batch, dtype) for kind, batch in batches.items()}
+    console.print(f"{output}: {_regrouped(report)}", soft_wrap=True)
+    for kind, difference in found.items():
+        console.print(f"{kind} images: {exported.runtime} and PyTorch differ by {difference:.1e} of the largest logit")
+    for kind, difference in found.items():
+        if not difference <= TOLERANCE[dtype]:
+            raise ValueError(
+                f"{output} gives other logits than the network on {kind} images: they differ by {difference:.1e} of "
+                f"the largest, more than the {TOLERANCE[dtype]:.0e} that rounding explains in {dtype}"
+            )
+    return found
+
+
+def _metadata(network: nn.Module, name: str, size: Sequence[int], classes: Sequence[str], dtype: str) -> dict[str, str]:
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    facts = {
+        "model": name or type(network).__name__,
+        "classes": list(classes),
+        "mean": config.get("mean"),
+        "std": config.get("std"),
+        "input_size": list(size),
+        "interpolation": config.get("interpolation"),
+        "crop_pct": config.get("crop_pct"),
+        "dtype": dtype,
+        "downmix": __version__,
+        "commit": commit(),
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+
+
+def _random(size: tuple[int, int, int], dynamic: Sequence[str]) -> list[Tensor]:
+    """Batches of other numbers and odd sizes where the file allows them."""
+    counts = (1, 2, 3) if "batch" in dynamic else (2, 2)
+    batches = [torch.randn(count, *size) for count in counts]
+    if "size" in dynamic:
+        batches.append(torch.randn(2, size[0], size[1] + 5, size[2] + 32))
+    return batches
+
+
+def _read(path: Path, network: nn.Module, size: Sequence[int]) -> Tensor:
+    config = timm.data.resolve_data_config({"input_size": tuple(size)}, model=network)
+    transform: Any = timm.data.create_transform(**config)
+    try:
+        return transform(Image.open(path).convert("RGB")).unsqueeze(0)
+    except OSError as error:
+        raise ValueError(f"{path} can't be read as an image: {error}") from error
+
+
+def _difference(network: nn.Module, run: Any, batches: Sequence[Tensor], dtype: str) -> float:
+    worst = largest = 0.0
+    for batch in batches:
+        with torch.inference_mode():
+            expected = network(batch).numpy()
+        found = run(batch.numpy().astype(dtype)).astype("float32")
+        worst = float(np.maximum(worst, np.abs(found - expected).max()))  # a NaN stays one
+        largest = max(largest, float(np.abs(expected).max()))
+    return worst / largest if largest else worst
+
+
+def _regrouped(report: Sequence[Regrouped]) -> str:
+    if not report:
+        return "written; it has no PiX layer"
+    stayed = [f"{layer.name} {layer.why_not}" for layer in report if layer.why_not]
+    words = f"written, {len(report) - len(stayed)} of {len(report)} PiX layers regrouped"
+    return f"{words}; the others stay: {'; '.join(stayed)}" if stayed else words

@@ -1,0 +1,98 @@
+"""Exported networks give PyTorch's outputs in each runtime, for any batch and size, with their facts inside."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import timm
+import torch
+from torch import nn
+
+import downmix
+from downmix.export import load, regroup, write
+from tests.models.test_models import TINY
+
+
+@pytest.fixture(autouse=True)
+def _without_kernels() -> Any:
+    with downmix.use_backend("reference"):
+        yield
+
+
+def check(network: nn.Module, path: Path, shapes: list[tuple[int, ...]]) -> None:
+    exported = load(path, threads=1)
+    assert exported.metadata["model"] == "a test"
+    for shape in shapes:
+        images = torch.randn(shape)
+        with torch.no_grad():
+            expected = network(images).numpy()
+        np.testing.assert_allclose(exported.run(images.numpy()), expected, rtol=0, atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_networks_in_onnx_runtime_and_openvino(name: str, tmp_path: Path) -> None:
+    network = timm.create_model(name, num_classes=7).eval()
+    images = torch.randn(2, 3, 64, 64)
+    regrouped, report = regroup(network, images)
+    assert report
+    assert not any(layer.why_not for layer in report)
+    write(regrouped, images, tmp_path / "a.onnx", "onnx", metadata={"model": "a test"})
+    read = openvino.convert_model(tmp_path / "a.onnx")
+    read.set_rt_info("a test", ["downmix", "model"])
+    openvino.save_model(read, tmp_path / "a.xml", compress_to_fp16=False)
+    for file in ("a.onnx", "a.xml"):
+        check(network, tmp_path / file, [(2, 3, 64, 64), (1, 3, 64, 64), (5, 3, 64, 64)])
+    model = onnx.load(tmp_path / "a.onnx")
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not model.functions
+
+
+@pytest.mark.parametrize(("format", "file"), [("onnx", "a.onnx"), ("torch-export", "a.pt2")])
+def test_odd_sizes(format: str, file: str, tmp_path: Path) -> None:
+    network = timm.create_model("pix_resnet50", layers=(1, 1, 0, 0), channels=(8, 8, 8, 8), num_classes=7).eval()
+    regrouped, _ = regroup(network, torch.randn(2, 3, 64, 64))
+    options: dict[str, Any] = {"dynamic": ("batch", "size"), "metadata": {"model": "a test"}}
+    write(regrouped, torch.randn(2, 3, 64, 64), tmp_path / file, format, **options)
+    check(network, tmp_path / file, [(2, 3, 64, 64), (1, 3, 33, 64), (3, 3, 71, 97)])
+
+
+class Pools(nn.Sequential):
+    def __init__(self) -> None:
+        pools = (downmix.SoftPool2d(3, 2, padding=1), downmix.ChannelPool(2), downmix.PiX(4, 3))
+        super().__init__(nn.Conv2d(3, 8, 3), *pools, downmix.AdaptiveSoftPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(("format", "file"), [("onnx", "a.onnx"), ("openvino", "a.xml"), ("torch-export", "a.pt2")])
+def test_pools_and_a_pix_that_stays(format: str, file: str, tmp_path: Path) -> None:
+    network = Pools().eval()
+    images = torch.randn(2, 3, 21, 22)
+    write(network, images, tmp_path / file, format, metadata={"model": "a test"})
+    check(network, tmp_path / file, [(2, 3, 21, 22), (5, 3, 21, 22)])
+
+
+@pytest.mark.parametrize("file", ["a.onnx", "a.xml"])
+def test_soft_pool_stays_finite_at_1000(file: str, tmp_path: Path) -> None:
+    network = downmix.SoftPool2d(3, 2, padding=1).eval()
+    images = 1000 * torch.randn(2, 3, 9, 11)
+    write(network, images, tmp_path / file, {"a.onnx": "onnx", "a.xml": "openvino"}[file])
+    found = load(tmp_path / file, threads=1).run(images.numpy())
+    np.testing.assert_allclose(found, network(images).numpy(), rtol=1e-5)
+
+
+def test_bad_options_are_refused(tmp_path: Path) -> None:
+    network, images = nn.Conv2d(3, 4, 1).eval(), torch.zeros(2, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"ends in \.onnx, got a\.xml"):
+        write(network, images, tmp_path / "a.xml", "onnx")
+    with pytest.raises(ValueError, match="'onnx', 'openvino'"):
+        write(network, images, tmp_path / "a.xml", "tflite")
+    with pytest.raises(ValueError, match="'batch', 'size'"):
+        write(network, images, tmp_path / "a.onnx", "onnx", dynamic=["channels"])
+    with pytest.raises(FileNotFoundError, match="no file"):
+        load(tmp_path / "none.onnx")
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"\.onnx, \.xml or \.pt2"):
+        load(tmp_path / "a.txt")

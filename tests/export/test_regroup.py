@@ -1,0 +1,151 @@
+"""Regrouped networks compute what the original does, in every family, and are regrouped wherever that is possible."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import downmix
+from downmix.export import regroup
+from downmix.export._chunked import ChunkedPiX
+from downmix.layers import PiX
+from tests.models.test_models import narrow
+
+
+@pytest.fixture(autouse=True)
+def _without_kernels() -> Any:
+    with downmix.use_backend("reference"):
+        yield
+
+
+def unsettle(network: nn.Module) -> nn.Module:
+    """Gives every channel of every layer its own values, so that a wrong order shows; float64 leaves rounding out."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 1:
+            nn.init.uniform_(tensor.data, 0.5, 1.5)
+    return network.double().eval()
+
+
+def check_same(network: nn.Module, x: Tensor) -> list[str]:
+    """Regroups, compares outputs, and returns why layers stayed."""
+    unsettle(network)
+    regrouped, report = regroup(network, x)
+    before, after = network(x), regrouped(x)
+    assert before.abs().max() > 0
+    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9 * before.abs().max().item())
+    kinds = {name: type(module) for name, module in regrouped.named_modules()}
+    assert all(kinds[r.name] is (PiX if r.why_not else ChunkedPiX) for r in report)
+    assert all(type(network.get_submodule(r.name)) is PiX for r in report)
+    return [r.why_not for r in report]
+
+
+FAMILIES = {
+    "pix_resnet50": {"layers": (2, 2, 1, 2), "channels": (8, 16, 32, 64)},
+    "pix_resnet50_r8": {"layers": (2, 2, 1, 1)},
+    "pix_seresnet50": {"layers": (2, 2, 1, 1)},
+    "pix_resnet50_down4": {},
+    "pix_resnet18_prune1": {},
+    "pix_resnet18_prune4": {"layers": (2, 2, 1, 1)},
+    "pix_vgg16_1x1_r4": {},
+    "pix_vgg16_down2": {},
+    "pix_vgg16_prune4": {},
+    "pix_mobilenetv2_100": {},
+    "pix_mobilenetv2_100_bnpre": {},
+    "pix_mobilenetv2_100_full_bnpost": {},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_regrouped_whole_and_computes_the_same(name: str) -> None:
+    network = narrow(name, num_classes=5, **FAMILIES[name])
+    reasons = check_same(network, torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    assert reasons
+    assert not any(reasons)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fusion": "weighted"},
+        {"operator": "max"},
+        {"operator": "min", "gate": "tanh"},
+        {"operator": "avg", "fusion": "weighted"},
+        {"norm": True, "bias": True, "threshold": 0.8},
+        {"norm": True},
+    ],
+)
+def test_every_option_of_pix(options: dict[str, Any]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 24, 3), PiX(24, 4, **options), nn.Conv2d(6, 5, 1))
+    assert check_same(network, torch.randn(2, 3, 9, 7, dtype=torch.float64)) == [""]
+
+
+def test_the_maximum_alone_is_bit_exact() -> None:
+    pix = PiX(8, 4, operator="max", bias=True)
+    nn.init.zeros_(pix.weight)  # a mean over channels in another order rounds otherwise
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), pix).eval()
+    x = torch.randn(2, 3, 6, 6)
+    regrouped, report = regroup(network, x)
+    assert report[0].why_not == ""
+    assert torch.equal(regrouped(x), network(x))
+
+
+class Shared(nn.Module):
+    """Several squeezes of one map, whose outputs meet."""
+
+    def __init__(self, *reductions: int, mixed: bool = False):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 1)
+        self.squeezes = nn.ModuleList(PiX(24, r) for r in reductions)
+        self.heads = nn.ModuleList(nn.Conv2d(24 // r, 5, 1, bias=False) for r in reductions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return sum((head(pix(x)) for pix, head in zip(self.squeezes, self.heads, strict=True)), torch.zeros(()))
+
+
+def test_reductions_that_divide_share_a_permutation_and_others_stay_plain() -> None:
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    assert check_same(Shared(2, 12, 4), x) == ["", "", ""]
+    assert all("don't divide" in reason for reason in check_same(Shared(2, 3), x))
+
+
+class Odd(nn.Module):
+    """A grouped convolution behind PiX, PiX behind a concatenation, one with a short group, and one that reads PiX."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 1)
+        self.first, self.second = PiX(16, 4), PiX(16, 2)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.joined, self.short, self.chain = PiX(12, 3), PiX(4, 3), PiX(8, 2)
+        self.embed = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        a, b = self.first(x), self.second(x)
+        joined = self.joined(torch.cat([a, self.grouped(b)], 1))
+        tail = self.chain(b).mean((2, 3)) + self.embed(self.short(joined).flatten(1)[:, :4]).sum(1, keepdim=True)
+        return torch.cat([tail, joined.flatten(1)], 1)
+
+
+def test_what_the_network_depends_on_keeps_its_order() -> None:
+    reasons = check_same(Odd(), torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    assert [bool(reason) for reason in reasons] == [False, False, True, True, True]
+    assert "order" in reasons[2]
+    assert "shorter" in reasons[3]
+
+
+def test_converted_network_with_grouped_convolutions() -> None:
+    network = timm.create_model("resnext26ts", num_classes=5)
+    network, _ = downmix.convert(network, example_input=torch.zeros(1, 3, 64, 64))
+    reasons = check_same(network, torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    assert reasons
+    assert not any(reasons)
+
+
+def test_training_mode_is_refused_and_a_network_without_pix_comes_back() -> None:
+    with pytest.raises(ValueError, match="eval"):
+        regroup(nn.Conv2d(3, 4, 1).train(), torch.zeros(1, 3, 4, 4))
+    assert regroup(nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 4, 4))[1] == []
