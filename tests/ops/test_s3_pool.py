@@ -3,7 +3,6 @@ import math
 from typing import Any
 
 import pytest
-import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,7 +31,8 @@ def test_kept_positions_are_sorted_distinct_and_uniform() -> None:
     codes = (inside * torch.tensor([36, 6, 1])).sum(1).tolist()
     counts = [codes.count(36 * a + 6 * b + c) for a, b, c in itertools.combinations(range(6), 3)]
     assert sum(counts) == strips
-    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+    stats = pytest.importorskip("scipy.stats")  # a machine for GPU tests may lack it
+    assert stats.chisquare(counts).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("size", "padding", "grid"), [(1, 0, 3), (2, 0, 2), (2, 1, 4), (3, 1, 6), (4, 2, 4)])

@@ -2,7 +2,6 @@ import math
 from typing import Any, ClassVar
 
 import pytest
-import scipy.stats
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
@@ -96,7 +95,8 @@ def test_draws_match_their_probabilities() -> None:
     counts = [(y == value).sum().item() for value in positive]
     assert sum(counts) == 100_000  # nothing else is ever drawn
     expected = [100_000 * value / sum(WINDOW) for value in positive]
-    assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
+    stats = pytest.importorskip("scipy.stats")  # a machine for GPU tests may lack it
+    assert stats.chisquare(counts, expected).pvalue > 1e-3
     assert downmix.stochastic_pool1d(x[..., : len(WINDOW)], len(WINDOW)).item() == pytest.approx(mean(WINDOW))
     assert abs(y.mean().item() - mean(WINDOW)) < 5 * y.std().item() / math.sqrt(100_000)
 
