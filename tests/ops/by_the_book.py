@@ -14,25 +14,27 @@ def of_all(value: Any, n: int) -> tuple[int, ...]:
 
 
 def pool_by_the_book(
-    reduce: Callable[[list[float]], float],
+    reduce: Callable[..., float],
     x: Tensor,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
+    *,
+    others: tuple[Tensor, ...] = (),
 ) -> Tensor:
-    """``reduce`` of the values of the map in each window; sizes are those of torch's max pool."""
+    """``reduce`` of the values of the map, and of ``others`` like it, in each window; sizes are those of max pooling."""
     n = x.dim() - 2
     stride = kernel_size if stride is None else stride
     max_pool = getattr(F, f"max_pool{n}d")
     y = torch.zeros(max_pool(x, kernel_size, stride, padding, dilation, ceil_mode).shape, dtype=torch.float64)
     k, s, p, d = (of_all(value, n) for value in (kernel_size, stride, padding, dilation))
     for b, c, *place in (index.tolist() for index in torch.ones_like(y).nonzero()):
-        values = []
+        inside = []
         for element in itertools.product(*(range(size) for size in k)):
             at = [place[i] * s[i] - p[i] + element[i] * d[i] for i in range(n)]
             if all(0 <= a < size for a, size in zip(at, x.shape[2:], strict=True)):
-                values.append(x[(b, c, *at)].item())
-        y[(b, c, *place)] = reduce(values)
+                inside.append((b, c, *at))
+        y[(b, c, *place)] = reduce(*([tensor[at].item() for at in inside] for tensor in (x, *others)))
     return y

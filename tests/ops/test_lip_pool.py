@@ -1,4 +1,3 @@
-import itertools
 import math
 from typing import Any, ClassVar
 
@@ -10,36 +9,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from downmix.ops import lip_pool, soft_pool
 
+from .by_the_book import of_all, pool_by_the_book
 from .standard import StandardTests
-from .test_soft_pool import MAX_POOLS, of_all
 
 POOLS = {1: lip_pool.lip_pool1d, 2: lip_pool.lip_pool2d, 3: lip_pool.lip_pool3d}
 SOFT_POOLS = {1: soft_pool.soft_pool1d, 2: soft_pool.soft_pool2d, 3: soft_pool.soft_pool3d}
 
 
-def by_the_book(
-    x: Tensor,
-    logits: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Tensor:
-    """The specification's formula, a window at a time; sizes are those of torch's max pool."""
-    n = x.dim() - 2
-    stride = kernel_size if stride is None else stride
-    y = torch.zeros(MAX_POOLS[n](x, kernel_size, stride, padding, dilation, ceil_mode).shape, dtype=torch.float64)
-    k, s, p, d = (of_all(value, n) for value in (kernel_size, stride, padding, dilation))
-    for b, c, *place in (index.tolist() for index in torch.ones_like(y).nonzero()):
-        weighted, total = 0.0, 0.0
-        for element in itertools.product(*(range(size) for size in k)):
-            at = [place[i] * s[i] - p[i] + element[i] * d[i] for i in range(n)]
-            if all(0 <= a < size for a, size in zip(at, x.shape[2:], strict=True)):
-                weight = math.exp(logits[(b, c, *at)].item())
-                weighted, total = weighted + weight * x[(b, c, *at)].item(), total + weight
-        y[(b, c, *place)] = weighted / total
-    return y
+def by_the_book(x: Tensor, logits: Tensor, *window: Any, **option: Any) -> Tensor:
+    """The specification's formula, a window at a time."""
+
+    def mean(values: list[float], logits: list[float]) -> float:
+        weights = [math.exp(logit) for logit in logits]
+        return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+
+    return pool_by_the_book(mean, x, *window, others=(logits,), **option)
 
 
 class TestLIPPool(StandardTests):
