@@ -24,7 +24,7 @@ def pool_by_the_book(
     *,
     others: tuple[Tensor, ...] = (),
 ) -> Tensor:
-    """``reduce`` of the values of the map, and of ``others`` like it, in each window; sizes are those of max pooling."""
+    """``reduce`` of the values of the map, and of ``others`` like it, in each window; sizes are max pooling's."""
     n = x.dim() - 2
     stride = kernel_size if stride is None else stride
     max_pool = getattr(F, f"max_pool{n}d")

@@ -36,7 +36,7 @@ def test_an_unknown_device_is_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--recipe", "cifar"], "there is no recipe 'cifar'; give the path of a YAML file, or cifar10"),
+        (["--recipe", "cifar"], "there is no recipe 'cifar'; give the path of a YAML file, or camvid_pspnet"),
         (["--recipe", "FILE"], "unknown field 'epohcs'; did you mean epochs?"),
         (["--epohcs", "3"], "did you mean --epochs?"),
         (["--model", "pix_resnet29_smal"], "did you mean pix_resnet29_small"),
