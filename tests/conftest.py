@@ -26,8 +26,10 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs a standard test that asks for ``option`` once for each of its class's options."""
+    """Runs a standard test that asks for ``option`` or ``dtype`` once for each of its class's options or dtypes."""
     if "option" in metafunc.fixturenames and metafunc.cls is not None:
         options = metafunc.cls.options
         ids = ["-".join(map(str, option.values())) or "default" for option in options]
         metafunc.parametrize("option", options, ids=ids)
+    if "dtype" in metafunc.fixturenames and hasattr(metafunc.cls, "dtypes"):
+        metafunc.parametrize("dtype", metafunc.cls.dtypes, ids=str)

@@ -28,6 +28,7 @@ def by_the_book(x: Tensor, logits: Tensor, *window: Any, **option: Any) -> Tenso
 
 class TestLIPPool(StandardTests):
     operator: ClassVar = lip_pool._lip_pool
+    dtypes: ClassVar = (torch.float32, torch.bfloat16)
     options: ClassVar = [
         {},
         {"kernel_size": 3, "stride": 2, "padding": 1},

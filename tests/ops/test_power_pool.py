@@ -25,6 +25,7 @@ def by_the_book(x: Tensor, *window: Any, norm_type: float = 2.0, **options: Any)
 
 class TestPowerPool(StandardTests):
     operator: ClassVar = power_pool._power_pool
+    dtypes: ClassVar = (torch.float32, torch.bfloat16)
     options: ClassVar = [
         {
             "kernel_size": (2, 3),

@@ -19,6 +19,7 @@ def mean(values: list[float]) -> float:
 
 
 class _Stochastic(StandardTests):
+    dtypes: ClassVar = (torch.float32, torch.bfloat16)
     options: ClassVar = [
         {"kernel_size": (2, 3), "stride": (1, 2), "padding": (0, 1), "dilation": (2, 1), "ceil_mode": True}
     ]
