@@ -11,6 +11,8 @@ import csv
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -139,74 +141,55 @@ def pool_cases(batch: int) -> Iterator[Case]:
             )
 
 
-def lip_cases(batch: int) -> Iterator[Case]:
+def other_pool_cases(batch: int) -> Iterator[Case]:
+    """The other pools, on fewer shapes. S3 and mixed pooling are made of torch's operators: their own references."""
     for channels, size, kernel, stride, padding in POOLS[:2]:
-        constants = ([kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2, False)
-        for layout, memory_format in LAYOUTS.items():
-            x, logits = (torch.randn(batch, channels, *size, device=DEVICE) for _ in range(2))
-            window = (kernel, stride, padding)
-            yield Case(
-                "lip_pool2d",
-                f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}",
-                layout,
-                [tensor.contiguous(memory_format=memory_format) for tensor in (x, logits)],
-                lambda x, logits, w=window: downmix.lip_pool2d(x, logits, *w),
-                lambda x, logits, c=constants: lip_pool._reference(x, logits, *c),
-                {
-                    "max_pool": lambda x, logits, w=window: F.max_pool2d(x, *w),
-                    "avg_pool": lambda x, logits, w=window: F.avg_pool2d(x, *w),
-                },
-            )
-
-
-def power_cases(batch: int) -> Iterator[Case]:
-    for channels, size, kernel, stride, padding in POOLS[:2]:
-        constants = ([kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2, False, 2.0)
-        for layout, memory_format in LAYOUTS.items():
-            window = (kernel, stride, padding)
-            case = Case(
-                "power_avg_pool2d",
-                f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}",
-                layout,
-                [torch.randn(batch, channels, *size, device=DEVICE).contiguous(memory_format=memory_format)],
-                lambda x, w=window: downmix.power_avg_pool2d(x, *w),
-                lambda x, c=constants: power_pool._reference(x, *c),
-                {
-                    "max_pool": lambda x, w=window: F.max_pool2d(x, *w),
-                    "avg_pool": lambda x, w=window: F.avg_pool2d(x, *w),
-                },
-            )
-            if not padding:  # lp_pool knows none
-                case.others["lp_pool"] = lambda x, k=kernel, s=stride: F.lp_pool2d(x, 2.0, k, s)
-            yield case
-
-
-def stochastic_cases(batch: int) -> Iterator[Case]:
-    """The mean and the draw, without the check for negative values and the random numbers."""
-    for channels, size, kernel, stride, padding in POOLS[:2]:
-        constants = ([kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2, False)
+        window, constants = (kernel, stride, padding), ([kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2, False)
+        shape = f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}"
+        x, logits = (torch.randn(batch, channels, *size, device=DEVICE) for _ in range(2))
         # Whole numbers, and a prime above their sums, so that rounding decides no draw.
-        x = torch.randint(9, (batch, channels, *size), device=DEVICE).float()
-        outputs = (batch, channels, *output_sizes(size, *constants))
-        draws = torch.randint(1, 1009, outputs, device=DEVICE) / 1009
-        for layout, memory_format in LAYOUTS.items():
-            for op, ours, more in (
-                ("stochastic_mean2d", stochastic_pool._stochastic_mean, ()),
-                ("stochastic_pool2d", stochastic_pool._stochastic_pool, (draws,)),
-            ):
-                window = (kernel, stride, padding)
-                yield Case(
-                    op,
-                    f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}",
-                    layout,
-                    [x.contiguous(memory_format=memory_format)],
-                    lambda x, f=ours, a=(*more, *constants): f(x, *a),
-                    lambda x, f=ours.reference, a=(*more, *constants): f(x, *a),
-                    {
-                        "max_pool": lambda x, w=window: F.max_pool2d(x, *w),
-                        "avg_pool": lambda x, w=window: F.avg_pool2d(x, *w),
-                    },
-                )
+        counts = torch.randint(9, x.shape, device=DEVICE).float()
+        draws = torch.randint(1, 1009, (*x.shape[:2], *output_sizes(size, *constants)), device=DEVICE) / 1009
+        lp = {} if padding else {"lp_pool": partial(F.lp_pool2d, norm_type=2.0, kernel_size=kernel, stride=stride)}
+        mixed = _with(downmix.mixed_pool2d, torch.tensor(0.5, device=DEVICE), *window)
+        s3 = partial(downmix.s3_pool2d, kernel_size=kernel)
+        mean, draw = stochastic_pool._stochastic_mean, stochastic_pool._stochastic_pool
+        drawn = (draws, *constants)
+        rows: list[tuple[str, list[Tensor], Callable[..., Tensor], Callable[..., Tensor], dict[str, Any]]] = [
+            ("lip_pool2d", [x, logits], _with(downmix.lip_pool2d, *window), _with(lip_pool._reference, *constants), {}),
+            (
+                "power_avg_pool2d",
+                [x],
+                _with(downmix.power_avg_pool2d, *window),
+                _with(power_pool._reference, *constants, 2.0),
+                lp,
+            ),
+            # Without the check for negative values and the random numbers.
+            ("stochastic_mean2d", [counts], _with(mean, *constants), _with(mean.reference, *constants), {}),
+            (
+                "stochastic_pool2d",
+                [counts],
+                _with(draw, draws, *constants),
+                _with(draw.reference, draws, *constants),
+                {},
+            ),
+            ("mixed_pool2d", [x], mixed, mixed, {}),
+            *([] if padding else [("s3_pool2d", [x], s3, s3, {})]),
+        ]
+        for (op, leaves, ours, reference, others), (layout, memory_format) in product(rows, LAYOUTS.items()):
+            torchs = {"max_pool": _first(F.max_pool2d, *window), "avg_pool": _first(F.avg_pool2d, *window)}
+            leaves = [leaf.contiguous(memory_format=memory_format) for leaf in leaves]
+            yield Case(op, shape, layout, leaves, ours, reference, torchs | others)
+
+
+def _with(function: Callable[..., Tensor], *constants: Any) -> Callable[..., Tensor]:
+    """The function of tensors that is left once ``constants`` follow them."""
+    return lambda *tensors: function(*tensors, *constants)
+
+
+def _first(function: Callable[..., Tensor], *constants: Any) -> Callable[..., Tensor]:
+    """The same, of the first tensor alone."""
+    return lambda x, *_: function(x, *constants)
 
 
 def agrees(case: Case) -> bool:
@@ -280,9 +263,7 @@ def main() -> None:
     cases = [
         *pix_cases(options.batches),
         *pool_cases(8),
-        *lip_cases(8),
-        *power_cases(8),
-        *stochastic_cases(8),
+        *other_pool_cases(8),
         *scaling_cases(),
     ]
     cases = [case for case in cases if options.only in case.op]
