@@ -154,7 +154,6 @@ def other_pool_cases(batch: int) -> Iterator[Case]:
         mixed = _with(downmix.mixed_pool2d, torch.tensor(0.5, device=DEVICE), *window)
         s3 = partial(downmix.s3_pool2d, kernel_size=kernel)
         mean, draw = stochastic_pool._stochastic_mean, stochastic_pool._stochastic_pool
-        drawn = (draws, *constants)
         rows: list[tuple[str, list[Tensor], Callable[..., Tensor], Callable[..., Tensor], dict[str, Any]]] = [
             ("lip_pool2d", [x, logits], _with(downmix.lip_pool2d, *window), _with(lip_pool._reference, *constants), {}),
             (
