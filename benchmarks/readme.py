@@ -37,6 +37,7 @@ def digits() -> str:
     return "\n".join([*table, "", f"{baseline['device']}, {baseline['threads']} threads, {versions}."])
 
 
+PAPERS_OPS = ("pick_or_mix", "soft_pool")
 # The shapes shown: every row of the CSV would be too many.
 SHOWN = (
     "8x256x56x56 r=4",
@@ -48,9 +49,10 @@ SHOWN = (
 )
 
 
-def timed_cases() -> tuple[dict[tuple[str, ...], dict[str, float]], dict[str, str]]:
-    """Minimum milliseconds by case and contender, and a row that says where they were measured."""
+def timed_cases(ops: tuple[str, ...]) -> tuple[dict[tuple[str, ...], dict[str, float]], dict[str, str]]:
+    """Minimum milliseconds by case and contender of these operators, and a row that says where they were measured."""
     rows = list(csv.DictReader((RESULTS / "ops_cpu.csv").read_text().splitlines()))
+    rows = [row for row in rows if row["op"].startswith(ops)]
     cases: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
         if row["dtype"] != "float32":
@@ -62,7 +64,7 @@ def timed_cases() -> tuple[dict[tuple[str, ...], dict[str, float]], dict[str, st
 
 def ops() -> str:
     """Minimum milliseconds of each contender, a case a row."""
-    cases, about = timed_cases()
+    cases, about = timed_cases(PAPERS_OPS)
     table = [
         "| operator | shape | layout | pass | downmix | eager | torch.compile | what it replaces | copy of x |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -77,6 +79,17 @@ def ops() -> str:
         table.append(f"| {' | '.join([*case, f'**{ms[0]}**', *ms[1:], replaced, format(times['copy of x'], '.2f')])} |")
     versions = f"torch {about['torch_version']}, numba {about['numba_version']}, commit {about['commit']}"
     return "\n".join([*table, "", f"{about['device']}, {about['threads']} threads, float32, {versions}."])
+
+
+def other_pools() -> str:
+    """The same of the pools beside SoftPool."""
+    cases, about = timed_cases(("lip", "power", "stochastic", "mixed"))
+    table = ["| operator | shape | layout | pass | downmix | eager | max_pool | avg_pool |", f"|{'---|' * 8}"]
+    for case, times in cases.items():
+        ms = [f"{times[name]:.1f}" for name in ("eager", "max_pool", "avg_pool")]
+        table.append(f"| {' | '.join([*case, format(times['downmix'], '.1f'), *ms])} |")
+    where = f"{about['device']}, threads: {about['threads']}, float32, torch {about['torch_version']}"
+    return "\n".join([*table, "", f"Minimum in milliseconds; {where}, commit {about['commit']}."])
 
 
 def networks() -> str:
@@ -158,7 +171,7 @@ def pictures() -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    cases, _ = timed_cases()
+    cases, _ = timed_cases(PAPERS_OPS)
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True, sharey=True)
     for axis, (title, family) in zip(axes, (("PiX", "pick_or_mix"), ("SoftPool", "soft_pool")), strict=True):
         contenders = ("eager", "torch.compile", "squeeze", "max_pool", "avg_pool", "copy of x")
@@ -183,6 +196,7 @@ def pictures() -> None:
 
 TABLES = {
     "README.md": {"digits": digits, "ops": ops, "networks": networks, "exported": exported},
+    "docs/kernels.md": {"other_pools": other_pools},
     "docs/choosing.md": {
         "pools": partial(compared, "compare_pools_cpu.csv"),
         "squeezes": partial(compared, "compare_squeezes_cpu.csv"),
