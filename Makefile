@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# A thread a process: more would wait for each other. Tests of threads ask for their own.
+# A thread a process: more would wait for each other. Tests of threads ask for their own. Those that fork loaders run
+# by themselves, in processes in which no runtime of other tests has started threads.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 READY = $(VENV)/.ready
 
@@ -12,13 +13,14 @@ demo: $(READY)  ## the main job, small: PiX against its baseline on the digits
 	$(BIN)/downmix compare resnet29_small pix_resnet29_small --output runs/demo
 
 test: $(READY)  ## all tests
-	$(PYTEST)
+	$(PYTEST) --ignore tests/train
+	$(PYTEST) tests/train
 
 check: $(READY)  ## all that must hold before a commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(PYTEST)
+	$(MAKE) test
 
 NETWORKS = resnet50 pix_resnet50 resnet50:base_width=52 resnet26d ecaresnet50d_pruned
 

@@ -80,7 +80,7 @@ def test_the_source_s_windows() -> None:
 
 
 def test_an_unknown_pool_is_refused() -> None:
-    with pytest.raises(ValueError, match="pool must be one of 'soft', 'soft_2x2', .*got 'hard'"):
+    with pytest.raises(ValueError, match="pool must be one of 'max', .*'soft_2x2', .*got 'hard'"):
         create("softpool_resnet18", pool="hard")
 
 
