@@ -8,6 +8,8 @@ import re
 from functools import partial
 from pathlib import Path
 
+from downmix.tools._pyplot import pyplot
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -166,11 +168,7 @@ def _verdict(row: dict[str, str], baseline: dict[str, str]) -> str:
 
 def pictures() -> None:
     """How many times faster each case is than what it competes with, a dot a case, into docs/ops_cpu.png."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     cases, _ = timed_cases(PAPERS_OPS)
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True, sharey=True)
     for axis, (title, family) in zip(axes, (("PiX", "pick_or_mix"), ("SoftPool", "soft_pool")), strict=True):

@@ -49,8 +49,7 @@ def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | N
         The names of the repository published with Kumar et al., *Pick-or-Mix*, CVPR 2024. Its classifier is a 1×1
         convolution, read into our linear layer.
     """
-    chosen = _choose(_read(path), ema, path)
-    given = rename_published({name.removeprefix("module."): tensor for name, tensor in chosen.items()})
+    given = read_weights(path, ema=ema)
     wanted = model.state_dict()
     faults = {
         "missing": [name for name in wanted if name not in given],
@@ -65,6 +64,12 @@ def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | N
         found = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in faults.items() if names)
         raise ValueError(f"{path} does not fit {type(model).__name__}; {found}")
     model.load_state_dict(given)
+
+
+def read_weights(path: str | PathLike[str], *, ema: bool | None = None) -> dict[str, Tensor]:
+    """The tensors of a file by timm's names; arguments and errors as of :func:`load_published`."""
+    chosen = _choose(_read(path), ema, path)
+    return rename_published({name.removeprefix("module."): tensor for name, tensor in chosen.items()})
 
 
 def rename_published(state: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +137,8 @@ def _choose(checkpoint: Any, ema: bool | None, path: str | PathLike[str]) -> dic
         found = checkpoint["model"] if average is None or ema is False else average
     elif ema:
         raise ValueError(f"{path} is a plain state dict and says nothing of averages; leave ema out")
+    elif isinstance(checkpoint, dict):
+        found = checkpoint.get("state_dict", checkpoint)  # where timm and torchvision's scripts put it
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} holds no state dict; expected tensors by name, alone or under model or model_ema")
     return found

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "published": set(),
     "explain": {"ops", "layers"},
     "models": {"ops", "layers", "convert", "published"},
-    "train": {"ops", "layers", "cost", "convert", "models", "_version"},
+    "train": {"ops", "layers", "cost", "convert", "models", "published", "_version"},
     "tools": {"ops", "layers", "cost", "convert", "explain", "export", "models", "published", "train", "_version"},
     "cli": {"tools", "_version"},
     "__main__": {"cli"},

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from ._pyplot import pyplot
+
 if TYPE_CHECKING:
     from .bench import Bench, Configuration, Row
 
@@ -115,10 +117,7 @@ def commit() -> str:
 
 def _draw(result: Bench, path: Path) -> None:
     """Bars of the speed-up, a group a configuration; a black mark shows what the operations alone would give."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
 
     names = list(result.costs)
     groups = list(dict.fromkeys(row.configuration for row in result.rows))

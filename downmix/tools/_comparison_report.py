@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.table import Table
 
+from ._pyplot import pyplot
+
 if TYPE_CHECKING:
     from .compare import Comparison
 
@@ -151,10 +153,7 @@ def _write_csv(result: Comparison, output: Path) -> None:
 
 
 def _draw(result: Comparison, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(1, 3, figsize=(16, 4.2), constrained_layout=True)
     palette: Any = plt.get_cmap("tab10" if len(result.models) <= 10 else "tab20")

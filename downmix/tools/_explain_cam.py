@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..explain import METHODS, attend
 from ..train.images import read_image
 from ._console import wide_console
-from ._pictures import pyplot
+from ._pyplot import pyplot
 from ._trained import default_names, read_class_names, trained_network, view
 
 HELP = "Where networks look in images, side by side: GradCAM and its kin, with the predicted classes and scores."

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..explain import PiXSignal, PoolSignal, signal_layers, trace_signal
 from ..train.images import read_image
 from ._console import wide_console
-from ._pictures import pyplot
+from ._pyplot import pyplot
 from ._trained import trained_network, view
 
 HELP = "Where the signal goes: what a PiX layer picks and mixes in an image, or how a pool weighs its input."

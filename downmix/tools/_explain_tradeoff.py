@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ._console import wide_console
-from ._pictures import pyplot
+from ._pyplot import pyplot
 from ._results import Accuracy, Results, read_results
 
 HELP = "Accuracy against operations and against latency, over any number of outputs of compare, train and bench."

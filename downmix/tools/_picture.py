@@ -11,6 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ._pyplot import pyplot
+
 _GAP, _TITLE, _SIDE, _DPI = 16, 40, 320, 100  # pixels; the last per inch
 
 
@@ -60,10 +62,7 @@ def draw_grid(panels: Sequence[tuple[str, Tensor]], title: str, path: Path) -> N
 
     A picture larger than that is smoothed, and one so large that its pixels can't be shown as well.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
 
     height, width = panels[-1][1].shape[-2:]
     scale = max(1, _SIDE // max(height, width)) if max(height, width) <= 2 * _SIDE else _SIDE / max(height, width)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..explain import LayerProbabilities
-from ._pictures import pyplot
+from ._pyplot import pyplot
 
 
 def summary(layer: LayerProbabilities) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..cost import count_macs, paper
 from ..models._networks import create_network
 from . import _paper_figures as source
 from ._console import wide_console
+from ._pyplot import pyplot
 
 HELP = "Print the papers' cost tables beside what we count, and the differences."
 IMAGE = (3, 224, 224)
@@ -151,10 +152,7 @@ def _write_csv(figures: list[Figure], path: Path) -> None:
 
 def plot_figure_3(path: Path) -> None:
     """Operations and memory of each module by the size of its map, at 512 channels."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
     sides = range(7, 113, 7)
