@@ -10,7 +10,7 @@ READY = $(VENV)/.ready
 .PHONY: demo test check bench gpu format clean
 
 demo: $(READY)  ## the main job, small: PiX against its baseline on the digits
-	$(BIN)/downmix compare resnet29_small pix_resnet29_small --output runs/demo
+	$(BIN)/downmix compare resnet29_small pix_resnet29_small --output runs/demo --resume auto
 
 test: $(READY)  ## all tests
 	$(PYTEST) --ignore tests/train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,12 +82,23 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0, 1, 2], help="each network is trained once for each seed"
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/compare"), help="folder of the results")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/compare"),
+        help="folder of the results, with a folder a training in it",
+    )
+    parser.add_argument(
+        "--resume",
+        choices=["", "auto"],
+        default="",
+        help="auto keeps the trainings that finished in the output folder and goes on where one was stopped",
+    )
     add_recipe(parser, skip={"model", "seed", "task"})
 
 
 def run(args: Any) -> None:
-    compare(args.baseline, args.candidates, to_recipe(args), seeds=args.seeds, output=args.output)
+    compare(args.baseline, args.candidates, to_recipe(args), seeds=args.seeds, output=args.output, resume=args.resume)
 
 
 def compare(
@@ -96,6 +108,7 @@ def compare(
     *,
     seeds: list[int],
     output: Path,
+    resume: str = "",
     console: Console | None = None,
 ) -> Comparison:
     """Trains each network once a seed under ``recipe``, measures its cost, and writes and prints the comparison.
@@ -104,13 +117,14 @@ def compare(
         baseline, candidates: names that timm knows.
         recipe: the same for all.
         seeds: of initialisation, shuffling and augmentation.
-        output: folder for ``compare.json``, ``compare.csv`` and ``compare.png``; the JSON is written anew after each
-            training, so that an interrupt leaves what was finished.
+        output: folder for ``compare.json``, ``compare.csv``, ``compare.png``, and one folder a training, as
+            `downmix train` writes it. The JSON is written anew after each training.
+        resume: ``"auto"`` goes on with the trainings in ``output``; costs and times are measured anew.
         console: where the progress and the table go; standard output if None.
 
     Raises:
-        ValueError: if a name or the data can't be used.
-        KeyboardInterrupt: passed on after the files are written.
+        ValueError: if a name or the data can't be used, or ``output`` holds trainings and ``resume`` is empty.
+        KeyboardInterrupt, Interrupted: passed on after the files are written.
     """
     models = [baseline, *candidates]
     if len(set(models)) != len(models):
@@ -125,7 +139,7 @@ def compare(
     try:
         with Progress(*columns, console=console) as progress:
             _measure(result, split, progress)
-            _train_all(result, split, output, progress)
+            _train_all(result, split, output, resume, progress)
     finally:
         if result.runs:  # after an interrupt too
             report.write(result, output)
@@ -186,7 +200,7 @@ def _training_step(network: nn.Module, images: torch.Tensor, labels: torch.Tenso
     return lambda: train_step(network, images, labels, nn.CrossEntropyLoss(), optimizer)
 
 
-def _train_all(result: Comparison, split: Split, output: Path, progress: Progress) -> None:
+def _train_all(result: Comparison, split: Split, output: Path, resume: str, progress: Progress) -> None:
     runs = [(seed, name) for seed in result.seeds for name in result.models]  # a seed's networks side by side
     overall = progress.add_task("trainings", total=len(runs))
     for seed, name in runs:
@@ -194,7 +208,10 @@ def _train_all(result: Comparison, split: Split, output: Path, progress: Progres
         recipe = replace(result.recipe, model=name, seed=seed)
         epochs = train(
             recipe,
+            output / re.sub(r"[^\w.,-]", "-", f"{name}-seed{seed}"),
+            resume=resume,
             task=Classification(recipe, split),
+            console=progress.console,
             on_step=lambda done, total, task=task: progress.update(task, completed=done, total=total),
         )
         result.runs.append(Run(name, seed, epochs))

@@ -59,21 +59,40 @@ def test_writes_table_json_csv_and_picture(tmp_path: Path, data: str, capsys: py
     assert float(rows[0]["top1_mean"]) == pytest.approx(sum(result.top1(PAIR[0])) / 2, abs=1e-4)
 
 
-def test_an_interrupt_leaves_what_was_finished(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = tool.train, []
+def test_an_interrupt_leaves_what_was_finished_and_resume_goes_on(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, trained = tool.train, []
 
-    def train_once(*args: Any, **kwargs: Any) -> list[Epoch]:
-        calls.append(1)
-        if len(calls) > 1:
+    def train_once(recipe: Recipe, *args: Any, **kwargs: Any) -> list[Epoch]:
+        trained.append(recipe.model)
+        if len(trained) == 2:
             raise KeyboardInterrupt
-        return real(*args, **kwargs)
+        return real(recipe, *args, **kwargs)
 
     monkeypatch.setattr(tool, "train", train_once)
+    command = ["compare", PAIR[0], *PAIR[1], "--data", data, "--epochs=1", "--batch_size=8", "--seeds", "0"]
     with pytest.raises(SystemExit) as stop:
-        main(["compare", PAIR[0], *PAIR[1], "--data", data, "--output", str(tmp_path), "--epochs=1", "--batch_size=8"])
+        main([*command, "--output", str(tmp_path)])
     assert stop.value.code == 130
     assert len(json.loads((tmp_path / "compare.json").read_text())["runs"]) == 1
     assert (tmp_path / "compare.png").exists()
+    checkpoint = tmp_path / "tiny_resnet-seed0" / "last.safetensors"
+    written = checkpoint.stat().st_mtime_ns
+
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--output", str(tmp_path)])
+    assert stop.value.code == 2  # what is there is not trained over
+    main([*command, "--output", str(tmp_path), "--resume", "auto"])
+    assert checkpoint.stat().st_mtime_ns == written
+    resumed = json.loads((tmp_path / "compare.json").read_text())["runs"]
+    main([*command, "--output", str(tmp_path / "anew")])
+    undisturbed = json.loads((tmp_path / "anew" / "compare.json").read_text())["runs"]
+    assert [_without_seconds(run) for run in resumed] == [_without_seconds(run) for run in undisturbed]
+
+
+def _without_seconds(run: dict[str, Any]) -> dict[str, Any]:
+    return run | {"epochs": [epoch | {"seconds": None} for epoch in run["epochs"]]}
 
 
 def test_many_networks_stand_in_rows_under_their_whole_names(
