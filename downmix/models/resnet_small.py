@@ -1,4 +1,4 @@
-"""A bottleneck ResNet pair for images of 32×32 and less, small enough to train on two CPU cores."""
+"""Bottleneck ResNets for images of 32×32 and less: a pair small enough to train on two CPU cores, and ResNet-50."""
 
 from __future__ import annotations
 
@@ -35,24 +35,44 @@ class SmallResNet(ResNet):
 
 default_cfgs = generate_default_cfgs(
     {
-        f"{name}": cfg(num_classes=10, input_size=(3, 32, 32), pool_size=(4, 4), crop_pct=1.0)
-        for name in ("resnet29_small", "pix_resnet29_small")
+        name: cfg(num_classes=10, input_size=(3, 32, 32), pool_size=(4, 4), crop_pct=1.0)
+        for name in ("resnet29_small", "pix_resnet29_small", "resnet50_cifar", "pix_resnet50_cifar")
     }
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> SmallResNet:
-    sizes: dict[str, Any] = {"layers": (2, 2, 3, 2), "channels": (16, 32, 64, 128)}
-    return build_model_with_cfg(SmallResNet, variant, pretrained, **(sizes | kwargs))
+_SMALL: dict[str, Any] = {"layers": (2, 2, 3, 2), "channels": (16, 32, 64, 128)}
+_RESNET50: dict[str, Any] = {"layers": (3, 4, 6, 3)}
+
+
+def _create(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:
+    return build_model_with_cfg(SmallResNet, variant, pretrained, **({"block": Bottleneck} | sizes | kwargs))
+
+
+def _create_pix(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:
+    pix = {"block": SqueezeBottleneck, "block_args": {"squeeze": "pix"}}
+    return _create(variant, pretrained, pix | sizes, kwargs)
 
 
 @register_model
 def resnet29_small(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
     """The baseline: 9 bottlenecks, 64 to 512 channels, stages of stride 1, 2, 2, 2."""
-    return _create("resnet29_small", pretrained, block=Bottleneck, **kwargs)
+    return _create("resnet29_small", pretrained, _SMALL, kwargs)
 
 
 @register_model
 def pix_resnet29_small(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
     """The same with PiX squeezes: 4 in blocks that keep their width, 2 in the first block of stages 2 to 4."""
-    return _create("pix_resnet29_small", pretrained, block=SqueezeBottleneck, block_args={"squeeze": "pix"}, **kwargs)
+    return _create_pix("pix_resnet29_small", pretrained, _SMALL, kwargs)
+
+
+@register_model
+def resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
+    """ResNet-50 (v1.5) with the stem usual for CIFAR."""
+    return _create("resnet50_cifar", pretrained, _RESNET50, kwargs)
+
+
+@register_model
+def pix_resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
+    """The same with PiX squeezes."""
+    return _create_pix("pix_resnet50_cifar", pretrained, _RESNET50, kwargs)

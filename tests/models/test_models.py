@@ -22,7 +22,7 @@ PRUNED_RESNETS = (
     *("pix_resnet18_prune1", "pix_resnet18_prune2", "pix_resnet18_prune4"),
     *("fbs_resnet18_d100", "fbs_resnet18_d50", "fbs_resnet18_d25"),
 )
-SMALL_RESNETS = ("resnet29_small", "pix_resnet29_small")
+SMALL_RESNETS = ("resnet29_small", "pix_resnet29_small", "resnet50_cifar", "pix_resnet50_cifar")
 SMALL = (*SMALL_RESNETS, "vgg_small")
 VGGS = (
     *("vgg16_gap", "vgg16_1x1_r2", "vgg16_1x1_r4", "pix_vgg16_1x1_r2", "pix_vgg16_1x1_r4"),
@@ -52,7 +52,7 @@ def narrow(name: str, **options: Any) -> Any:
     """A network as registered, but so narrow that a test can train it."""
     if name in RESNETS:
         options |= {"zero_init_last": False}  # else most gradients are zero
-    if name in (*SQUEEZED_RESNETS, *PRUNED_RESNETS):
+    if name in (*SQUEEZED_RESNETS, *PRUNED_RESNETS, "resnet50_cifar", "pix_resnet50_cifar"):
         options |= {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}
     elif name in VGGS:
         options |= {"stages": ((16, 16), (16, 16), (32, 32), (64, 64), (64, 64))}
