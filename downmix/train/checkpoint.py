@@ -68,9 +68,10 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save turns some of a file's errors into RuntimeError
+    except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        reason = error.__context__  # of torch.save's RuntimeError, which does not say what the file said
+        raise _cannot_write(path, reason if isinstance(reason, OSError) else error) from error
     _flush_folder(path.parent)
 
 

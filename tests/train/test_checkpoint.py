@@ -106,7 +106,19 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     assert find_newest(tmp_path / "nothing", warnings.append) is None
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(
+class FullDisk:
+    """A file with room for a few bytes."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+
+    def write(self, data: bytes) -> int:
+        if self.file.tell() > 1000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(data)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = quick_recipe(data, model="tiny_plain", epochs=3)
@@ -114,10 +126,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 
     def save(state: Any, file: IO[bytes]) -> None:
         writes.append(file)
-        if len(writes) == 2:
-            file.write(b"half of it")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(state, file)
+        real(state, FullDisk(file) if len(writes) == 2 else file)
 
     monkeypatch.setattr(checkpoint.torch, "save", save)
     with pytest.raises(CheckpointError, match=r"step-00000008.pt can't be written .*No space left.*--resume auto"):

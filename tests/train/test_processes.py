@@ -4,6 +4,8 @@ import csv
 import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,12 +73,42 @@ def kill_often(recipe: Recipe, output: Path, kills: int, longest: float) -> None
             read_checkpoint(path)
 
 
-def run_command(arguments: list[str], processes: int = 1, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+def run_command(
+    arguments: list[str], processes: int = 1, restarts: int = 0, within: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     options = ["--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
     torchrun = ["torch.distributed.run", *options, "-m"] if processes > 1 else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", *torchrun, "tests.train.with_tiny_networks", *arguments]
+    command = [*within, sys.executable, "-m", *torchrun, "tests.train.with_tiny_networks", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+# A file system of a few pages in a mount namespace of our own, whose content is copied out before it goes.
+SMALL_DISK = (
+    'mount -t tmpfs -o size=100k disk "$0" && { "$@"; status=$?; cp -r "$0/." "$KEPT"; exit $status; }'
+)
+
+
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0,
+    reason="needs a mount namespace, to have a small disk",
+)
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data"), model="tiny_plain", epochs=20, keep_every=1)
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    monkeypatch.setenv("KEPT", str(kept))
+    fields = [f"--{name}={getattr(recipe, name)}" for name in ("data", "model", "epochs", "keep_every", "image_size")]
+    arguments = [*fields, "--batch-size=8", "--warmup-epochs=0", "--device=cpu", "--output", str(disk)]
+    result = run_command(["train", *arguments], within=("unshare", "-rm", "sh", "-c", SMALL_DISK, str(disk)))
+    assert result.returncode == 2, result.stderr
+    assert re.search(r"can't be written \(\[Errno 28\] No space left .*make room", result.stderr)
+    left = list(kept.glob("*.pt"))
+    assert [path for path in left if read_checkpoint(path)]
+    assert len(left) < 20
+    train(recipe, kept, resume="auto", on_step=lambda done, total: None)
+    train(recipe, tmp_path / "undisturbed", on_step=lambda done, total: None)
+    assert_same(final_state(kept), final_state(tmp_path / "undisturbed"))
 
 
 def losses(folder: Path) -> list[list[float]]:
