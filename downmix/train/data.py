@@ -89,13 +89,17 @@ class Repeatable(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], seed: int, on_bad: str):
         self.dataset, self.seed, self.on_bad = dataset, seed, on_bad
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, int, list[str]]:
-        epoch, index = key
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Any, int, list[str]]]:
+        """A batch at once, as loaders ask for it: to go back to NumPy's state takes longer than many samples do."""
+        with _randomness_kept():
+            return [self._sample(*key) for key in keys]
+
+    def _sample(self, epoch: int, index: int) -> tuple[Any, int, list[str]]:
         bad: list[str] = []
         for _ in range(_MOST_BAD_IN_A_ROW):
             try:
-                with _randomness_of(f"{self.seed} {epoch} {index}"):
-                    return self.dataset[index], index, bad
+                _seed(f"{self.seed} {epoch} {index}")
+                return self.dataset[index], index, bad
             except BadImageError as error:
                 if self.on_bad == "stop":
                     raise
@@ -106,13 +110,16 @@ class Repeatable(Dataset[Any]):
         raise DataError(f"{_MOST_BAD_IN_A_ROW} images in a row can't be read, the last one: {bad[-1]}")
 
 
-@contextmanager
-def _randomness_of(name: str) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+def _seed(name: str) -> None:
     random.seed(name)
     np.random.seed(random.getrandbits(32))
     # Not torch.manual_seed, which also reaches for every GPU.
     torch.default_generator.manual_seed(random.getrandbits(63))
+
+
+@contextmanager
+def _randomness_kept() -> Iterator[None]:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
