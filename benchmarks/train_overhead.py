@@ -29,7 +29,7 @@ from downmix.train.signals import Signals
 from downmix.train.sources import Split
 from downmix.train.watch import Watch
 
-ROUNDS = 5
+ROUNDS = 15
 
 
 class Pixels(Dataset[Any]):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from rich.console import Console
 from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
-from ..layers import fbs_penalty, linear_density, set_density
+from ..layers import linear_density, set_density
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
@@ -30,9 +29,8 @@ from .state import Epoch, State, seed_everything
 from .task import Task
 from .tasks import create_task
 from .testing import run_test
+from .update import Update
 from .watch import Watch
-
-_AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(
@@ -97,6 +95,7 @@ class Training:
             model = convert_sync_batchnorm(model)
         self.state = State(model, recipe, world, self.batches.steps, self.batches.global_batch)
         self.network = self._prepare(model)
+        self.update = Update(self.network, self.state, self.task, recipe, world)
         self.losses = LaggedLosses(recipe)
         seed_everything(recipe.seed, world.rank)
 
@@ -141,7 +140,7 @@ class Training:
             watch.epoch(progress.history[-1], progress.epoch)
             out.write_epoch(self.state, is_best)
         out.write_summary(progress, self.task.deciding)
-        if not run_test(self.state.evaluated, self.task, self.world, self._autocast, out, self.signals):
+        if not run_test(self.state.evaluated, self.task, self.world, self.update.autocast, out, self.signals):
             self._stop(out)
         return progress.history
 
@@ -151,7 +150,7 @@ class Training:
             self.task,
             self.val_loader,
             self.world,
-            self._autocast,
+            self.update.autocast,
             signals=self.signals,
             on_batch=lambda batch, output: out.note_bad(batch.bad),
         )
@@ -172,7 +171,7 @@ class Training:
         for batches in self._steps():
             for batch in batches:
                 out.note_bad(batch.bad)
-            loss = self._step(batches)
+            loss = self.update(batches)
             progress.step += 1
             self.state.scheduler.step_update(self.state.done)
             if loss is not None:
@@ -210,50 +209,6 @@ class Training:
                     f"a process that loads images died ({str(error).splitlines()[0]}); lower workers"
                 ) from error
             raise
-
-    def _step(self, batches: list[Batch]) -> Tensor | None:
-        """One update from ``batches``; returns its loss on the device, or None where the step was left out."""
-        state, total = self.state, torch.zeros((), device=self.world.device)
-        state.optimizer.zero_grad()
-        for i, batch in enumerate(batches, 1):
-            images, targets = evaluation.to_device(batch, self.recipe, self.world)
-            images, targets = self.task.augment(images, targets)
-            with self._gradients_shared(last=i == len(batches)):
-                with self._autocast():
-                    loss = self.task.loss(self.network(images), targets)
-                    if self.recipe.fbs_l1:
-                        loss = loss + self.recipe.fbs_l1 * fbs_penalty(state.model)
-                    loss = loss / len(batches)
-                state.scaler.scale(loss).backward()
-            total += loss.detach()
-        if self.recipe.skip_nan and self._skips(total):
-            return None
-        if self.recipe.clip_grad:
-            state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), self.recipe.clip_grad)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        if state.ema:
-            state.ema.update(state.model, step=state.done + 1)
-        return total
-
-    def _gradients_shared(self, last: bool) -> Any:
-        if last or self.world.size == 1:
-            return nullcontext()
-        network: Any = getattr(self.network, "_orig_mod", self.network)
-        return network.no_sync()
-
-    def _autocast(self) -> Any:
-        dtype = _AMP[self.recipe.amp]
-        return torch.autocast(self.world.device.type, dtype=dtype) if dtype else nullcontext()
-
-    def _skips(self, loss: Tensor) -> bool:
-        """Whether this step is left out, by all processes, because one's loss is not finite."""
-        (bad,) = self.world.agree(int(not loss.isfinite().item()))
-        if not bad or self.state.progress.skipped >= self.recipe.skip_nan:
-            return False
-        self.state.progress.skipped += 1
-        return True
 
     def _settle(self) -> None:
         """Waits for all losses, so that nothing is written or evaluated after one that is not finite."""

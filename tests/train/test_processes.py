@@ -84,9 +84,7 @@ def run_command(
 
 
 # A file system of a few pages in a mount namespace of our own, whose content is copied out before it goes.
-SMALL_DISK = (
-    'mount -t tmpfs -o size=100k disk "$0" && { "$@"; status=$?; cp -r "$0/." "$KEPT"; exit $status; }'
-)
+SMALL_DISK = 'mount -t tmpfs -o size=100k disk "$0" && { "$@"; status=$?; cp -r "$0/." "$KEPT"; exit $status; }'
 
 
 @pytest.mark.skipif(
