@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def digits() -> str:
-    """The comparison that `make demo` ends with, a network a column."""
-    rows = list(csv.DictReader((RESULTS / "compare_digits_cpu.csv").read_text().splitlines()))
+def pair(file: str) -> str:
+    """The comparison of two networks, a network a column."""
+    rows = list(csv.DictReader((RESULTS / file).read_text().splitlines()))
     baseline, candidate = rows
     lines = [
         ("trainable parameters", "params", "{:,.0f}", 1),
@@ -193,7 +193,13 @@ def pictures() -> None:
 
 
 TABLES = {
-    "README.md": {"digits": digits, "ops": ops, "networks": networks, "exported": exported},
+    "README.md": {
+        "digits": partial(pair, "compare_digits_cpu.csv"),
+        "ops": ops,
+        "networks": networks,
+        "exported": exported,
+    },
+    "docs/train.md": {"cifar10": partial(pair, "compare_cifar10_cpu.csv")},
     "docs/kernels.md": {"other_pools": other_pools},
     "docs/choosing.md": {
         "pools": partial(compared, "compare_pools_cpu.csv"),
