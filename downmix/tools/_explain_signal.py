@@ -120,7 +120,9 @@ def _pix_row(figure: Any, axes: Any, found: PiXSignal, channel: int) -> None:
 
 def _pool_row(figure: Any, axes: Any, found: PoolSignal, channel: int) -> None:
     axes[0].set_ylabel(f"channel {channel}", fontsize=9)
-    weights = axes[1].imshow(found.weights[channel].numpy(), cmap="magma", vmin=0, interpolation="nearest")
+    shown = found.weights[channel].numpy()
+    # A power average weighs what is below 0 by less than 0.
+    weights = axes[1].imshow(shown, cmap="magma", vmin=min(0.0, shown.min()), interpolation="nearest")
     axes[1].set_title("weight in the output", fontsize=9)
     figure.colorbar(weights, ax=axes[1], shrink=0.8)
     _values(figure, axes[[0, 2]], {"input": found.input[channel], "output": found.output[channel]})
