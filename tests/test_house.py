@@ -34,6 +34,7 @@ ONLY = {
     "triton": {"kernels"},
     "numba": {"kernels"},
     "jsonargparse": {"cli", "tools"},
+    "flask": {"tools"},
     "pytorch_grad_cam": {"explain"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

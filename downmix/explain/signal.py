@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers import AdaptiveSoftPool2d, PiX, SoftPool2d
+from ..layers import AdaptiveSoftPool2d, MixedPool2d, PiX, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d
 from ..layers._pool import Pool
 from ..ops import pix
+from ..ops._windows import gather_windows, read_window
 from ._watch import evaluating, find_layer, named_layers
 
-_TORCH_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
+# Those whose gradient is their weights.
+_PLAIN_POOLS = (
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d),
+    *(MixedPool2d, PowerAvgPool2d, S3Pool2d),
+)
 
 
 @dataclass
@@ -88,7 +93,7 @@ def signal_layers(model: nn.Module) -> list[str]:
 
 
 def _can_be_shown(layer: nn.Module) -> bool:
-    return isinstance(layer, (PiX, *_TORCH_POOLS)) or _is_soft(layer) or _is_lip(layer)
+    return isinstance(layer, (PiX, StochasticPool2d, *_PLAIN_POOLS)) or _is_soft(layer) or _is_lip(layer)
 
 
 def _is_soft(layer: nn.Module) -> bool:
@@ -117,12 +122,14 @@ def _pix_signal(layer: PiX, x: Tensor, output: Tensor) -> PiXSignal:
 def pool_weights(pool: nn.Module, x: Tensor) -> Tensor:
     """How much each value of ``x`` counts in a pool's outputs: its weights, summed over the windows that hold it.
 
-    The weights of a window add up to 1, so where windows don't overlap these are the windows' own. They are the
-    gradient of the outputs' sum with the weights held constant: for SoftPool the one that its source computes, for LIP
-    the one at fixed logits, for maxima and means the plain one.
+    An output is the sum of its window's values, each times its weight. The weights of a window add up to 1, but for
+    those of the power average. Where windows don't overlap these are the windows' own. They are the gradient of the
+    outputs' sum with the weights held constant: for SoftPool the one that its source computes, for LIP the one at fixed
+    logits, for stochastic pooling the probabilities of the draw, for the others the plain one. Pools that draw are seen
+    as in evaluation.
 
     Args:
-        pool: SoftPool, LIP, or a max or average pool of torch.
+        pool: SoftPool, LIP, the power average, stochastic, S3 or mixed pooling, or a max or average pool of torch.
         x (Tensor[B, C, H, W]): its input.
 
     Returns:
@@ -135,7 +142,21 @@ def pool_weights(pool: nn.Module, x: Tensor) -> Tensor:
     held: Any = copy.copy(pool)  # run without its hooks, which the copy shares
     if _is_soft(held):
         held.gradient = "paper"
+    held.training = False
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        y = type(held).pool(leaf, held.logits(leaf).detach(), *held.window) if _is_lip(held) else held.forward(leaf)
+        if _is_lip(held):
+            y = type(held).pool(leaf, held.logits(leaf).detach(), *held.window)
+        elif isinstance(held, StochasticPool2d):
+            y = _expected(leaf, held)
+        else:
+            y = held.forward(leaf)
         return torch.autograd.grad(y.sum(), leaf)[0]
+
+
+def _expected(x: Tensor, pool: StochasticPool2d) -> Tensor:
+    """Mean of what is drawn, [B, C, H', W'], at fixed probabilities."""
+    windows = gather_windows(x, 0.0, *read_window(2, x, *pool.window))  # [K, B, C, H', W']
+    values = windows.detach()
+    total = values.sum(0)
+    return (windows * values).sum(0) / total.masked_fill(total == 0, 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,14 @@ from typing import Any
 
 import timm.data
 import torch
-from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
 from ..explain import METHODS, attend
-from ..train.images import read_image
 from ._console import wide_console
+from ._picture import read_rgb
 from ._pyplot import pyplot
-from ._trained import default_names, read_class_names, trained_network, view
+from ._trained import read_images, side_by_side
 
 HELP = "Where networks look in images, side by side: GradCAM and its kin, with the predicted classes and scores."
 _EXTENSIONS = timm.data.get_img_extensions()
@@ -92,17 +91,11 @@ def cam(
     """
     console = console or wide_console()
     files = list(_find(images))
-    columns = _columns(models, checkpoints or [None] * len(models))
-    names = read_class_names(classes) if classes else []
-    options = {"num_classes": len(names)} if names else {}
     found: dict[str, list[Look]] = {}
-    for title, (name, checkpoint) in columns.items():
-        network: Any = trained_network(name, checkpoint, device, **options)
-        names = names or default_names(network.num_classes)
-        if network.num_classes != len(names):
-            raise ValueError(f"{name} has {network.num_classes} classes, but there are {len(names)} names of classes")
+    names: list[str] = []
+    for title, network, names in side_by_side(models, checkpoints, classes, device):
         label = None if target is None else _label(target, names)
-        with console.status(f"{method} of {name}"), _sentences():
+        with console.status(f"{method} of {' '.join(title.split())}"):
             found[title] = look(network, files, method, layer, label, image_size, batch_size)
     for row, file in enumerate(files):
         told = (f"{' '.join(name.split())}: {describe(looks[row], names)}" for name, looks in found.items())
@@ -112,17 +105,6 @@ def cam(
         draw({name: [looks[i] for i in rows] for name, looks in found.items()}, [files[i] for i in rows], names, path)
         console.print(f"picture: {path}", soft_wrap=True)
     return found
-
-
-def _columns(models: list[str], checkpoints: Sequence[str | None]) -> dict[str, tuple[str, str | None]]:
-    """Network and checkpoint by their column's title: the network's name, and its checkpoint where it comes twice."""
-    if len(checkpoints) != len(models):
-        raise ValueError(f"give one checkpoint for each network, got {len(checkpoints)} for {len(models)}")
-    pairs = list(zip(models, checkpoints, strict=True))
-    columns = {name if models.count(name) == 1 else f"{name}\n{file}": (name, file) for name, file in pairs}
-    if len(columns) != len(pairs):
-        raise ValueError(f"a network can stand once with the same checkpoint, got {', '.join(models)}")
-    return columns
 
 
 def look(
@@ -137,14 +119,11 @@ def look(
     """What ``network`` sees in each file, ``batch_size`` of them at once."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    how = view(network, image_size)
-    transform: Any = timm.data.create_transform(**how)
-    mean, std = (torch.tensor(how[key])[:, None, None] for key in ("mean", "std"))
     looks = []
     for start in range(0, len(files), batch_size):
-        batch = torch.stack([transform(read_image(file)) for file in files[start : start + batch_size]])
-        found = attend(network, batch, method=method, layer=layer, target=target)
-        seen = (batch * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+        batch, seen = read_images(network, files[start : start + batch_size], image_size)
+        with _sentences():
+            found = attend(network, batch, method=method, layer=layer, target=target)
         looks += map(Look, seen, found.maps, found.scores, found.targets.tolist())
     return looks
 
@@ -190,6 +169,12 @@ def _pages(output: Path, count: int) -> Iterator[tuple[Path, range]]:
         yield path, range(page * _ROWS, min((page + 1) * _ROWS, count))
 
 
+def overlay(look: Look) -> Tensor:
+    """The image under the map's colours, [H, W, 3]."""
+    colours = pyplot().get_cmap("jet")(look.map.numpy())[..., :3]
+    return 0.55 * look.seen + 0.45 * torch.from_numpy(colours).float()
+
+
 def draw(found: dict[str, list[Look]], files: list[Path], names: list[str], path: Path) -> None:
     """The image, then each network's view of it under its map."""
     plt = pyplot()
@@ -200,12 +185,10 @@ def draw(found: dict[str, list[Look]], files: list[Path], names: list[str], path
     for axis in axes.flat:
         axis.axis("off")
     for row, file in enumerate(files):
-        with Image.open(file) as image:
-            axes[row, 0].imshow(image.convert("RGB"))
+        axes[row, 0].imshow(read_rgb(file))
         axes[row, 0].set_title("/".join(file.parts[-2:]), fontsize=8)
         for axis, (name, looks) in zip(axes[row, 1:], found.items(), strict=True):
-            axis.imshow(looks[row].seen.numpy())
-            axis.imshow(looks[row].map.numpy(), cmap="jet", alpha=0.45, vmin=0, vmax=1)
+            axis.imshow(overlay(looks[row]).numpy())
             axis.set_title(f"{name}\n{describe(looks[row], names)}", fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)

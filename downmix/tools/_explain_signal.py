@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm.data
-import torch
 from rich.console import Console
 from torch import Tensor
 
 from ..explain import PiXSignal, PoolSignal, signal_layers, trace_signal
-from ..train.images import read_image
 from ._console import wide_console
 from ._pyplot import pyplot
-from ._trained import trained_network, view
+from ._trained import read_images, trained_network
 
 HELP = "Where the signal goes: what a PiX layer picks and mixes in an image, or how a pool weighs its input."
 
@@ -59,13 +56,9 @@ def signal(
     if not (layer or names):
         raise ValueError(f"{model} has neither a PiX layer nor a pool that can be shown")
     layer = layer or names[0]
-    how = view(network, image_size)
-    transform: Any = timm.data.create_transform(**how)
-    pixels = transform(read_image(image))
+    (pixels,), (seen,) = read_images(network, [image], image_size)
     found = trace_signal(network, layer, pixels)
     shown = _choose(channels, found.output)
-    mean, std = (torch.tensor(how[key])[:, None, None] for key in ("mean", "std"))
-    seen = (pixels * std + mean).clamp(0, 1).permute(1, 2, 0)
     output.parent.mkdir(parents=True, exist_ok=True)
     draw(found, seen, shown, f"{layer} of {model}", output)
     if isinstance(found, PiXSignal):
@@ -127,7 +120,9 @@ def _pix_row(figure: Any, axes: Any, found: PiXSignal, channel: int) -> None:
 
 def _pool_row(figure: Any, axes: Any, found: PoolSignal, channel: int) -> None:
     axes[0].set_ylabel(f"channel {channel}", fontsize=9)
-    weights = axes[1].imshow(found.weights[channel].numpy(), cmap="magma", vmin=0, interpolation="nearest")
+    shown = found.weights[channel].numpy()
+    # A power average weighs what is below 0 by less than 0.
+    weights = axes[1].imshow(shown, cmap="magma", vmin=min(0.0, shown.min()), interpolation="nearest")
     axes[1].set_title("weight in the output", fontsize=9)
     figure.colorbar(weights, ax=axes[1], shrink=0.8)
     _values(figure, axes[[0, 2]], {"input": found.input[channel], "output": found.output[channel]})

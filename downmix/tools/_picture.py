@@ -36,6 +36,11 @@ def read_picture(path: Path) -> Tensor:
     return torch.from_numpy(values).movedim(2, 0).contiguous()
 
 
+def read_rgb(path: Path) -> Image.Image:
+    """What :func:`read_picture` reads as networks take it: RGB, 8 bits a value."""
+    return Image.fromarray(_bytes(read_picture(path))).convert("RGB")
+
+
 def _values(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float32)[:, :, None] / (1 if image.mode == "F" else 65535)

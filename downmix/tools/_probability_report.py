@@ -123,7 +123,7 @@ def draw_stages(
     axes[1, 0].set_ylabel("density")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     images = int(next(iter(layers.values())).images.sum())
-    figure.suptitle(f"{title}: sampling probabilities, {images:,} images")
+    figure.suptitle(f"{title}: sampling probabilities, {images:,} image{'s' * (images != 1)}")
     figure.savefig(path, dpi=80)
     plt.close(figure)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm.data
+import torch
 from timm.models import get_pretrained_cfg
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from ..models._networks import create_network
 from ..published import load_published
 from ..train import Recipe
 from ..train.sources import TORCHVISION_SETS, Split
+from ._picture import read_rgb
 
 PRETRAINED = "pretrained"
 
@@ -43,10 +46,58 @@ def trained_network(name: str, checkpoint: str | None, device: str = "cpu", **kw
     return network.to(Recipe(device=device).torch_device()).eval()
 
 
+def side_by_side(
+    models: list[str], checkpoints: Sequence[str] | None, classes: Path | None, device: str = "cpu"
+) -> Iterator[tuple[str, nn.Module, list[str]]]:
+    """Loads networks with trained weights one after another.
+
+    Args:
+        models: names as :func:`trained_network` takes them.
+        checkpoints: weights, one for each; None for those that timm has.
+        classes: as :func:`read_class_names` takes them; by default :func:`default_names`.
+        device: as :func:`trained_network` takes it.
+
+    Yields:
+        The network's title, which is its name, with its checkpoint on a second line where it comes twice; the network;
+        the names of the classes, which are the same for all.
+
+    Raises:
+        ValueError: if weights are missing or don't fit, or the networks have other numbers of classes.
+    """
+    names = read_class_names(classes) if classes else []
+    options = {"num_classes": len(names)} if names else {}
+    for title, (name, checkpoint) in _columns(models, checkpoints or [None] * len(models)).items():
+        network: Any = trained_network(name, checkpoint, device, **options)
+        names = names or default_names(network.num_classes)
+        if network.num_classes != len(names):
+            raise ValueError(f"{name} has {network.num_classes} classes, but there are {len(names)} names of classes")
+        yield title, network, names
+
+
+def _columns(models: list[str], checkpoints: Sequence[str | None]) -> dict[str, tuple[str, str | None]]:
+    """Network and checkpoint by their title."""
+    if len(checkpoints) != len(models):
+        raise ValueError(f"give one checkpoint for each network, got {len(checkpoints)} for {len(models)}")
+    pairs = list(zip(models, checkpoints, strict=True))
+    columns = {name if models.count(name) == 1 else f"{name}\n{file}": (name, file) for name, file in pairs}
+    if len(columns) != len(pairs):
+        raise ValueError(f"a network can stand once with the same checkpoint, got {', '.join(models)}")
+    return columns
+
+
 def view(network: nn.Module, image_size: int | None = None) -> dict[str, Any]:
     """How the network wants its images: size, share that is cropped, interpolation, mean and standard deviation."""
     size = None if image_size is None else (3, image_size, image_size)
     return timm.data.resolve_model_data_config(network, {"input_size": size})
+
+
+def read_images(network: nn.Module, files: Sequence[Path], image_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Image files as the network wants them, [B, 3, H, W], and how they look then, [B, H, W, 3] in [0, 1]."""
+    how = view(network, image_size)
+    transform: Any = timm.data.create_transform(**how)
+    batch = torch.stack([transform(read_rgb(file)) for file in files])
+    mean, std = (torch.tensor(how[key])[:, None, None] for key in ("mean", "std"))
+    return batch, (batch * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
 
 
 def held_out(split: Split, how: dict[str, Any], batch_size: int, limit: int | None = None) -> DataLoader[Any]:

@@ -53,6 +53,12 @@ class Reduced:
             return "lip, logits 20·|x − 3×3 mean|"
         return f"{self.method}, {self.mode}" if self.mode else self.method
 
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """The figures, as tables show them."""
+        contrast = "–" if math.isnan(self.contrast) else f"{100 * self.contrast:.1f} %"
+        return f"{self.mean:.3f}", contrast, f"{self.from_average:.4f}"
+
 
 class ContrastLogit(nn.Module):
     """20·|x − mean of the 3×3 around|, averaged over channels: LIP with these keeps what stands out.
@@ -87,10 +93,7 @@ def run(args: Any) -> None:
     found = reduce_picture(
         picture, args.method or every, args.kernel_size, args.stride, times=args.times, seed=args.seed
     )
-    (_, height, width), (_, low, narrow) = picture.shape, found[0].picture.shape
-    windows = f"windows of {args.kernel_size}×{args.kernel_size}"
-    windows += f", {found[0].times} times over" if found[0].times > 1 else ""
-    title = f"{args.image.name}, {width}×{height} to {narrow}×{low}, {windows}"
+    title = f"{args.image.name}, {describe_sizes(picture, found[0], args.kernel_size)}"
     draw_grid([("the picture", picture), *((one.label, one.picture) for one in found)], title, args.output)
     console = wide_console()
     console.print(f"{title}; the picture's mean is {picture.mean():.3f}", soft_wrap=True, markup=False)
@@ -102,6 +105,13 @@ def run(args: Any) -> None:
     if args.separate:
         console.print(f"results: {args.separate}/*.png", soft_wrap=True, markup=False)
     console.print(f"picture: {args.output}", soft_wrap=True, markup=False)
+
+
+def describe_sizes(picture: Tensor, reduced: Reduced, kernel_size: int) -> str:
+    """From which size to which, in what windows and how often."""
+    (_, height, width), (_, low, narrow) = picture.shape, reduced.picture.shape
+    times = f", {reduced.times} times over" if reduced.times > 1 else ""
+    return f"{width}×{height} to {narrow}×{low}, windows of {kernel_size}×{kernel_size}{times}"
 
 
 def reduce_picture(
@@ -157,8 +167,7 @@ def _table(found: list[Reduced]) -> Table:
     for name in ("mean", "contrast kept", "from average"):
         table.add_column(name, justify="right")
     for one in found:
-        contrast = "–" if math.isnan(one.contrast) else f"{100 * one.contrast:.1f} %"
-        table.add_row(one.label, f"{one.mean:.3f}", contrast, f"{one.from_average:.4f}")
+        table.add_row(one.label, *one.cells)
     return table
 
 

@@ -99,11 +99,6 @@ class ImageStream(IterableDataset[Any]):
         self.dataset.set_epoch(epoch)
 
 
-def read_image(path: Path) -> Image.Image:
-    """One image file as RGB; BadImageError where it can't be read."""
-    return Images([(path, 0)])[0][0]
-
-
 def check_label(label: int, num_classes: int, name: str) -> None:
     if not 0 <= label < num_classes:
         raise DataError(f"{name} has the label {label}, but there are {num_classes} classes, 0 to {num_classes - 1}")

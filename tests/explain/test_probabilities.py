@@ -40,7 +40,8 @@ def snapshot(model: nn.Module) -> tuple[Any, ...]:
     tensors = [value.clone() for value in model.state_dict().values()]
     gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
     flags = [module.training for module in model.modules()] + [p.requires_grad for p in model.parameters()]
-    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    tables = [value for module in model.modules() for name, value in vars(module).items() if "hooks" in name]
+    hooks = [len(table) for table in tables if isinstance(table, dict)]
     attributes = [sorted(vars(module)) for module in model.modules()]
     return tensors, gradients, flags, hooks, attributes
 

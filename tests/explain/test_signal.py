@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import downmix
-from downmix import AdaptiveSoftPool2d, PiX, SoftPool2d
+from downmix import (
+    AdaptiveSoftPool2d,
+    MixedPool2d,
+    PiX,
+    PowerAvgPool2d,
+    S3Pool2d,
+    SoftPool2d,
+    StochasticPool2d,
+)
 from downmix.explain import PiXSignal, PoolSignal, pool_weights, signal_layers, trace_signal
 from downmix.layers._pool import Pool
 
@@ -66,6 +74,36 @@ def test_pool_weights_by_hand(create: Callable[..., nn.Module], logits: Any, siz
     torch.testing.assert_close(pool_weights(pool, x), by_hand(x, logits(x), size, stride))
     assert not x.requires_grad
     assert getattr(pool, "gradient", "exact") == "exact"
+
+
+def test_stochastic_pooling_weighs_by_its_probabilities() -> None:
+    x = torch.rand(1, 2, 7, 7, dtype=torch.float64)
+    pool = StochasticPool2d(3, 2).train()
+    torch.testing.assert_close(pool_weights(pool, x), by_hand(x, x.log(), 3, 2))
+    assert pool.training
+    assert torch.equal(pool_weights(pool, torch.zeros(1, 1, 3, 3)), torch.zeros(1, 1, 3, 3))
+
+
+def test_mixed_pooling_shares_out_maximum_and_mean() -> None:
+    x = torch.tensor([[[[1.0, 5.0], [2.0, 3.0]]]])
+    weights = pool_weights(MixedPool2d(2, alpha=0.2), x)
+    torch.testing.assert_close(weights, torch.tensor([[[[0.2, 0.4], [0.2, 0.2]]]]))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        *(SoftPool2d(3, 2, 1), AdaptiveSoftPool2d(3), LIP(3, 2, 1, logits=nn.Softplus())),
+        *(PowerAvgPool2d(3, 2, 1, norm_type=3.0), StochasticPool2d(3, 2, 1, ceil_mode=True)),
+        *(S3Pool2d(2, padding=1), MixedPool2d(3, 2, 1), nn.MaxPool2d(3, 2), nn.AdaptiveAvgPool2d(2)),
+    ],
+    ids=lambda pool: type(pool).__name__,
+)
+def test_weights_times_values_are_the_outputs(pool: nn.Module) -> None:
+    """Whatever the windows; and in training, where some pools draw, as in evaluation."""
+    x = torch.rand(2, 3, 8, 6, dtype=torch.float64)
+    weights = pool_weights(pool.double().train(), x)
+    torch.testing.assert_close((weights * x).sum(), pool.eval()(x).sum())
 
 
 def test_a_global_pool() -> None:

@@ -183,7 +183,7 @@ class TestCam:
     def test_a_broken_image_is_named(self, tmp_path: Path, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "broken.png").write_bytes(b"junk")
         arguments = self.arguments([str(tmp_path / "broken.png")], checkpoint, tmp_path / "cam.png")
-        refused(arguments, "broken.png can't be read as an image", capsys)
+        refused(arguments, "broken.png can't be read as a picture", capsys)
 
 
 class TestSignal:

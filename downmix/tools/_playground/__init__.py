@@ -1,0 +1,1 @@
+"""The page of `downmix playground`: what it shows, and how it is served."""
