@@ -9,7 +9,8 @@ from argparse import ArgumentError
 from typing import Any
 
 COMMANDS = (
-    *("bench", "compare", "convert", "explain", "export", "models", "pool", "profile", "tables", "train", "validate"),
+    *("bench", "compare", "convert", "explain", "export", "models", "pool", "profile", "report", "tables", "train"),
+    "validate",
 )
 _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
 

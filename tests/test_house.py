@@ -34,6 +34,8 @@ ONLY = {
     "triton": {"kernels"},
     "numba": {"kernels"},
     "jsonargparse": {"cli", "tools"},
+    "jinja2": {"tools"},
+    "plotly": {"tools"},
     "pytorch_grad_cam": {"explain"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
