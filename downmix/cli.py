@@ -10,7 +10,7 @@ from typing import Any
 
 COMMANDS = (
     *("bench", "compare", "convert", "explain", "export", "models", "playground"),
-    *("pool", "profile", "tables", "train", "validate"),
+    *("pool", "profile", "report", "tables", "train", "validate"),
 )
 _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
 

@@ -35,6 +35,8 @@ ONLY = {
     "numba": {"kernels"},
     "jsonargparse": {"cli", "tools"},
     "flask": {"tools"},
+    "jinja2": {"tools"},
+    "plotly": {"tools"},
     "pytorch_grad_cam": {"explain"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

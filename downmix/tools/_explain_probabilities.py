@@ -105,9 +105,7 @@ def table(found: dict[str, LayerProbabilities], title: str) -> Table:
     images = int(next(iter(found.values())).images.sum())
     shown = Table(title=f"{title}, {images:,} images", title_justify="left")
     shown.add_column("PiX layer", overflow="fold")
-    for column in ("channels", "threshold", "mean p", "± between images", "picks %", "mixes %"):
-        shown.add_column(column, justify="right")
-    for column in ("always pick", "always mix", "switch rate", "saturated %"):
+    for column in report.COLUMNS:
         shown.add_column(column, justify="right")
     for name, layer in found.items():
         shown.add_row(name, *report.cells(layer))

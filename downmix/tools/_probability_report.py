@@ -13,6 +13,12 @@ from torch import Tensor
 from ..explain import LayerProbabilities
 from ._pyplot import pyplot
 
+# Of :func:`cells`.
+COLUMNS = (
+    *("channels", "threshold", "mean p", "± between images", "picks %", "mixes %"),
+    *("always pick", "always mix", "switch rate", "saturated %"),
+)
+
 
 def summary(layer: LayerProbabilities) -> dict[str, Any]:
     """A layer in a few numbers; shares are between 0 and 1."""

@@ -10,9 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ..train import read_recipe
 
 Row = dict[str, str]
+# By what wrote a CSV file: columns that it alone has.
+_COLUMNS = {
+    "compare": {"top1_mean", "data"},
+    "bench": {"mode", "engine", "network"},
+    "bench --exported": {"runtime", "file", "baseline"},
+}
 
 
 @dataclass
@@ -79,13 +85,13 @@ def read_results(paths: list[Path]) -> Results:
             trainings[key].append((top1, path))
             continue
         file = path / "compare.csv" if path.is_dir() else path
-        rows = _rows(file)
-        if {"top1_mean", "data"} <= rows[0].keys():
+        kind, rows = read_table(file)
+        if kind == "compare":
             _add_comparison(results, rows, file)
-        elif {"mode", "engine", "network"} <= rows[0].keys():
+        elif kind == "bench":
             _add_bench(results, rows)
         else:
-            raise ValueError(f"{file} is no CSV file of `downmix compare` or `downmix bench`; give one, or a folder")
+            raise ValueError(f"{file} times exported files, which don't say their network; give other files of bench")
     for (network, data, size), runs in trainings.items():
         values = [top1 for top1, _ in runs]
         std = statistics.stdev(values) if len(values) > 1 else None
@@ -93,7 +99,22 @@ def read_results(paths: list[Path]) -> Results:
     return results
 
 
-def _rows(path: Path) -> list[Row]:
+def read_table(path: Path) -> tuple[str, list[Row]]:
+    """What wrote a CSV file ("compare", "bench" or "bench --exported"), and its rows.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is none of theirs, or holds no row.
+    """
+    rows = read_rows(path)
+    for kind, columns in _COLUMNS.items():
+        if columns <= rows[0].keys():
+            return kind, rows
+    raise ValueError(f"{path} is no CSV file of `downmix compare` or `downmix bench`; give one, or a folder")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file; ValueError if it is none, or holds no row."""
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -137,12 +158,16 @@ def _add_bench(results: Results, rows: list[Row]) -> None:
 
 def _training(folder: Path) -> tuple[tuple[str, str, int], float]:
     """Network, data and image size of a run folder of `downmix train`, and the top-1 of its last epoch."""
-    recipe: dict[str, Any] = yaml.safe_load((folder / "recipe.yaml").read_text())
-    last = _rows(folder / "epochs.csv")[-1]
+    recipe = read_recipe(str(folder / "recipe.yaml"))
+    last = read_rows(folder / "epochs.csv")[-1]
     if "top1" not in last:
         raise ValueError(f"{folder} trained something else than a classifier: epochs.csv has no top1")
+    return (network_name(recipe), recipe["data"], int(recipe["image_size"])), float(last["top1"])
+
+
+def network_name(recipe: dict[str, Any]) -> str:
+    """The network of a recipe's fields, with what was replaced in it."""
     changes = [
         f"{key}={recipe[key]}" for key in ("squeeze", "pool", "convert") if recipe.get(key) not in (None, "none")
     ]
-    name = " ".join([recipe["model"], *changes])
-    return (name, recipe["data"], int(recipe["image_size"])), float(last["top1"])
+    return " ".join([recipe["model"], *changes])

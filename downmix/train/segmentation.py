@@ -63,24 +63,7 @@ class Segmentation(Task):
         return SegmentationImages(pairs, self.labels, evaluation_transform(largest_size(pairs)))
 
     def create_model(self) -> nn.Module:
-        recipe, part = self.recipe, self.recipe.segmentation
-        model = create_segmenter(
-            recipe.model,
-            len(self.class_names),
-            output_stride=part.output_stride,
-            auxiliary=part.auxiliary_weight > 0,
-            window=(part.window[0], part.window[1]) if part.window else None,
-            drop=recipe.drop,
-            drop_path=recipe.drop_path,
-            pretrained=recipe.pretrained,
-        )
-        encoder: Any = model.network.encoder
-        encoder.model = convert_network(encoder.model, replace(recipe, image_size=max(part.crop)))
-        if recipe.init:
-            start_from(model, Path(recipe.init))
-        if recipe.grad_checkpointing:
-            encoder.model.set_grad_checkpointing()  # type: ignore[operator]
-        return model
+        return build_segmenter(self.recipe)
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
         return self.criterion(output, target)
@@ -101,3 +84,29 @@ class Segmentation(Task):
             labels = predict(image[None])[0].argmax(0).cpu()
             path = folder / f"{data.pairs[index][0].stem}.png"
             write_picture(path, to_picture(image), truth, labels, self.class_names, self.palette)
+
+
+def build_segmenter(recipe: Recipe) -> nn.Module:
+    """The network that ``recipe`` asks for.
+
+    Raises:
+        ValueError: if a name, a conversion or the starting weights don't fit.
+    """
+    part = recipe.segmentation
+    model = create_segmenter(
+        recipe.model,
+        len(part.classes),
+        output_stride=part.output_stride,
+        auxiliary=part.auxiliary_weight > 0,
+        window=(part.window[0], part.window[1]) if part.window else None,
+        drop=recipe.drop,
+        drop_path=recipe.drop_path,
+        pretrained=recipe.pretrained,
+    )
+    encoder: Any = model.network.encoder
+    encoder.model = convert_network(encoder.model, replace(recipe, image_size=max(part.crop)))
+    if recipe.init:
+        start_from(model, Path(recipe.init))
+    if recipe.grad_checkpointing:
+        encoder.model.set_grad_checkpointing()  # type: ignore[operator]
+    return model

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from timm.data import RealLabelsImagenet
+from torch import Tensor, nn
 
 from ..layers import set_density
 from .checkpoint import CheckpointError, read_checkpoint
@@ -66,12 +67,7 @@ def validate(
     with join(recipe.torch_device()) as world:
         task = create_task(recipe)
         model = task.create_model()
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path} does not fit {recipe.model} with these data: {error}") from error
-        if recipe.fbs_density:
-            set_density(model, recipe.fbs_density)  # that of the end; no tensor says it
+        restore(model, state, recipe, path)
         model = model.to(world.device)
         loader = create_evaluation_loader(task.val_data, recipe, world)
         scores = _RealLabels(task, world) if real_labels else None
@@ -83,6 +79,20 @@ def validate(
         if pictures:
             draw(model, task, task.val_data, world, nullcontext, pictures)
         return metrics | (scores.compute() if scores else {})
+
+
+def restore(model: nn.Module, state: dict[str, Tensor], recipe: Recipe, path: Path) -> None:
+    """Makes ``model`` what it was when its training by ``recipe`` ended; ``path`` is where its tensors come from.
+
+    Raises:
+        CheckpointError: if they don't fit.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit {recipe.model} with these data: {error}") from error
+    if recipe.fbs_density:
+        set_density(model, recipe.fbs_density)  # that of the end; no tensor says it
 
 
 class _RealLabels:

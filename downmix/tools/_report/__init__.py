@@ -1,0 +1,1 @@
+"""What `downmix report` gathers, and the page that it makes of it."""

@@ -1,0 +1,186 @@
+"""The report: one page that holds everything, escapes everything, and says what is missing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from downmix.cli import main
+from downmix.tools.report import report
+from downmix.train import train
+from tests.tools.test_results import BENCH, COMPARISON, make_run
+from tests.train.helpers import make_folders, quick_recipe
+
+EVIL = "<script>alert(1)<"  # as a class folder can be called
+
+
+class Page(HTMLParser):
+    """What a browser would see of a page."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._inside: list[str] = []
+        self.feed(path.read_text())
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._inside:
+            while self._inside.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if self._inside and self._inside[-1] in ("script", "style"):
+            self.scripts.append(data)
+        else:
+            self.words.append(data)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def sections(self) -> list[str]:
+        return [str(attributes["aria-labelledby"]) for attributes in self.of("section")]
+
+    @property
+    def figures(self) -> list[dict]:
+        return [json.loads(script) for script in self.scripts if script.startswith('{"data"')]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of a moment, on classes that mean no good."""
+    root = tmp_path_factory.mktemp("report")
+    data = make_folders(root / "data", classes=("ant", EVIL), count=10)
+    train(quick_recipe(data, model="tiny_pix_resnet", epochs=2, image_size=16), root / "run", on_step=lambda *_: None)
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Page:
+    report([run, COMPARISON, BENCH], output=run.parent / "out" / "report.html")
+    return Page(run.parent / "out" / "report.html")
+
+
+class TestPage:
+    def test_has_every_section(self, page: Page) -> None:
+        wanted = ["runs", "compare", "bench", "tradeoff", "curves", "mistakes", "classes", "attention", "probabilities"]
+        assert page.sections == [*wanted, "cost"]
+        assert [link["href"] for link in page.of("a")] == ["#content", *(f"#{name}" for name in page.sections)]
+
+    def test_asks_nothing_of_any_network(self, page: Page) -> None:
+        for tag, attributes in page.tags:
+            for name in ("src", "href", "action", "poster", "srcset"):
+                assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+        (policy,) = (str(meta["content"]) for meta in page.of("meta") if "http-equiv" in meta)
+        assert "default-src 'none'" in policy
+        assert len(re.findall("sha256-", policy)) == 2
+        assert sum("plotly.js v" in script for script in page.scripts) == 1
+
+    def test_names_are_harmless(self, page: Page, run: Path) -> None:
+        assert EVIL in page.text
+        assert EVIL not in (run.parent / "out" / "report.html").read_text()
+        kinds = [attributes.get("type") for attributes in page.of("script")]
+        assert kinds == ["application/json"] * len(page.figures) + [None, None]
+        drawn = json.dumps(page.figures)
+        assert "&lt;script&gt;alert(1)&lt;" in drawn  # Plotly reads tags
+        assert EVIL not in drawn
+
+    def test_tables_and_pictures_say_what_they_are(self, page: Page) -> None:
+        tables = len(page.of("table"))
+        assert len(page.of("caption")) == tables >= 9
+        assert {header.get("scope") for header in page.of("th")} == {"col", "row"}
+        assert all(image["alt"] for image in page.of("img"))
+        plots = [each for each in page.of("div") if each.get("class") == "plot"]
+        assert len(plots) == len(page.figures) >= 9
+        assert all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
+
+    def test_figures_are_those_of_the_runs(self, page: Page, run: Path) -> None:
+        assert "98.15 ± 0.32" in page.text
+        assert re.search(r"resnet50 inference eager channels_last no 1 64\.27 ×1\.00", page.text)
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+        assert f"lr {recipe['lr']}" in page.text
+        (right, count, top1) = re.search(
+            r"(\d+) of (\d+) held-out images are right: top-1 ([\d.]+) %", page.text
+        ).groups()  # type: ignore[union-attr]
+        best = json.loads((run / "summary.json").read_text())["best_top1"]
+        assert count == "4"
+        assert float(top1) == pytest.approx(100 * best) == pytest.approx(25 * int(right))
+        (matrix,) = (trace for figure in page.figures for trace in figure["data"] if trace["type"] == "heatmap")
+        assert sum(map(sum, matrix["text"])) == 4
+        assert matrix["text"][0][0] + matrix["text"][1][1] == int(right)
+
+
+def test_what_is_missing_is_said(run: Path, tmp_path: Path) -> None:
+    """Weights are gone here, data there; all the rest is shown."""
+    lonely = make_run(tmp_path / "lonely", "tiny_net", 0.5)
+    (tmp_path / "lonely" / "epochs.csv").write_text("epoch,train_loss,lr,seconds,top1,val_loss\n1,nan,0.1,2,0.5,\n")
+    output = report([lonely, run], output=tmp_path / "report.html", data="nowhere")
+    page = Page(output)
+    assert f"{lonely} has no best.pt; copy it there, or train again" in page.text
+    assert "no data set or folder 'nowhere'" in page.text
+    assert "say where the data lie with --data or --data_dir" in page.text
+    shown = ["runs", "tradeoff", "curves", "mistakes", "classes", "attention", "probabilities", "cost"]
+    assert page.sections == shown
+    assert "Layers of tiny_pix_resnet on" in page.text
+
+
+def test_without_grad_cam(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pytorch_grad_cam", None)
+    page = Page(report([run], output=tmp_path / "report.html", limit=3))
+    assert "maps need the grad-cam library" in page.text
+    assert "pip install 'downmix[explain]'" in page.text
+    assert re.search(r"\d of 3 held-out images, evenly spaced among 4, are right", page.text)
+    assert "cost" in page.sections
+
+
+def test_a_segmentation(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "resnet18", 0.5, task="segmentation", segmentation={"classes": ["road", EVIL]})
+    header = f"epoch,train_loss,lr,seconds,miou,pixel_accuracy,val_loss,iou/road,iou/{EVIL}"
+    (run / "epochs.csv").write_text(f"{header}\n1,2.0,0.1,3,0.3,0.5,1.0,0.6,nan\n")
+    page = Page(report([run], output=tmp_path / "report.html"))
+    assert page.sections == ["runs", "curves", "segmentation", "cost"]
+    assert f"road 60.00 {EVIL} –" in page.text
+    assert "downmix validate" in page.text
+
+
+def test_an_unfinished_comparison(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "comparison"
+    for seed in (0, 1):
+        make_run(folder.mkdir(exist_ok=True) or folder / f"n-seed{seed}", "n", 0.5 + seed / 10, seed=seed)
+    (folder / "n-seed2").mkdir()
+    (folder / "n-seed2" / "recipe.yaml").write_text("model: n\n")
+    page = Page(report([folder], output=tmp_path / "report.html"))
+    assert "its comparison did not end" in page.text
+    assert "n-seed2 has not finished an epoch, and is left out" in page.text
+    assert "55.00 ± 7.07" in page.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere.csv"], "nowhere.csv"),
+        ([str(COMPARISON.parent / "ops_cpu.csv")], "is no CSV file of `downmix compare` or `downmix bench`"),
+        ([str(COMPARISON.parent)], "has no epochs.csv, compare.csv or trainings"),
+        ([str(COMPARISON), "--limit", "-1"], "limit must be 0, for all images, or more, got -1"),
+        ([str(COMPARISON), "--device", "tpu9"], "device must be"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["report", *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error
+    assert len(error.splitlines()) == 1
