@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .convert import convert, convert_like
+from .fuse import fuse
 from .layers import (
     CBAM,
     AdaptiveSoftPool1d,
@@ -105,6 +106,7 @@ __all__ = [
     "create_squeeze",
     "explain_backend",
     "fbs_penalty",
+    "fuse",
     "linear_density",
     "lip_pool1d",
     "lip_pool2d",

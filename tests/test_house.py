@@ -19,14 +19,17 @@ MAY_IMPORT = {
     "cost": {"ops", "layers"},
     "convert": {"ops", "layers", "cost"},
     "export": {"ops", "layers"},
+    "fuse": {"ops", "layers", "convert"},
     "published": set(),
     "explain": {"ops", "layers"},
     "models": {"ops", "layers", "convert", "published"},
     "train": {"ops", "layers", "cost", "convert", "models", "published", "_version"},
-    "tools": {"ops", "layers", "cost", "convert", "explain", "export", "models", "published", "train", "_version"},
+    "tools": {
+        *("ops", "layers", "cost", "convert", "explain", "export", "fuse", "models", "published", "train", "_version")
+    },
     "cli": {"tools", "_version"},
     "__main__": {"cli"},
-    "__init__": {"ops", "layers", "convert", "published", "_version"},
+    "__init__": {"ops", "layers", "convert", "fuse", "published", "_version"},
     "_version": set(),
 }
 ONLY = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,8 +57,54 @@ class Totals:
     activation_bytes: int | None
 
 
+Rows = list[tuple[str, ...]]
+
+
+class Shown:
+    """A report that ``print`` shows as text, and rich as tables."""
+
+    notes: list[str]
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        raise NotImplementedError
+
+    def tables(self) -> Iterator[tuple[str, Rows]]:
+        """Titles and rows, the first of which is the head."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        lines = [self.summary]
+        for title, rows in self.tables():
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            lines += ["", title]
+            lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+
+        parts: list[Any] = [self.summary]
+        for title, (head, *rows) in self.tables():
+            table = Table(*head, title=title, title_justify="left")
+            for row in rows:
+                table.add_row(*row)
+            parts.append(table)
+        return Group(*parts, *self.notes)
+
+
+def rows_by_reason(layers: Iterable[tuple[str, str]]) -> Rows:
+    """From names and reasons a row for each reason: how many layers, the reason, and which."""
+    names: dict[str, list[str]] = {}
+    for name, reason in layers:
+        names.setdefault(reason, []).append(name)
+    return [(str(len(some)), reason, _some(some)) for reason, some in names.items()]
+
+
 @dataclass
-class Report:
+class Report(Shown):
     """What :func:`downmix.convert` did. ``print(report)`` shows it, and rich prints it as tables.
 
     Attributes:
@@ -88,35 +134,12 @@ class Report:
             return f"{self.network}: nothing to convert; all layers in question stay, for the reasons below"
         return f"{self.network}: nothing to convert; it has no layer of the kinds asked for"
 
-    def __str__(self) -> str:
-        lines = [self.summary]
-        for title, rows in self._tables():
-            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-            lines += ["", title]
-            lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
-
-    def __rich__(self) -> Any:
-        from rich.console import Group
-        from rich.table import Table
-
-        parts: list[Any] = [self.summary]
-        for title, (head, *rows) in self._tables():
-            table = Table(*head, title=title, title_justify="left")
-            for row in rows:
-                table.add_row(*row)
-            parts.append(table)
-        return Group(*parts, *self.notes)
-
-    def _tables(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    def tables(self) -> Iterator[tuple[str, Rows]]:
         if self.replaced:
             rows = [(r.name, r.was, f"{r.now}; {r.note}" if r.note else r.now) for r in self.replaced]
             yield "Replaced", [("layer", "was", "is now"), *rows]
         if self.left:
-            reasons: dict[str, list[str]] = {}
-            for left in self.left:
-                reasons.setdefault(left.reason, []).append(left.name)
-            rows = [(str(len(names)), reason, _some(names)) for reason, names in reasons.items()]
+            rows = rows_by_reason((left.name, left.reason) for left in self.left)
             yield "Left", [("layers", "each of which", "namely"), *rows]
         yield "Cost of an image", [("", "before", "after", "ratio"), *self._cost_rows()]
 

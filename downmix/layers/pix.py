@@ -82,22 +82,25 @@ class PiX(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def probabilities(self, x: Tensor) -> Tensor:
-        """p, one per sample and output channel: [B, C, H, W] to [B, ceil(C / reduction)]."""
-        logits = F.linear(_global_mean(x), self.weight.flatten(1), self.bias)
+    def probabilities(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+        """p, one per sample and output channel: [B, C, H, W] to [B, ceil(C / reduction)].
+
+        ``mean`` [B, C] is that of ``x`` over H and W, where it is known already.
+        """
+        logits = F.linear(_global_mean(x) if mean is None else mean, self.weight.flatten(1), self.bias)
         if self.norm is not None:
             logits = self.norm(logits)
         return torch.sigmoid(logits) if self.gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             c = self.in_channels
             raise ValueError(f"PiX with in_channels={c} takes [B, {c}, H, W] or [{c}, H, W], got {list(x.shape)}")
         if x.dim() == 3:
-            return self(x.unsqueeze(0)).squeeze(0)
+            return self(x.unsqueeze(0), None if mean is None else mean.unsqueeze(0)).squeeze(0)
         return op.pick_or_mix(
             x,
-            self.probabilities(x),
+            self.probabilities(x, mean),
             self.reduction,
             threshold=self.threshold,
             fusion=self.fusion,

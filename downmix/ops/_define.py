@@ -204,6 +204,22 @@ class Operator:
         return tuple(next(found) if need else None for need in needed)
 
 
+class InplaceOperator(Operator):
+    """An operator that writes over its first argument, for inference.
+
+    A kernel runs where nobody watches; else the reference itself does, whose own operators autograd, modes, compilers
+    and exporters know.
+    """
+
+    def __init__(self, name: str, reference: Callable[..., Tensor], *, stem: str):
+        self.name, self.reference, self.stem = name, reference, stem
+        self.compiles_well = lambda *args: True
+        self._torch_op, self._flops_registered = reference, True
+
+    def kernel(self, *args: Any) -> ModuleType | str:
+        return super().kernel(*args) if _nobody_watches(args) else "autograd, a mode or a profiler watches"
+
+
 def _nobody_watches(args: tuple[Any, ...]) -> bool:
     """Whether a call is plain inference, which no autograd, mode, tensor subclass or profiler has to hear of."""
     tensors = [value for value in args if isinstance(value, Tensor)]

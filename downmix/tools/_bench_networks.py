@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..cost import measure_cost
+from ..fuse import fold_batch_norms
 from ..ops._define import check_choice
-from ._fold_bn import count_batch_norms, fold_batch_norms, settle_batch_norms
 from ._timing import train_step
 
 MODES = ("inference", "training")
@@ -68,9 +69,14 @@ class Subject:
         input_size: channels, height and width of an image.
         device: where it is timed.
 
+    Attributes:
+        folded_norms: how many of its BatchNorms were folded and how many there are, None where nobody asked for it.
+
     Raises:
         ValueError: if it can't process such images, or gives no logits.
     """
+
+    folded_norms: tuple[int, int] | None = None
 
     def __init__(self, name: str, network: nn.Module, input_size: tuple[int, int, int], device: torch.device):
         self.network = network.to(device).eval()
@@ -89,14 +95,9 @@ class Subject:
 
     @cached_property
     def folded(self) -> nn.Module:
-        return fold_batch_norms(self.network, self.images)
-
-    def count_folded(self) -> tuple[int, int] | None:
-        """How many BatchNorms were folded and how many there are, None where nobody asked for folding."""
-        if "folded" not in vars(self):
-            return None
-        total = count_batch_norms(self.network)
-        return total - count_batch_norms(self.folded), total
+        network, steps = fold_batch_norms(self.network, self.images)
+        self.folded_norms = sum(not step.why_not for step in steps), len(steps)
+        return network
 
     def call(self, configuration: Configuration, dtype: torch.dtype) -> Callable[[], object]:
         """What is timed: a forward pass or a training step, of a copy."""
@@ -118,3 +119,24 @@ class Subject:
             train_step(network, images, labels, criterion, optimizer)
 
         return infer if configuration.mode == "inference" else train
+
+
+def settle_batch_norms(network: nn.Module, images: Tensor) -> None:
+    """Gives BatchNorms what training leaves: scales, shifts, and the statistics of ``images``.
+
+    timm starts many with a scale of 0: what is in front of them adds nothing to the output, so a wrong fold would not
+    show in it. Statistics of 0 and 1 would hide one too.
+    """
+    momentum = {}
+    for norm in (module for module in network.modules() if isinstance(module, _BatchNorm)):
+        norm.reset_running_stats()
+        momentum[norm], norm.momentum = norm.momentum, None  # None: the mean of all batches since the reset
+        if norm.affine:
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.1, 0.1)
+    training = network.training
+    with torch.no_grad():
+        network.train()(images)
+    network.train(training)
+    for norm, value in momentum.items():
+        norm.momentum = value

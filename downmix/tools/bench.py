@@ -204,7 +204,7 @@ def _measure_all(
         for configuration in configurations:
             progress.update(task, description=str(configuration))
             result.rows += _measure(subjects, configuration, DTYPES[result.about["dtype"]], result.about["rounds"])
-            result.folded_norms = {name: n for name, subject in subjects.items() if (n := subject.count_folded())}
+            result.folded_norms = {name: n for name, subject in subjects.items() if (n := subject.folded_norms)}
             progress.advance(task)
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..export import DYNAMIC, FORMATS, Regrouped, load, regroup, write
+from ..fuse import fold_batch_norms
 from ..models._networks import create_network, own_input_size
 from ..published import load_published
 from ._bench_report import commit
-from ._fold_bn import fold_batch_norms
 
 HELP = "Write a network for ONNX Runtime, OpenVINO, torch.export or AOTInductor, and check it by running it."
 # What runtimes may differ by, relative to the largest logit; float16 has 11 bits, and networks are deep.
@@ -104,7 +104,7 @@ def export(
     network.eval()
     size = (3, image_size, image_size) if image_size else own_input_size(name, network, "--image_size")
     noise = torch.randn(2, *size)
-    fast, report = regroup(fold_batch_norms(network, noise), noise)
+    fast, report = regroup(fold_batch_norms(network, noise)[0], noise)
     about = _metadata(network, name, size, classes, dtype)
     write(
         fast.to(getattr(torch, dtype)), noise.to(getattr(torch, dtype)), output, format, dynamic=dynamic, metadata=about

@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.layers import BatchNormAct2d
 from torch import nn
 
 from downmix import ChannelPool, LIPPool2d
@@ -16,7 +15,7 @@ from downmix.cost import count_macs
 from downmix.models._networks import create_network
 from downmix.tools import _bench_networks
 from downmix.tools import bench as tool
-from downmix.tools._fold_bn import count_batch_norms, fold_batch_norms, settle_batch_norms
+from downmix.tools._bench_networks import settle_batch_norms
 from downmix.tools.bench import Configuration, bench, configurations
 
 QUICK = ["--image_size", "8", "--rounds", "2", "--batch_sizes", "2"]
@@ -173,58 +172,6 @@ def test_times_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
         torch.set_num_threads(threads)
     (row,) = (cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("│"))
     assert float(row[5]) > 0
-
-
-class Branches(nn.Module):
-    """Of five convolutions with a BatchNorm behind them, two can be folded: ``plain`` and ``last``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Defined in another order than they run.
-        self.norm_last, self.norm_shared, self.norm_read_twice, self.norm_twice = (nn.BatchNorm2d(4) for _ in range(4))
-        self.norm_act = BatchNormAct2d(4, act_layer=nn.SiLU)
-        self.last, self.shared, self.read_twice, self.plain = (nn.Conv2d(4, 4, 1, bias=i > 1) for i in range(4))
-        self.twice = nn.Conv2d(4, 4, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.read_twice(x)
-        x = y * self.norm_read_twice(y)
-        x = self.norm_act(self.plain(x))
-        x = self.norm_twice(self.twice(x)) + self.twice(x)
-        x = self.norm_shared(self.shared(x)) + self.norm_shared(x)
-        return self.norm_last(self.last(x)).mean((2, 3))
-
-
-def test_only_what_alone_reads_a_convolution_is_folded() -> None:
-    network, images = Branches().eval(), torch.randn(3, 4, 5, 5)
-    settle_batch_norms(network, images)
-    expected = network(images)
-    folded = fold_batch_norms(network, images)
-    names = {name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    assert names == {"norm_shared", "norm_read_twice", "norm_twice"}
-    assert isinstance(folded.norm_act, nn.SiLU)
-    torch.testing.assert_close(folded(images), expected)
-    assert count_batch_norms(network) == 5
-
-
-@pytest.mark.parametrize("name", ["test_pix_resnet", "tiny_pix_resnet", "test_resnet", "test_efficientnet"])
-def test_folding_changes_no_output(name: str) -> None:
-    network, images = timm.create_model(name).eval().double(), torch.randn(2, 3, 32, 32).double()
-    settle_batch_norms(network, images)
-    expected = network(images)
-    folded = fold_batch_norms(network, images)
-    assert count_batch_norms(folded) == 0
-    assert expected.std() > 0.01
-    torch.testing.assert_close(folded(images), expected)
-    assert next(fold_batch_norms(network.float(), images).parameters()).dtype == torch.float32
-
-
-def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("downmix.tools._fold_bn.fuse_conv_bn_eval", lambda conv, norm: conv)
-    network, images = timm.create_model("tiny_resnet").eval(), torch.randn(2, 3, 8, 8)
-    settle_batch_norms(network, images)
-    with pytest.raises(ValueError, match="folding its BatchNorms changed an output of up to"):
-        fold_batch_norms(network, images)
 
 
 def test_settled_norms_have_the_statistics_of_the_images() -> None:

@@ -1,0 +1,82 @@
+"""BatchNorm folded into the convolutions in front of it, as networks are deployed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._pytree import tree_leaves
+
+from ..convert.trace import Step as Call
+from ..convert.trace import Trace, trace
+from .report import Step
+
+Network = TypeVar("Network", bound=nn.Module)
+
+# A subclass may use its weight otherwise, as timm's convolutions with standardised weights do.
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[Step]]:
+    """A copy of ``network`` with each BatchNorm folded that is all that reads a convolution's output.
+
+    timm's BatchNorm with an activation becomes that activation. Which layer reads what is found by running the network.
+
+    Args:
+        network: in evaluation mode.
+        images (Tensor[B, C, H, W]): what it is run on.
+
+    Returns:
+        The copy, and what became of each BatchNorm.
+
+    Raises:
+        ValueError: if the copy gives another output. Both are computed in float64, so that rounding hides no mistake.
+    """
+    dtype = next((parameter.dtype for parameter in network.parameters()), images.dtype)
+    images = images.double()
+    copied = copy.deepcopy(network).double()
+    with torch.no_grad():
+        before = tree_leaves(copied(images))
+        found = trace(copied, (images,))
+        steps = []
+        for name, norm in list(copied.named_modules()):
+            if isinstance(norm, _BatchNorm):
+                conv = _folds_into(found, norm)
+                steps.append(Step(name, conv if isinstance(conv, str) else ""))
+                if isinstance(conv, Call):
+                    copied.set_submodule(conv.name, fuse_conv_bn_eval(conv.module, norm), strict=True)  # type: ignore[arg-type]
+                    act: Any = norm.act if _activates(norm) else nn.Identity()
+                    copied.set_submodule(name, act, strict=True)
+        after = tree_leaves(copied(images))
+    for was, now in zip(before, after, strict=True):
+        difference, size = (now - was).abs().max().item(), was.abs().max().item()
+        if not difference <= torch.finfo(torch.float64).eps ** 0.5 * size:
+            raise ValueError(f"folding its BatchNorms changed an output of up to {size:.3g} by {difference:.3g}")
+    return copied.to(dtype), steps
+
+
+def _folds_into(found: Trace, norm: _BatchNorm) -> Call | str:
+    """The convolution that takes a norm over, or why none does."""
+    calls = found.calls.get(norm, [])
+    if len(calls) != 1:
+        return "runs more than once in a forward pass" if calls else "did not run on the example input"
+    if type(norm) not in _NORMS and not _activates(norm):
+        return f"is a {type(norm).__name__}, whose forward may differ from torch's"
+    if norm.running_var is None:
+        return "has no running statistics"
+    conv = calls[0].sources[0] if len(calls[0].sources) == 1 else None
+    if conv is None or conv.module is None or type(conv.module) not in _CONVS:
+        return "does not read a convolution"
+    if len(found.calls[conv.module]) > 1 or len(conv.readers) > 1:
+        return "reads a convolution that runs twice, or whose output something else reads as well"
+    return conv
+
+
+def _activates(norm: nn.Module) -> bool:
+    """Whether this is timm's BatchNorm with an activation; timm itself need not be there."""
+    return type(norm).__name__ == "BatchNormAct2d" and type(norm).__module__.startswith("timm.")

@@ -1,0 +1,70 @@
+"""Makes a network ready for inference in PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import explain_backend
+from .fold import fold_batch_norms
+from .means import join_means
+from .report import Report
+
+
+def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.Module, Report]:
+    """A copy of a network that computes the same faster, for inference, and a report of what was done.
+
+    BatchNorms are folded into the convolutions in front of them. Weights are put into channels_last, which maps then
+    are in, too. Where a PiX layer reads the ReLU of a residual sum, one pass adds, rectifies and takes PiX's mean; the
+    copy then is a :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs once, which
+    compiles the kernels, so that no later call has to. Outputs are the same up to rounding. Parameters of the copy need
+    no gradients.
+
+    Args:
+        model: in evaluation mode; stays as it is.
+        example_input (Tensor[B, C, H, W]): images that it can process; None takes noise of 3×224×224.
+
+    Returns:
+        The copy and a :class:`downmix.fuse.Report`.
+
+    Raises:
+        ValueError: if the network is in training mode, or can't run on ``example_input``.
+        TypeError: if ``model`` is no module, or is scripted or compiled.
+
+    Example:
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+        >>> fused, report = fuse(network)
+        >>> fused[:2]
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+          (1): Identity()
+        )
+        >>> report.norms
+        [Step(name='1', why_not='')]
+    """
+    _check(model)
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    if example_input is None:
+        noise = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        example_input = noise.to(like.device, like.dtype)
+    with torch.no_grad():
+        try:
+            model(example_input)
+        except Exception as error:  # a network may raise anything
+            shape, name = list(example_input.shape), type(model).__name__
+            raise ValueError(f"{name} can't run on {shape}; pass another example_input ({error})") from error
+        folded, norms = fold_batch_norms(model, example_input)
+        folded = folded.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused, means = join_means(folded, example_input)
+        backends = explain_backend(fused, example_input)
+    return fused, Report(type(model).__name__, norms, means, backends.splitlines())
+
+
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        raise TypeError("model is scripted or compiled already; fuse it first, compile it afterwards")
+    if model.training:
+        raise ValueError("fuse makes a network for inference; call model.eval() before")

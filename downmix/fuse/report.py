@@ -1,0 +1,57 @@
+"""What was fused, as data and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..convert.report import Rows, Shown, rows_by_reason
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one layer.
+
+    Attributes:
+        name: where it stands in the network.
+        why_not: the rest of a sentence that starts with the name, where the layer stays as it was; else empty.
+    """
+
+    name: str
+    why_not: str = ""
+
+
+@dataclass
+class Report(Shown):
+    """What :func:`downmix.fuse` did. ``print(report)`` shows it, and rich prints it as tables.
+
+    Attributes:
+        network: the class of the network.
+        norms: its BatchNorms, folded or not.
+        means: its PiX layers, and whether each gets its mean from the pass that adds and rectifies its input.
+        backends: which kernels ran, and so are ready, and why others did not; see :func:`downmix.explain_backend`.
+        notes: sentences about what else is worth knowing.
+    """
+
+    network: str
+    norms: list[Step]
+    means: list[Step]
+    backends: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        parts = [(self.norms, "BatchNorms folded"), (self.means, "PiX layers get their mean from the pass before")]
+        counted = (f"{sum(not s.why_not for s in steps)} of {len(steps)} {words}" for steps, words in parts if steps)
+        return f"{self.network}: {', '.join([*counted, 'weights channels_last'])}"
+
+    def tables(self) -> Iterator[tuple[str, Rows]]:
+        done = [(step.name, "is folded into the convolution before it") for step in self.norms if not step.why_not]
+        done += [(step.name, "gets its mean from the ReLU before it") for step in self.means if not step.why_not]
+        if done:
+            yield "Fused", [("layers", "each of which", "namely"), *rows_by_reason(done)]
+        if left := [(step.name, step.why_not) for step in (*self.norms, *self.means) if step.why_not]:
+            yield "Left", [("layers", "each of which", "namely"), *rows_by_reason(left)]
+        if self.backends:
+            yield "Kernels", [("operator, and what runs it",), *((line,) for line in self.backends)]

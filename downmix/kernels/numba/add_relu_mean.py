@@ -1,0 +1,115 @@
+"""A residual sum, its ReLU and the means of its channels on the CPU: one pass, written over the first summand."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from numba import njit
+from torch import Tensor
+
+from ...ops._define import compute_dtype
+from ._common import ELEMENT, memory
+from ._launch import arguments, kernel, launch, tasks
+from ._vector_memory import load, store
+from ._vectors import all_lanes, lanes_between, larger, spread, total
+
+_SUM_EVERY = 32  # vectors that add up before their sum goes on in float64
+_PIXELS = 32  # of a task in channels_last
+
+
+def why_not(x: Tensor, shortcut: Tensor) -> str | None:
+    if x.dtype not in ELEMENT or shortcut.dtype != x.dtype:
+        return f"the CPU kernel takes two maps of one floating dtype, got {x.dtype} and {shortcut.dtype}"
+    if x.dim() != 4 or shortcut.shape != x.shape:
+        return f"the CPU kernel takes two maps [B, C, H, W], got {list(x.shape)} and {list(shortcut.shape)}"
+    if not (_in_planes(x, shortcut) or _in_pixels(x, shortcut)):
+        return "the CPU kernel takes two maps that are both contiguous or both channels_last"
+    return None
+
+
+def forward(x: Tensor, shortcut: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    space, number = height * width, compute_dtype(x)
+    if x.numel() == 0:
+        return x.mean((2, 3))
+    if _in_planes(x, shortcut):
+        sums = torch.empty((batch, channels), dtype=number)
+        run, count, block = planes(x.dtype, number), batch * channels, 0
+    else:
+        count = batch * -(-space // _PIXELS)
+        sums = torch.zeros((batch, count // batch, channels), dtype=number)
+        run, block = pixels(x.dtype, number), _PIXELS
+    launch(run, count, x.numel(), x.data_ptr(), shortcut.data_ptr(), sums.data_ptr(), channels, space, block)
+    return ((sums if block == 0 else sums.sum(1)) / space).to(x.dtype)
+
+
+def _in_planes(x: Tensor, shortcut: Tensor) -> bool:
+    return x.is_contiguous() and shortcut.is_contiguous()
+
+
+def _in_pixels(x: Tensor, shortcut: Tensor) -> bool:
+    return all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, shortcut))
+
+
+@functools.cache
+def planes(element: Any, number: Any) -> Any:
+    """The kernel where each channel's map is one run of memory, for one stored dtype and one to compute in; a task is a
+    map."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes, real = 64 // number.itemsize, number.dtype.type
+
+    @kernel()
+    def run(at):
+        x_at, shortcut_at, sums_at, _, space, _ = arguments(at, 6)
+        x, shortcut, sums = memory(x_at, element), memory(shortcut_at, element), memory(sums_at, number)
+        zero, whole = spread(real(0)), space // lanes * lanes
+        for task in tasks(at):
+            row, added, some = task * space, 0.0, zero
+            for j in range(0, whole, lanes):
+                some = some + _rectify(x, shortcut, row + j, zero, all_lanes(number))
+                if (j // lanes + 1) % _SUM_EVERY == 0:
+                    added += total(some)
+                    some = zero
+            if whole < space:
+                mask = lanes_between(number, 0, space - whole)
+                some = some + _rectify(x, shortcut, row + whole, zero, mask)
+            sums[task] = added + total(some)
+
+    return run
+
+
+@functools.cache
+def pixels(element: Any, number: Any) -> Any:
+    """The kernel where each pixel's channels are one run of memory; a task is a block of pixels of one sample, which
+    gives its part of the sums."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes, real = 64 // number.itemsize, number.dtype.type
+
+    @kernel()
+    def run(at):
+        x_at, shortcut_at, sums_at, channels, space, block = arguments(at, 6)
+        x, shortcut, sums = memory(x_at, element), memory(shortcut_at, element), memory(sums_at, number)
+        zero, whole, blocks = spread(real(0)), channels // lanes * lanes, (space + block - 1) // block
+        for task in tasks(at):
+            b, first = task // blocks, task % blocks * block
+            for i in range(b * space + first, b * space + min(first + block, space)):
+                row, out = i * channels, task * channels
+                for c in range(0, whole, lanes):
+                    mask = all_lanes(number)
+                    value = _rectify(x, shortcut, row + c, zero, mask)
+                    store(sums, out + c, load(sums, out + c, mask) + value, mask)
+                if whole < channels:
+                    mask = lanes_between(number, 0, channels - whole)
+                    value = _rectify(x, shortcut, row + whole, zero, mask)
+                    store(sums, out + whole, load(sums, out + whole, mask) + value, mask)
+
+    return run
+
+
+@njit(inline="always")
+def _rectify(x, shortcut, at, zero, mask):
+    value = larger(load(x, at, mask) + load(shortcut, at, mask), zero)  # in this order a NaN stays
+    store(x, at, value, mask)
+    return value

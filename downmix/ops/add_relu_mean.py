@@ -1,0 +1,35 @@
+"""The end of a residual block and the start of a PiX layer, in one pass over the map."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ._define import InplaceOperator
+
+
+def add_relu_mean_(x: Tensor, shortcut: Tensor) -> Tensor:
+    r"""Writes :math:`\mathrm{ReLU}(x + s)` over ``x`` and returns its mean over H and W.
+
+    For :func:`downmix.fuse`. A NaN stays one.
+
+    Args:
+        x (Tensor[B, C, H, W]): is overwritten.
+        shortcut (Tensor[B, C, H, W]): s, of the same dtype.
+
+    Returns:
+        Tensor[B, C]
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([-1.0, 2.0]).reshape(1, 1, 1, 2)
+        >>> add_relu_mean_(x, torch.ones_like(x)), x.flatten()
+        (tensor([[1.5000]]), tensor([0., 3.]))
+    """
+    return _add_relu_mean_(x, shortcut)
+
+
+def _reference(x: Tensor, shortcut: Tensor) -> Tensor:
+    return x.add_(shortcut).relu_().mean((2, 3))
+
+
+_add_relu_mean_ = InplaceOperator("add_relu_mean_", _reference, stem="add_relu_mean")

@@ -1,0 +1,1 @@
+from tests import tiny_networks  # noqa: F401, registers them

@@ -1,0 +1,144 @@
+"""Fused copies compute what the network does, in which layers report and outputs agree; the network stays as it was."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+
+import downmix
+from downmix import PiX
+from downmix.fuse import Report, Step
+from downmix.ops.add_relu_mean import add_relu_mean_
+from downmix.tools._bench_networks import settle_batch_norms
+from tests.models.test_models import narrow
+
+IMAGES = (2, 3, 64, 64)
+
+
+def settled(network: nn.Module) -> nn.Module:
+    settle_batch_norms(network, torch.randn(4, *IMAGES[1:]))
+    return network.eval()
+
+
+def check(network: nn.Module) -> tuple[nn.Module, Report]:
+    """Fuses, and compares state before and after, outputs in each layout, and the graph with the report."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fused, report = downmix.fuse(network, example_input=torch.randn(IMAGES))
+    after = network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = torch.randn(3, *IMAGES[1:]).contiguous(memory_format=layout)
+        kept = images.clone()
+        with torch.inference_mode():
+            torch.testing.assert_close(fused(images), network(images), rtol=1e-4, atol=1e-4)
+        assert torch.equal(images, kept)
+    assert {step.name for step in report.means} == {n for n, m in network.named_modules() if isinstance(m, PiX)}
+    joined = {step.name for step in report.means if not step.why_not}
+    nodes = fused.graph.nodes if isinstance(fused, fx.GraphModule) else []
+    assert joined == {str(node.target) for node in nodes if node.op == "call_module" and len(node.args) == 2}
+    assert bool(joined) == any(node.target is add_relu_mean_ for node in nodes)
+    return fused, report
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("pix_resnet50", "conv1"), ("pix_resnet18_prune4", "conv1.pix"), ("pix_resnet50_down4", "")],
+)
+def test_networks_of_ours(name: str, layer: str) -> None:
+    _, report = check(settled(narrow(name, num_classes=5)))
+    assert report.norms
+    assert not any(step.why_not for step in report.norms)
+    joined = [f"layer{stage}.0.{layer}" for stage in (2, 3, 4)] if layer else []
+    assert [step.name for step in report.means if not step.why_not] == joined
+    assert {step.why_not for step in report.means} - {""} == {"does not read the ReLU of a sum"}
+
+
+def test_a_converted_network_whose_relu_is_shared() -> None:
+    network = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [2, 1, 1, 1], num_classes=5)
+    network, _ = downmix.convert(network, example_input=torch.zeros(1, 3, 64, 64))
+    _, report = check(settled(network))
+    assert report.means == [Step(f"layer{block}.conv1") for block in ("1.1", "2.0", "3.0", "4.0")]
+    assert "4 of 4 PiX layers get their mean from the pass before" in report.summary
+    for words in (
+        "is folded into the convolution before it",
+        "add_relu_mean_ runs downmix.kernels.numba.add_relu_mean",
+    ):
+        assert words in str(report)
+
+
+class Sums(nn.Module):
+    """Residual sums that may be written over, and others that may not."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.same, self.pix = nn.Identity(), PiX(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.second(x)
+        if self.kind == "shortcut first":
+            return self.pix(torch.relu(x + y)) + x.mean()
+        if self.kind == "through identity":
+            return self.pix((self.same(y).add(x)).relu()) + x.mean()
+        if self.kind == "read again":
+            return self.pix(torch.relu(y + x)) + y.mean() + x.mean()
+        if self.kind == "sum read again":
+            y += x
+            return self.pix(torch.relu(y)) + y.mean()
+        if self.kind == "alias read again":
+            return self.pix(torch.relu(self.same(y) + x)) + x.mean() + y.mean()
+        if self.kind == "scaled":
+            return self.pix(torch.relu(torch.add(y, x, alpha=2)))
+        if self.kind == "broadcast":
+            return self.pix(torch.relu(y + x.mean((2, 3), keepdim=True)))
+        return self.pix(torch.relu(y + y))
+
+
+@pytest.mark.parametrize("kind", ["shortcut first", "through identity"])
+def test_the_summand_that_nobody_else_reads_is_written_over(kind: str) -> None:
+    assert check(Sums(kind).eval())[1].means == [Step("pix")]
+
+
+@pytest.mark.parametrize("kind", ["read again", "sum read again", "alias read again", "scaled", "broadcast", "doubled"])
+def test_sums_that_stay(kind: str) -> None:
+    assert check(Sums(kind).eval())[1].means[0].why_not
+
+
+class Twisted(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return -x if x.mean() > 100 else x
+
+
+def test_what_torch_fx_cannot_trace_is_folded_and_says_so() -> None:
+    network = settled(Twisted(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), PiX(8, 4)))
+    fused, report = check(network)
+    assert isinstance(fused, Twisted)
+    assert report.norms == [Step("1")]
+    assert report.means[0].why_not.startswith("stands in a network that torch.fx can't trace: ")
+
+
+def test_half_precision_and_a_network_without_pix() -> None:
+    network = settled(timm.create_model("test_resnet", num_classes=5)).bfloat16()
+    images = torch.randn(IMAGES).bfloat16()
+    fused, report = downmix.fuse(network, example_input=images)
+    assert type(fused) is type(network)
+    assert report.means == []
+    torch.testing.assert_close(fused(images), network(images), rtol=0.1, atol=0.1)
+    assert not fused(images).requires_grad
+
+
+def test_what_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1))
+    with pytest.raises(ValueError, match=r"call model\.eval\(\) before"):
+        downmix.fuse(network)
+    with pytest.raises(ValueError, match=r"Sequential can't run on \[1, 2, 8, 8\]; pass another example_input"):
+        downmix.fuse(network.eval(), example_input=torch.zeros(1, 2, 8, 8))
+    with pytest.raises(TypeError, match="fuse it first, compile it afterwards"):
+        downmix.fuse(torch.compile(network))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"must be an nn\.Module, got str"):
+        downmix.fuse("resnet50")  # type: ignore[arg-type]

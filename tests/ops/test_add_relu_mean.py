@@ -1,0 +1,61 @@
+"""One pass gives what adding, rectifying and taking means give, in each layout and dtype, and only where it may."""
+
+import math
+
+import pytest
+import torch
+
+import downmix
+from downmix.ops.add_relu_mean import _add_relu_mean_, _reference, add_relu_mean_
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def runs_kernel(*tensors: torch.Tensor) -> bool:
+    return "kernels.numba" in downmix.explain_backend(add_relu_mean_, *(tensor.clone() for tensor in tensors))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_as_exact_as_the_reference(layout: str, dtype: torch.dtype) -> None:
+    for shape in ((2, 21, 37, 31), (3, 64, 8, 8), (1, 5, 1, 3)):
+        x, shortcut = (torch.randn(shape).to(dtype).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2))
+        before = shortcut.clone()
+        assert runs_kernel(x, shortcut)
+        own, ours, truth = x.clone(), x.clone(), x.double()
+        means = add_relu_mean_(ours, shortcut), _reference(own, shortcut), _reference(truth, shortcut.double())
+        assert torch.equal(shortcut, before)
+        assert torch.equal(ours, own)  # one sum and one rounding each
+        assert means[0].dtype == dtype
+        got, reference, exact = (mean.double() for mean in means)
+        allowed = 2 * (reference - exact).abs().max() + torch.finfo(dtype).eps * exact.abs().max()
+        assert (got - exact).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_nan_stays_and_an_infinity_too(layout: str) -> None:
+    x = torch.zeros(1, 32, 4, 5).contiguous(memory_format=LAYOUTS[layout])
+    x[0, 3, 1, 2], x[0, 4, 1, 2], x[0, 5, 1, 2] = math.nan, math.inf, -math.inf
+    mean = add_relu_mean_(x, torch.zeros_like(x))[0]
+    assert x[0, 3].isnan().sum() == mean.isnan().sum() == 1
+    assert mean[4] == x[0, 4, 1, 2] == math.inf
+    assert mean[5] == 0
+    assert mean[3].isnan()
+
+
+def test_what_the_kernel_does_not_take() -> None:
+    x = torch.randn(2, 6, 4, 4)
+    assert not runs_kernel(x, torch.randn(2, 6, 4, 4).contiguous(memory_format=torch.channels_last))
+    assert not runs_kernel(x, torch.randn(2, 6, 1, 1))
+    assert not runs_kernel(x, torch.randn(2, 6, 4, 4).double())
+    assert not runs_kernel(x.to("meta"), x.to("meta"))
+    assert add_relu_mean_(x[:0], x[:0]).shape == (0, 6)
+
+
+def test_gradients_are_those_of_torch() -> None:
+    x, shortcut = (torch.randn(2, 6, 4, 4, requires_grad=True) for _ in range(2))
+    assert not isinstance(_add_relu_mean_.kernel(x.detach(), shortcut.detach()), str)
+    mean = add_relu_mean_(x * 1, shortcut)
+    expected = torch.autograd.grad((x + shortcut).relu().mean((2, 3)).sum(), [x, shortcut])
+    torch.testing.assert_close(torch.autograd.grad(mean.sum(), [x, shortcut]), expected)
