@@ -117,10 +117,11 @@ def _probabilities(
         return [], {}
     batch, _ = read_images(network, [file], image_size)
     found = measure_probabilities(network, [(batch, torch.zeros(1, dtype=torch.int64))], num_classes=1)
+    model = title.split()[0]  # a checkpoint's path has no room in a figure
     last, figures = [name for name in last_of_each_stage(network) if name in found], []
     for start in range(0, len(last), _STAGES_ABREAST):
         stages = {name: found[name] for name in last[start : start + _STAGES_ABREAST]}
-        figures.append(_drawn(lambda path, stages=stages: report.draw_stages(stages, [], [], title, path)))
+        figures.append(_drawn(lambda path, stages=stages: report.draw_stages(stages, [], [], model, path)))
     return figures, {name: report.summary(layer) for name, layer in found.items()}
 
 
