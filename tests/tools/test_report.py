@@ -2,19 +2,28 @@
 
 import json
 import re
+import shutil
+import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 
 from downmix.cli import main
+from downmix.tools._report import predictions
 from downmix.tools.report import report
 from downmix.train import train
+from downmix.train.classification import Classification
+from downmix.train.images import Images, ImageStream
 from tests.tools.test_results import BENCH, COMPARISON, make_run
 from tests.train.helpers import make_folders, quick_recipe
 
 EVIL = "<script>alert(1)<"  # as a class folder can be called
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -106,6 +115,7 @@ class TestPage:
 
     def test_figures_are_those_of_the_runs(self, page: Page, run: Path) -> None:
         assert "98.15 ± 0.32" in page.text
+        assert "are unknown" not in page.text  # the training's operations were counted
         assert re.search(r"resnet50 inference eager channels_last no 1 64\.27 ×1\.00", page.text)
         recipe = yaml.safe_load((run / "recipe.yaml").read_text())
         assert f"lr {recipe['lr']}" in page.text
@@ -120,6 +130,34 @@ class TestPage:
         assert matrix["text"][0][0] + matrix["text"][1][1] == int(right)
 
 
+class Brightness(nn.Module):
+    """Says class 1 the more surely the brighter the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([-x.mean((1, 2, 3)), x.mean((1, 2, 3))], 1)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        yield nn.Parameter(torch.zeros(1))
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_the_surest_mistakes_come_first(is_stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "WORST", 3)
+    task = Classification(quick_recipe(make_folders(tmp_path / "data"), batch_size=2))
+    levels = [0.1, 0.9, 0.5, -0.2, 0.7, 0.3, 2.0, 2.0, 2.0]
+    samples = [(torch.full((3, 8, 8), level), 0) for level in levels]
+    task.val_data = ImageStream(samples, 2) if is_stream else Images(samples, 2)
+    monkeypatch.setattr(Images, "__getitem__", lambda self, index: samples[index])
+    images = predictions.held_out(task, limit=6 if is_stream else None)
+    found = predictions.predict(Brightness(), task, images)
+    brightest = [0.9, 0.7, 0.5] if is_stream else [2.0, 2.0, 2.0]
+    assert [sample.image.mean().item() for sample in found.worst] == pytest.approx(brightest)
+    assert found.worst[0].score == pytest.approx(torch.sigmoid(torch.tensor(2 * brightest[0])).item())
+    assert [sample.name for sample in found.worst] == [f"image {i}" for i in ((1, 4, 2) if is_stream else (6, 7, 8))]
+    assert found.confusion.tolist() == [[1, 5 if is_stream else 8], [0, 0]]
+    assert len(found.examples) == 6
+
+
 def test_what_is_missing_is_said(run: Path, tmp_path: Path) -> None:
     """Weights are gone here, data there; all the rest is shown."""
     lonely = make_run(tmp_path / "lonely", "tiny_net", 0.5)
@@ -129,13 +167,14 @@ def test_what_is_missing_is_said(run: Path, tmp_path: Path) -> None:
     assert f"{lonely} has no best.pt; copy it there, or train again" in page.text
     assert "no data set or folder 'nowhere'" in page.text
     assert "say where the data lie with --data or --data_dir" in page.text
+    assert "Operations of tiny_net are unknown" in page.text
     shown = ["runs", "tradeoff", "curves", "mistakes", "classes", "attention", "probabilities", "cost"]
     assert page.sections == shown
     assert "Layers of tiny_pix_resnet on" in page.text
 
 
 def test_without_grad_cam(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pytorch_grad_cam", None)
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     page = Page(report([run], output=tmp_path / "report.html", limit=3))
     assert "maps need the grad-cam library" in page.text
     assert "pip install 'downmix[explain]'" in page.text
@@ -184,3 +223,36 @@ def test_bad_input_ends_in_one_sentence(
     error = capsys.readouterr().err.strip()
     assert sentence in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_in_a_browser(page: Page, run: Path) -> None:
+    """Nothing complains, asks for anything or runs off a phone's screen; sorting and the switch work by keys."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    path, problems = run.parent / "out" / "report.html", []
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(
+            executable_path=CHROMIUM, chromium_sandbox=False, args=["--disable-background-networking"]
+        )
+        sheet = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="light")
+        sheet.set_default_timeout(120_000)
+        sheet.on("console", lambda message: problems.append(message.text))
+        sheet.on("pageerror", lambda error: problems.append(str(error)))
+        sheet.on("dialog", lambda dialog: problems.append(dialog.message))
+        sheet.on("request", lambda request: problems.append(request.url))
+        sheet.goto(path.as_uri())
+        for plot in sheet.locator(".plot").all():
+            plot.scroll_into_view_if_needed()
+            plot.locator(".main-svg").first.wait_for()
+        assert sheet.evaluate("document.documentElement.scrollWidth") == 390
+        table = sheet.locator("table", has_text="Accuracy of each class")
+        table.locator("thead button").first.focus()
+        for way, first in (("ascending", EVIL), ("descending", "ant")):
+            sheet.keyboard.press("Enter")
+            assert table.locator("thead th").first.get_attribute("aria-sort") == way
+            assert table.locator("tbody th").first.inner_text() == first
+        before = sheet.evaluate("getComputedStyle(document.body).backgroundColor")
+        sheet.locator("#theme").press("Space")
+        assert sheet.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        browser.close()
+    assert problems == [path.as_uri(), *(problem for problem in problems if problem.startswith("data:"))]

@@ -87,6 +87,7 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         ("a,b\n1,2\n", "is no CSV file of `downmix compare` or `downmix bench`"),
         ("a,b\n", "holds no row"),
+        ("runtime,file,baseline\nort,a.onnx,a.onnx\n", "times exported files, which don't say their network"),
         (BENCH.read_text(), "none of these tells an accuracy; add the output of"),
     ],
 )

@@ -31,7 +31,7 @@ def gather(inputs: Inputs, limit: int | None, fields: dict[str, Any], progress: 
         configuration(inputs),
         comparisons(inputs),
         benchmarks(inputs),
-        tradeoff(inputs),
+        tradeoff(inputs, looks),
         curves(inputs),
         predictions(looks),
         classes(looks),

@@ -50,6 +50,7 @@ def _channels(name: str, layer: LayerProbabilities, classes: list[str]) -> Plot:
         go.Scatter(
             x=[*channels, *reversed(channels)],
             y=band,
+            mode="lines",
             fill="toself",
             fillcolor="rgba(128, 128, 128, 0.25)",
             line={"width": 0},

@@ -125,8 +125,7 @@ def _open(recipe: Recipe) -> Classification:
 
 def _run(found: Look, network: nn.Module, task: Classification, images: HeldOut, progress: Progress) -> None:
     label = found.training.label
-    batches = None if images.count is None else -(-images.count // task.recipe.batch_size)
-    bar = progress.add_task(f"{label}: predictions", total=batches)
+    bar = progress.add_task(f"{label}: predictions", total=-(-images.count // task.recipe.batch_size))
     found.predictions = predict(network, task, images, lambda: progress.advance(bar))
     if found.has_pix:
         progress.update(bar, description=f"{label}: probabilities", completed=0)
@@ -142,8 +141,11 @@ def _run(found: Look, network: nn.Module, task: Classification, images: HeldOut,
             found.probabilities = measure_probabilities(network, pairs(), task.num_classes)
     progress.update(bar, description=f"{label}: attention")
     with found.sentences("attention"):
+        examples = [sample.image for sample in found.predictions.examples]
+        if not examples:
+            raise ValueError(f"no image could be read; {'; '.join(found.predictions.bad[:1])}")
         try:
-            found.attention = attend(network, torch.stack([sample.image for sample in found.predictions.examples]))
+            found.attention = attend(network, torch.stack(examples))
         except ImportError as error:
             raise ValueError(f"maps need the grad-cam library ({error}): pip install 'downmix[explain]'") from error
     progress.remove_task(bar)

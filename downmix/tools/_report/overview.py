@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +43,10 @@ def configuration(inputs: Inputs) -> Section:
     section.parts += _versions(inputs)
     folder = inputs.trainings[0].folder
     section.parts.append(
-        Text("A training is repeated by", f"downmix train --recipe {folder / 'recipe.yaml'} --output FOLDER")
+        Text(
+            "A training is repeated by",
+            f"downmix train --recipe {shlex.quote(str(folder / 'recipe.yaml'))} --output FOLDER",
+        )
     )
     return section
 
@@ -164,7 +168,7 @@ def _curves(title: str, names: list[str], trainings: list[Training], networks: l
         f"{t.label}, seed {t.recipe.seed}, ends at {factor * (t.epochs[-1].get(names[0]) or 0):.4g}" for t in trainings
     ]
     alt = f"Lines of {title} by epoch. {'; '.join(ends[:12])}{'; …' if len(ends) > 12 else ''}."
-    figure = plot(title.capitalize(), traces, "epoch", title, alt)
+    figure = plot(f"By epoch: {title}", traces, "epoch", title, alt)
     if max(len(training.epochs) for training in trainings) < 12:
         figure.figure.update_xaxes(dtick=1)
     return figure

@@ -143,11 +143,17 @@ class Card:
 
 @dataclass
 class Gallery:
-    """Cards beside each other, as far as there is room."""
+    """Cards beside each other, as far as there is room.
+
+    Attributes:
+        caption: says what they are.
+        cards: in their order.
+        size: of a card: narrow, wide, or full, which is as wide as the page.
+    """
 
     caption: str
     cards: list[Card]
-    wide: bool = False
+    size: str = "narrow"
     kind: ClassVar[str] = "gallery"
 
 

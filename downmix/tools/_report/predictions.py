@@ -47,7 +47,7 @@ class Predictions:
     """What was found over all images.
 
     Attributes:
-        total: held-out images that there are; None for streams.
+        total: see :class:`HeldOut`.
         confusion (Tensor[K, K]): how many images of a class (row) were taken for each (column).
         metrics: as in training.
         examples: a few, evenly spaced.
@@ -73,22 +73,25 @@ class HeldOut:
 
     Attributes:
         loader: gives them in batches.
-        total: held-out images that there are; None for streams.
-        count: those that the loader gives; None for streams without a limit.
+        total: held-out images among which these are evenly spaced; None for a stream, whose first ones they are.
+        count: those that the loader gives.
         name: of the image at a place.
     """
 
     loader: DataLoader[Any]
     total: int | None
-    count: int | None
+    count: int
     name: Callable[[int], str]
 
 
 class _First(IterableDataset[Any]):
     """The first samples of a stream."""
 
-    def __init__(self, stream: Any, count: int | None):
+    def __init__(self, stream: Any, count: int):
         self.stream, self.count = stream, count
+
+    def __len__(self) -> int:
+        return self.count
 
     def __iter__(self) -> Iterator[Any]:
         return islice(iter(self.stream), self.count)
@@ -98,10 +101,10 @@ def held_out(task: Classification, limit: int | None) -> HeldOut:
     """``limit`` of the held-out images, evenly spaced; the first ones of a stream."""
     data: Any = task.val_data
     world = World(torch.device("cpu"))
-    if isinstance(data, IterableDataset):
-        loader = create_evaluation_loader(_First(data, limit), task.recipe, world)
-        return HeldOut(loader, None, limit, lambda place: f"image {place}")
     count = min(limit or len(data), len(data))
+    if isinstance(data, IterableDataset):
+        loader = create_evaluation_loader(_First(data, count), task.recipe, world)
+        return HeldOut(loader, None, count, lambda place: f"image {place}")
     chosen = [i * len(data) // count for i in range(count)]
     loader = create_evaluation_loader(Subset(data, chosen), task.recipe, world)
     return HeldOut(loader, len(data), count, lambda place: "/".join(Path(data.name(chosen[place])).parts[-2:]))
@@ -129,8 +132,7 @@ class _Collector:
 
     def __init__(self, found: Predictions, images: HeldOut):
         self.found, self.name = found, images.name
-        count = images.count or EXAMPLES
-        self.wanted = {i * count // EXAMPLES for i in range(EXAMPLES)}
+        self.wanted = {i * images.count // EXAMPLES for i in range(EXAMPLES)}
         self.worst: list[tuple[float, int, Sample]] = []  # a heap; the place stands for samples, which have no order
         self.seen = 0
 

@@ -166,7 +166,7 @@ def attention(looks: list[Look]) -> Section:
             Gallery(
                 f"Maps of a few held-out images, by their true classes. Layers: {'; '.join(layers)}",
                 [*cards.values()],
-                wide=True,
+                size="wide",
             )
         )
     return section

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import plotly.graph_objects as go
 
@@ -11,12 +12,12 @@ from .parts import (
     Cell,
     Gallery,
     Heading,
-    Note,
     Part,
     Plot,
     Plots,
     Section,
     Table,
+    Text,
     literal,
     marks,
     number,
@@ -100,8 +101,9 @@ def _classes(scores: dict[str, dict[str, float | None]]) -> Table:
 def _pictures(training: Training) -> list[Part]:
     files = sorted((training.folder / "pictures").glob("*.png"))
     if not files:
-        how = f"downmix validate {training.folder / 'best.pt'} --pictures {training.folder / 'pictures'}"
-        return [Note(f"{training.folder} has no pictures; `{how}` draws some.")]
+        paths = [shlex.quote(str(training.folder / name)) for name in ("best.pt", "pictures")]
+        how = f"downmix validate {paths[0]} --pictures {paths[1]}"
+        return [Text(f"{training.folder} has no pictures; some are drawn by", how)]
     alt = "image, truth and prediction side by side, with a legend of the classes"
     cards = [Card(file.stem, [picture_file(file, f"{file.stem}: {alt}", _LARGEST)]) for file in files]
-    return [Gallery(f"What {training.label} makes of some images", cards, wide=True)]
+    return [Gallery(f"What {training.label} makes of some images", cards, size="full")]

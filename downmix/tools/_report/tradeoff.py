@@ -5,13 +5,14 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from .._results import Accuracy, Latency, Results, read_results
+from .looks import Look
 from .parts import Cell, Heading, Note, Plot, Plots, Section, Table, literal, marks, number, plot
 from .runs import Inputs
 
 _Point = tuple[Accuracy, float, Latency | None]  # and its place along x
 
 
-def tradeoff(inputs: Inputs) -> Section:
+def tradeoff(inputs: Inputs, looks: list[Look]) -> Section:
     """A group of plots a data set: against operations, then against latency for each way of running."""
     section = Section(
         "tradeoff",
@@ -20,6 +21,10 @@ def tradeoff(inputs: Inputs) -> Section:
         "the minimum of the times. Fewer operations are not less time, so both are here.",
     )
     results = read_results(inputs.for_results)
+    for found in looks:
+        if found.cost:
+            size = (found.training.network, found.training.recipe.image_size)
+            results.macs.setdefault(size, found.cost.total.operations("ptflops"))
     groups: dict[str, list[Accuracy]] = {}
     for found in results.accuracies:
         groups.setdefault(f"{found.data}, {found.image_size}×{found.image_size}", []).append(found)
