@@ -19,7 +19,7 @@ from ..explain import METHODS, attend
 from ..train.images import read_image
 from ._console import wide_console
 from ._pyplot import pyplot
-from ._trained import default_names, read_class_names, trained_network, view
+from ._trained import default_names, own_names, read_class_names, trained_network, view
 
 HELP = "Where networks look in images, side by side: GradCAM and its kin, with the predicted classes and scores."
 _EXTENSIONS = timm.data.get_img_extensions()
@@ -98,7 +98,7 @@ def cam(
     found: dict[str, list[Look]] = {}
     for title, (name, checkpoint) in columns.items():
         network: Any = trained_network(name, checkpoint, device, **options)
-        names = names or default_names(network.num_classes)
+        names = names or own_names(network) or default_names(network.num_classes)
         if network.num_classes != len(names):
             raise ValueError(f"{name} has {network.num_classes} classes, but there are {len(names)} names of classes")
         label = None if target is None else _label(target, names)
