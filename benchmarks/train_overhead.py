@@ -62,7 +62,7 @@ def bare_epochs(recipe: Recipe, data: Pixels, device: torch.device) -> Iterator[
 
 def our_epochs(recipe: Recipe, data: Pixels, device: torch.device) -> Iterator[float]:
     world = World(device)
-    training = Training(recipe, world, Signals(), Classification(recipe, Split(data, Pixels(2, 8), 10)))
+    training = Training(recipe, world, Signals(), Classification(recipe, Split(data, Pixels(2, 8), list("0123456789"))))
     out = Output(None, recipe, world, Console(stderr=True))
     with Watch(out, training.state, None) as watch:
         while True:

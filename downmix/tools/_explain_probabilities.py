@@ -15,7 +15,7 @@ from ..train import Recipe
 from ..train.sources import load_data
 from . import _probability_report as report
 from ._console import wide_console
-from ._trained import class_names, held_out, trained_network, view
+from ._trained import held_out, trained_network, view
 
 HELP = "The probabilities of every PiX layer over a data set: picks and mixes, per class, and what switches."
 
@@ -64,7 +64,7 @@ def probabilities(
     """
     console = console or wide_console()
     split = load_data(Recipe(data=data, data_dir=data_dir))
-    names = class_names(data, data_dir, split.num_classes)
+    names = split.class_names
     network = trained_network(model, checkpoint, device, num_classes=split.num_classes)
     shown_classes = _choose("class", classes, names) if classes else report.some_classes(names)
     how = view(network, image_size)

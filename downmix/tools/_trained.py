@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,69 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from ..layers import set_density
 from ..models._networks import create_network
 from ..published import load_published
 from ..train import Recipe
-from ..train.sources import TORCHVISION_SETS, Split
+from ..train.checkpoint import CheckpointError
+from ..train.classification import evaluation_view
+from ..train.network import build_network
+from ..train.sources import Split
+from ..train.validate import read_facts
 from ._picture import read_rgb
 
 PRETRAINED = "pretrained"
 
 
-def trained_network(name: str, checkpoint: str | None, device: str = "cpu", **kwargs: Any) -> nn.Module:
+def trained_network(name: str | None, checkpoint: str | Path | None, device: str = "cpu", **kwargs: Any) -> nn.Module:
     """A network with trained weights, in evaluation mode.
 
+    Where `downmix train` wrote the weights, ``pretrained_cfg`` says how the network saw its images in training, and
+    under timm's word ``label_names`` what its classes are called.
+
     Args:
-        name: as :func:`create_network` takes it.
+        name: as :func:`create_network` takes it; None for the one that `downmix train` trained.
         checkpoint: a checkpoint or weights that `downmix train` wrote, its folder (for the best), a published file or
             safetensors; "pretrained" or None for the weights that timm has.
         device: cpu, cuda, cuda:N or auto.
-        **kwargs: arguments of the network.
+        **kwargs: arguments of the network; ``num_classes`` is by default what the weights say.
 
     Raises:
         ValueError: if there are no such weights or they don't fit.
     """
     if checkpoint not in (None, PRETRAINED):
-        network = create_network(name, **kwargs)
-        path = Path(checkpoint)
-        load_published(network, path / "best.pt" if path.is_dir() else path)
+        network = _load(name, Path(checkpoint), **kwargs)
+    elif name is None:
+        raise ValueError("name a network, or give a checkpoint of `downmix train`, which says what it is of")
     else:
         config = get_pretrained_cfg(name.partition(":")[0])
         if config is not None and not config.has_weights:
             raise ValueError(f"there are no published weights of {name}; give a file of trained weights as checkpoint")
         network = create_network(name, pretrained=True, **kwargs)
     return network.to(Recipe(device=device).torch_device()).eval()
+
+
+def _load(name: str | None, path: Path, **kwargs: Any) -> nn.Module:
+    path = path / "best.pt" if path.is_dir() else path
+    try:
+        recipe, names = read_facts(path)
+    except CheckpointError:
+        recipe, names = None, []
+    kwargs = ({"num_classes": len(names)} if names else {}) | kwargs
+    if name is not None:
+        network = create_network(name, **kwargs)
+    elif recipe is not None and recipe.task == "classification" and kwargs.get("num_classes"):
+        network = build_network(replace(recipe, pretrained=False, init=None), **kwargs)
+    else:
+        raise ValueError(f"{path} does not say which classifier it is of; name the network")
+    load_published(network, path)
+    if recipe is not None:
+        config: Any = getattr(network, "pretrained_cfg", None) or {}
+        about = {"architecture": name or recipe.model, "label_names": names}
+        network.pretrained_cfg = config | evaluation_view(recipe) | about
+        if recipe.fbs_density:
+            set_density(network, recipe.fbs_density)  # no tensor says it
+    return network
 
 
 def side_by_side(
@@ -54,7 +86,7 @@ def side_by_side(
     Args:
         models: names as :func:`trained_network` takes them.
         checkpoints: weights, one for each; None for those that timm has.
-        classes: as :func:`read_class_names` takes them; by default :func:`default_names`.
+        classes: as :func:`read_class_names` takes them; by default those that the first network names.
         device: as :func:`trained_network` takes it.
 
     Yields:
@@ -68,7 +100,7 @@ def side_by_side(
     options = {"num_classes": len(names)} if names else {}
     for title, (name, checkpoint) in _columns(models, checkpoints or [None] * len(models)).items():
         network: Any = trained_network(name, checkpoint, device, **options)
-        names = names or default_names(network.num_classes)
+        names = names or own_names(network) or default_names(network.num_classes)
         if network.num_classes != len(names):
             raise ValueError(f"{name} has {network.num_classes} classes, but there are {len(names)} names of classes")
         yield title, network, names
@@ -110,11 +142,10 @@ def held_out(split: Split, how: dict[str, Any], batch_size: int, limit: int | No
     return DataLoader(Subset(images, [i * len(images) // count for i in range(count)]), batch_size)
 
 
-def class_names(data: str, data_dir: str | None, count: int) -> list[str]:
-    """Names of a data set's classes, as far as folders give them; see :func:`read_class_names`."""
-    root = Path(data_dir or "data") if data in TORCHVISION_SETS else Path(data)
-    found = read_class_names(root) if root.is_dir() else []
-    return found if len(found) == count else default_names(count)
+def own_names(network: nn.Module) -> list[str]:
+    """What the network says its classes are called, if anything."""
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    return list(config.get("label_names") or ())
 
 
 def read_class_names(path: Path) -> list[str]:

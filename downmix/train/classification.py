@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.data import Mixup, create_transform
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, create_transform
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
@@ -30,7 +30,7 @@ class Classification(Task):
     def __init__(self, recipe: Recipe, split: Split | None = None):
         super().__init__(recipe)
         split = split or load_data(recipe)
-        self.num_classes = split.num_classes
+        self.class_names, self.num_classes = split.class_names, split.num_classes
         data: Any = split.train
         data.transform = training_transform(recipe)
         data = split.test
@@ -101,9 +101,19 @@ def training_transform(recipe: Recipe) -> Any:
 
 def evaluation_transform(recipe: Recipe) -> Any:
     """The middle of the resized image, normalised."""
-    size = (3, recipe.image_size, recipe.image_size)
-    interpolation = "bilinear" if recipe.interpolation == "random" else recipe.interpolation
-    return create_transform(size, interpolation=interpolation, crop_pct=recipe.crop_pct)
+    return create_transform(**evaluation_view(recipe))
+
+
+def evaluation_view(recipe: Recipe) -> dict[str, Any]:
+    """How networks of this recipe see images once they are trained, in the words of ``timm.data.create_transform``."""
+    return {
+        "input_size": (3, recipe.image_size, recipe.image_size),
+        "interpolation": "bilinear" if recipe.interpolation == "random" else recipe.interpolation,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "crop_pct": recipe.crop_pct,
+        "crop_mode": "center",
+    }
 
 
 def _mode(recipe: Recipe) -> Any:

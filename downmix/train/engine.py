@@ -108,6 +108,7 @@ class Training:
 
     def begin(self, out: Output, resume: str) -> None:
         """Goes back to a checkpoint where one is asked for."""
+        out.class_names = list(self.task.class_names)
         if resume == "auto" and out.folder:
             found = find_newest(out.folder, out.warn)
         elif resume and resume != "auto":

@@ -36,6 +36,9 @@ class Output:
         world: says whether this process is the first.
         console: where notes go.
 
+    Attributes:
+        class_names: what checkpoints and weights say the classes are called.
+
     Raises:
         CheckpointError: where the folder can't be written.
     """
@@ -43,6 +46,7 @@ class Output:
     def __init__(self, folder: Path | None, recipe: Recipe, world: World, console: Console):
         self.folder, self.recipe, self.world = folder, recipe, world
         self.console = console if world.is_first else Console(quiet=True)
+        self.class_names: list[str] = []
         self.bad: set[str] = set()
         self._written = time.monotonic()
         if folder and world.is_first:
@@ -86,7 +90,7 @@ class Output:
         """Writes where the training is. Every process has to take part."""
         if not self.folder:
             return None
-        saved = state.collect()
+        saved = state.collect() | {"class_names": self.class_names}
         self._written = time.monotonic()
         return write_checkpoint(self.folder, saved, state.done, self.recipe.keep_last) if self.world.is_first else None
 
@@ -97,6 +101,7 @@ class Output:
             return
         epoch = state.progress.epoch
         metadata = {"recipe": json.dumps(asdict(self.recipe)), "epoch": str(epoch)}
+        metadata["class_names"] = json.dumps(self.class_names)
         if is_best:
             keep_as(path, "best.pt")
             write_weights(self.folder / "best.safetensors", state.evaluated, metadata)

@@ -11,6 +11,7 @@ import numpy as np
 import timm.data
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset, IterableDataset
+from torchvision.datasets import FashionMNIST
 
 from .images import DataError, Images, ImageStream, TimmImages
 from .recipe import Recipe
@@ -23,11 +24,15 @@ _create_dataset: Any = timm.data.create_dataset
 
 @dataclass
 class Split:
-    """Training and held-out images of one data set, and the number of classes."""
+    """Training and held-out images of one data set, and the names of its classes, in the order of their labels."""
 
     train: Dataset[Any]
     test: Dataset[Any]
-    num_classes: int
+    class_names: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
 
 def load_data(recipe: Recipe) -> Split:
@@ -67,7 +72,7 @@ def _digits() -> Split:
     digits: Any = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     items = list(zip(images, digits.target.tolist(), strict=True))
-    return Split(Images(items[:-360], 10), Images(items[-360:], 10), num_classes=10)
+    return Split(Images(items[:-360], 10), Images(items[-360:], 10), [str(digit) for digit in range(10)])
 
 
 def _torchvision(name: str, root: Path) -> Split:
@@ -82,7 +87,7 @@ def _torchvision(name: str, root: Path) -> Split:
             "pass a folder with a copy as data_dir"
         ) from error
     count = len(train.classes)
-    return Split(_from_torchvision(train, count), _from_torchvision(test, count), num_classes=count)
+    return Split(_from_torchvision(train, count), _from_torchvision(test, count), list(train.classes))
 
 
 def _from_torchvision(dataset: Any, num_classes: int) -> Images:
@@ -99,7 +104,8 @@ def _idx_files(root: Path) -> Split:
         pixels = np.frombuffer(_read(images), np.uint8, offset=16).reshape(-1, 28, 28)
         targets = np.frombuffer(_read(labels), np.uint8, offset=8).tolist()
         parts.append(Images(list(zip(pixels, targets, strict=True)), 10))
-    return Split(*parts, num_classes=10)
+    train, test = parts
+    return Split(train, test, FashionMNIST.classes)
 
 
 def _find_idx(root: Path, stem: str) -> Path | None:
@@ -119,14 +125,14 @@ def _folders(root: Path) -> Split:
         classes = _class_folders(root)
         held_out = [item for _, files in classes for item in files[4::5]]
         kept = [item for _, files in classes for i, item in enumerate(files) if i % 5 != 4]
-        return _checked(root, Images(kept, len(classes)), Images(held_out, len(classes)), len(classes))
+        return _checked(root, Images(kept, len(classes)), Images(held_out, len(classes)), [name for name, _ in classes])
     train_classes, test_classes = _class_folders(train), _class_folders(test)
     _same_classes({name for name, _ in train_classes}, {name for name, _ in test_classes}, train, test)
     count = len(train_classes)
     train_images, test_images = (
         Images([item for _, files in classes for item in files], count) for classes in (train_classes, test_classes)
     )
-    return _checked(root, train_images, test_images, count)
+    return _checked(root, train_images, test_images, [name for name, _ in train_classes])
 
 
 def _class_folders(root: Path) -> list[tuple[str, list[tuple[Path, int]]]]:
@@ -142,12 +148,12 @@ def _class_folders(root: Path) -> list[tuple[str, list[tuple[Path, int]]]]:
     return classes
 
 
-def _checked(root: Path, train: Images, test: Images, num_classes: int) -> Split:
+def _checked(root: Path, train: Images, test: Images, class_names: list[str]) -> Split:
     if len(test) == 0:
         raise DataError(
             f"{root} leaves no held-out image: a class needs at least 5 images where there is no test folder"
         )
-    return Split(train, test, num_classes)
+    return Split(train, test, class_names)
 
 
 def _same_classes(train_classes: set[str], test_classes: set[str], train: object, test: object) -> None:
@@ -175,11 +181,11 @@ def _tars(root: Path) -> Split:
             readers.append(ReaderImageInTar(str(path), cache_tarinfo=False))
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} can't be read as tar files with images in class folders ({error})") from error
-    names = [set(reader.class_name_to_idx) for reader in readers]
-    _same_classes(names[0], names[1], train, test)
+    names = [_in_order(reader.class_name_to_idx) for reader in readers]
+    _same_classes(set(names[0]), set(names[1]), train, test)
     datasets = [timm.data.ImageDataset("", reader=reader) for reader in readers]
     count = len(names[0])
-    return Split(TimmImages(datasets[0], count), TimmImages(datasets[1], count), count)
+    return Split(TimmImages(datasets[0], count), TimmImages(datasets[1], count), names[0])
 
 
 def _timm(recipe: Recipe, root: Path) -> Split:
@@ -199,9 +205,14 @@ def _timm(recipe: Recipe, root: Path) -> Split:
     if not count:
         raise DataError(f"timm's data set {recipe.data!r} does not say how many classes it has; pass num_classes")
     wrap = ImageStream if isinstance(parts[0], IterableDataset) else TimmImages
-    return Split(wrap(parts[0], count), wrap(parts[1], count), count)
+    names = classes[0] if len(classes[0]) == count else [str(label) for label in range(count)]
+    return Split(wrap(parts[0], count), wrap(parts[1], count), names)
 
 
 def _classes(dataset: Any) -> list[str]:
-    named = getattr(getattr(dataset, "reader", None), "class_to_idx", None) or getattr(dataset, "classes", None)
-    return list(map(str, named or ()))
+    labels = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+    return _in_order(labels) if labels else list(map(str, getattr(dataset, "classes", None) or ()))
+
+
+def _in_order(labels: dict[Any, int]) -> list[str]:
+    return [str(name) for name in sorted(labels, key=lambda name: labels[name])]

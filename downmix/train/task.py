@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ class Task(ABC):
             Their randomness comes from the global generators of Python, NumPy and torch, which the loader seeds for
             each sample. An image that can't be read raises ``images.BadImageError``.
         test_data: samples of a third kind, evaluated once training has ended; None for none.
+        class_names: of the classes, in the order of their labels; what is written says them.
 
     Raises:
         DataError: by the constructor, where the data can't be used.
@@ -32,6 +33,7 @@ class Task(ABC):
     train_data: Dataset[Any]
     val_data: Dataset[Any]
     test_data: Dataset[Any] | None = None
+    class_names: Sequence[str] = ()
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe

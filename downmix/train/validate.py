@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from timm.data import RealLabelsImagenet
 from torch import Tensor, nn
 
@@ -26,21 +26,29 @@ from .tasks import create_task
 from .testing import draw
 from .weights import read_weights
 
+_FACTS = ("recipe", "class_names")
 
-def read_recipe_of(path: Path) -> Recipe:
-    """The recipe that a checkpoint or safetensors file of `downmix train` was made with.
+
+def read_facts(path: Path) -> tuple[Recipe, list[str]]:
+    """The recipe by which `downmix train` made a checkpoint or safetensors file, and what its classes are called.
+
+    The files of earlier versions don't say the latter.
 
     Raises:
         CheckpointError: if the file does not say.
     """
     if path.suffix == ".safetensors":
-        with safe_open(str(path), "pt") as file:
-            fields = json.loads((file.metadata() or {}).get("recipe", "{}"))
+        try:
+            with safe_open(str(path), "pt") as file:
+                facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name in _FACTS}
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} can't be read as safetensors; it may be cut off ({error})") from error
     else:
-        fields = read_checkpoint(path)["recipe"]
-    if not fields:
+        facts = read_checkpoint(path)
+    if not facts.get("recipe"):
         raise CheckpointError(f"{path} does not say how it was trained; give a file that `downmix train` wrote")
-    return Recipe(**{name: value for name, value in fields.items() if name in FIELDS})
+    recipe = Recipe(**{name: value for name, value in facts["recipe"].items() if name in FIELDS})
+    return recipe, facts.get("class_names", [])
 
 
 def validate(
@@ -62,7 +70,7 @@ def validate(
         ValueError: if the file, the data or a field can't be used.
     """
     # Its weights come from the file, so nothing else is to be loaded first.
-    recipe = replace(read_recipe_of(path), pretrained=False, init=None, **fields)
+    recipe = replace(read_facts(path)[0], pretrained=False, init=None, **fields)
     state = read_weights(path, weights)
     with join(recipe.torch_device()) as world:
         task = create_task(recipe)

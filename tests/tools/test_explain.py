@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from downmix.cli import main
 from downmix.models._networks import create_network
 from downmix.tools import _explain_cam
-from downmix.tools._trained import class_names, trained_network
+from downmix.tools._trained import default_names, read_class_names, trained_network
 from tests.train.helpers import make_folders
 
 
@@ -121,10 +121,10 @@ def test_weights_that_nobody_published_are_asked_for() -> None:
 def test_class_names(tmp_path: Path) -> None:
     make_folders(tmp_path / "a")
     make_folders(tmp_path / "b" / "train")
-    assert class_names(str(tmp_path / "a"), None, 2) == ["ant", "bee"]
-    assert class_names("cifar10", str(tmp_path / "b"), 2) == ["ant", "bee"]
-    assert class_names("digits", None, 3) == ["0", "1", "2"]
-    assert class_names("hfds/imagenet", None, 1000)[281] == "tabby"
+    assert read_class_names(tmp_path / "a") == ["ant", "bee"]
+    assert read_class_names(tmp_path / "b") == ["ant", "bee"]
+    assert default_names(3) == ["0", "1", "2"]
+    assert default_names(1000)[281] == "tabby"
 
 
 class TestCam:

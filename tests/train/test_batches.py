@@ -117,16 +117,18 @@ class Shards(IterableDataset[Any]):
 def test_streams_train_too_and_begin_again_where_they_end_early() -> None:
     recipe = quick_recipe("stream", epochs=2)
     shards = Shards(20, said=32)
-    task = Classification(recipe, Split(ImageStream(shards, 2), ImageStream(Shards(9, 9), 2), 2))
+    task = Classification(recipe, Split(ImageStream(shards, 2), ImageStream(Shards(9, 9), 2), ["a", "b"]))
     steps: list[int] = []
     history = train(recipe, task=task, on_step=lambda done, total: steps.append(done))
     assert steps == list(range(1, 9))
     assert shards.epochs == [0, 1]
     assert history[0].metrics.keys() == {"top1", "val_loss"}
-    empty = Classification(recipe, Split(ImageStream(Shards(3, 32), 2), ImageStream(Shards(9, 9), 2), 2))
+    empty = Classification(recipe, Split(ImageStream(Shards(3, 32), 2), ImageStream(Shards(9, 9), 2), ["a", "b"]))
     with pytest.raises(DataError, match="gives no batch"):
         train(recipe, task=empty, on_step=lambda done, total: None)
-    wrong = Classification(recipe, Split(ImageStream(Shards(32, 32, label=5), 2), ImageStream(Shards(9, 9), 2), 2))
+    wrong = Classification(
+        recipe, Split(ImageStream(Shards(32, 32, label=5), 2), ImageStream(Shards(9, 9), 2), ["a", "b"])
+    )
     with pytest.raises(DataError, match="image 1 of the stream has the label 5, but there are 2 classes"):
         train(recipe, task=wrong, on_step=lambda done, total: None)
 
@@ -140,7 +142,7 @@ def test_tar_files(tmp_path: Path) -> None:
             tar.add(tmp_path / part, arcname=".")
     recipe = quick_recipe(tmp_path / "tars", workers=1)
     split = load_data(recipe)
-    assert (len(split.train), len(split.test), split.num_classes) == (16, 6, 2)
+    assert (len(split.train), len(split.test), split.class_names) == (16, 6, ["ant", "bee"])
     assert split.train[15][1] == 1
     (epoch,) = train(recipe, on_step=lambda done, total: None)
     assert 0 <= epoch.metrics["top1"] <= 1

@@ -11,7 +11,7 @@ import torch
 from downmix.train import Recipe, checkpoint, train
 from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
 from downmix.train.network import build_network
-from downmix.train.validate import read_recipe_of, validate
+from downmix.train.validate import read_facts, validate
 from downmix.train.weights import read_weights
 
 from .helpers import make_folders, quick_recipe
@@ -80,7 +80,7 @@ def test_loading_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Hostile(), "recipe": {}}, tmp_path / "zip.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Hostile()}, protocol=2))
-    for read in (read_checkpoint, read_weights, validate, read_recipe_of):
+    for read in (read_checkpoint, read_weights, validate, read_facts):
         for name in ("zip.pt", "plain.pt"):
             with pytest.raises(CheckpointError, match="could run code|can't be read"):
                 read(tmp_path / name)

@@ -21,13 +21,14 @@ def test_digits_split_is_fixed() -> None:
     split = load("digits")
     assert (len(split.train), len(split.test), split.num_classes) == (1437, 360, 10)
     image, label = split.test[0]
-    assert (image.size, image.mode, label) == ((8, 8), "RGB", 2)
+    assert (image.size, image.mode, label, split.class_names[2]) == ((8, 8), "RGB", 2, "2")
 
 
 def test_class_folders_without_a_split_hold_out_every_fifth(tmp_path: Path) -> None:
     split = load(make_folders(tmp_path))
     assert [path.name for (path, _) in split.test.items] == ["4.png", "4.png"]
     assert len(split.train) == 10
+    assert split.class_names == ["ant", "bee"]
 
 
 @pytest.mark.parametrize("test_folder", ["val", "validation", "test"])
@@ -35,7 +36,7 @@ def test_class_folders_with_a_split(tmp_path: Path, test_folder: str) -> None:
     make_folders(tmp_path / "train")
     make_folders(tmp_path / test_folder, count=2)
     split = load(str(tmp_path))
-    assert (len(split.train), len(split.test), split.num_classes) == (12, 4, 2)
+    assert (len(split.train), len(split.test), split.class_names) == (12, 4, ["ant", "bee"])
 
 
 def test_a_local_copy_of_cifar_in_folders(tmp_path: Path) -> None:
@@ -54,6 +55,7 @@ def test_fashion_mnist_in_its_own_files(tmp_path: Path) -> None:
     split = load("fashion_mnist", str(tmp_path))
     image, label = split.train[5]
     assert (image.size, label, len(split.test)) == ((28, 28), 5, 3)
+    assert split.class_names[5] == "Sandal"
     assert np.asarray(image)[0, 1, 0] == (5 * 784 + 1) % 256
 
 
@@ -71,7 +73,7 @@ def test_torchvision_s_sets_are_read_from_memory(shape: tuple[int, ...], monkeyp
     monkeypatch.setattr(sources, "_create_dataset", lambda *args, **kwargs: Downloaded)
     split = load("cifar10")
     image, label = split.train[1]
-    assert (image.size, image.mode, label, split.num_classes) == ((8, 8), "RGB", 1, 2)
+    assert (image.size, image.mode, label, split.class_names) == ((8, 8), "RGB", 1, ["a", "b"])
     assert np.asarray(image)[0, 0, 0] == np.asarray(Downloaded.data)[1].flat[0]
 
 

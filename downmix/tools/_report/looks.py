@@ -19,7 +19,6 @@ from ...train.classification import Classification
 from ...train.network import build_network
 from ...train.validate import restore
 from ...train.weights import read_weights
-from .._trained import class_names
 from .predictions import HeldOut, Predictions, held_out, predict
 from .runs import Training
 
@@ -79,7 +78,7 @@ def look(training: Training, limit: int | None, fields: dict[str, Any], progress
             found.has_pix = any(isinstance(module, PiX) for module in network.modules())
             with found.sentences(*_OF_IMAGES, *(["probabilities"] if found.has_pix else [])):
                 task = _open(recipe)
-                found.classes = class_names(recipe.data, recipe.data_dir, task.num_classes)
+                found.classes = list(task.class_names)
                 _run(found, network, task, held_out(task, limit), progress)
     return found
 
