@@ -46,12 +46,13 @@ _RESNET50: dict[str, Any] = {"layers": (3, 4, 6, 3)}
 
 
 def _create(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:
-    return build_model_with_cfg(SmallResNet, variant, pretrained, **({"block": Bottleneck} | sizes | kwargs))
+    options: dict[str, Any] = {"block": Bottleneck, **sizes, **kwargs}
+    return build_model_with_cfg(SmallResNet, variant, pretrained, **options)
 
 
 def _create_pix(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:
     pix = {"block": SqueezeBottleneck, "block_args": {"squeeze": "pix"}}
-    return _create(variant, pretrained, pix | sizes, kwargs)
+    return _create(variant, pretrained, {**pix, **sizes}, kwargs)
 
 
 @register_model
