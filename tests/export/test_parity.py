@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,6 @@ import downmix
 from downmix.export import load, regroup, write
 from downmix.models._networks import create_network
 from downmix.tools._fold_bn import fold_batch_norms, settle_batch_norms
-from tests.models.test_models import narrow
 
 
 @pytest.fixture(autouse=True)
@@ -132,12 +130,18 @@ def test_every_squeeze_and_gate(tmp_path: Path) -> None:
     check(dict(parts), Together(dict(parts)), inputs, tmp_path)
 
 
-SHORT: Any = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
-SOFT: Any = {"growth_rate": 8, "block_config": (2, 2, 2, 2)}
+SMALL: dict[str, dict[str, Any]] = {  # what the word in a name makes of the network; those for tests are small
+    "test_": {},
+    "vgg_small": {},
+    "mobilenet": {},
+    "resnet": {"layers": (1, 1, 0, 0), "channels": (8, 8, 8, 8)},
+    "densenet": {"growth_rate": 8, "block_config": (2, 2, 2, 2)},
+    "vgg": {"stages": ((8, 8), (8, 16))},
+}
 FAMILIES = {
     "resnet": ("test_pix_resnet", "pix_seresnet50", "dwp_resnet50", "groupconv_resnet50", "pix_resnet50_down2"),
-    "fbs": ("fbs_resnet50", "fbs_resnet18_d50", "test_pix_resnet_prune"),
-    "vgg": ("test_pix_vgg", "vgg16_1x1_r4", "fbs_vgg16_d25", "vgg_small"),
+    "fbs": ("fbs_resnet50", "fbs_resnet18_d50", "fbs_vgg16_d25", "test_pix_resnet_prune"),
+    "vgg": ("test_pix_vgg", "vgg16_1x1_r4", "vgg_small"),
     "mobilenet": ("test_pix_mobilenetv2",),
     "softpool": ("softpool_resnet18", "softpool_densenet121"),
     "converted": ("vgg_small:pool=soft", "resnet29_small:squeeze=pix"),
@@ -145,11 +149,7 @@ FAMILIES = {
 
 
 def create(name: str) -> nn.Module:
-    if ":" in name:
-        return create_network(name, num_classes=7, **(SHORT if "resnet" in name else {}))
-    if name.startswith("softpool"):
-        return timm.create_model(name, num_classes=7, **(SHORT if "resnet" in name else SOFT))
-    return narrow(name, num_classes=7)
+    return create_network(name, num_classes=7, **next(options for word, options in SMALL.items() if word in name))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
