@@ -9,12 +9,15 @@ from PIL import Image
 
 
 def prepare(path: str, facts: dict) -> np.ndarray:
-    """Shorter side scaled, middle cut out, normalized: [1, 3, H, W], as the network was evaluated."""
+    """Scaled, middle cut out, normalized: [1, 3, H, W], as the network was evaluated."""
     _, height, width = facts["input_size"]
     image = Image.open(path).convert("RGB")
-    shorter = int(height / facts["crop_pct"])
-    w, h = image.size
-    size = (shorter, int(shorter * h / w)) if w < h else (int(shorter * w / h), shorter)
+    if facts["crop_mode"] == "squash":
+        size = (int(width / facts["crop_pct"]), int(height / facts["crop_pct"]))
+    else:
+        w, h = image.size
+        shorter = int(height / facts["crop_pct"])
+        size = (shorter, int(shorter * h / w)) if w < h else (int(shorter * w / h), shorter)
     image = image.resize(size, Image.Resampling[facts["interpolation"].upper()])
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
@@ -22,11 +25,16 @@ def prepare(path: str, facts: dict) -> np.ndarray:
     return normalized.transpose(2, 0, 1)[None].astype(facts["dtype"])
 
 
+def read_facts(session: onnxruntime.InferenceSession) -> dict:
+    """What the file says of its network: words, and lists and numbers as JSON."""
+    stored = session.get_modelmeta().custom_metadata_map
+    words = ("model", "dtype", "interpolation", "crop_mode", "downmix", "commit")
+    return {name: value if name in words else json.loads(value) for name, value in stored.items()}
+
+
 def classify(network: str, photos: list[str]) -> None:
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
-    stored = session.get_modelmeta().custom_metadata_map
-    words = ("model", "dtype", "interpolation", "downmix", "commit")
-    facts = {name: value if name in words else json.loads(value) for name, value in stored.items()}
+    facts = read_facts(session)
     for photo in photos:
         (logits,) = session.run(None, {"images": prepare(photo, facts)})[0]
         scores = np.exp(logits - logits.max())

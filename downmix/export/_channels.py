@@ -96,7 +96,7 @@ class _Finder:
         return Channels({self.root(group) for group in self.fixed}, carriers, sites)
 
     def visit(self, node: fx.Node) -> None:
-        name = node.target.overloadpacket.__name__ if hasattr(node.target, "overloadpacket") else ""  # type: ignore[union-attr]
+        name = _name(node)
         args: Any = node.args
         if name == "site":
             self.sites[args[1]] = (self.group(args[0]), self.group(node))
@@ -150,7 +150,7 @@ class _Finder:
             if value.op != "call_function" or len(value.all_input_nodes) != 1:
                 return None
             source = value.all_input_nodes[0]
-            if value.target.overloadpacket.__name__ not in _RESHAPES or _shape(source)[:2] != _shape(value)[:2]:  # type: ignore[union-attr]
+            if _name(value) not in _RESHAPES or _shape(source)[:2] != _shape(value)[:2]:
                 return None
             value = source
         return self.names[value.name] if isinstance(value, fx.Node) else None
@@ -176,6 +176,12 @@ class _Finder:
             name = self.parameter(node)
             keys = [node] if name is None else [(name, 0), (name, 1)]
             self.fixed |= {self.group(key) for key in keys}
+
+
+def _name(node: fx.Node) -> str:
+    """The operator's, without its overload; empty for what is none, such as taking one of several outputs."""
+    packet = getattr(node.target, "overloadpacket", None)
+    return packet.__name__ if packet else ""
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -77,6 +77,9 @@ def _trace(network: nn.Module, images: Tensor, dynamic: Sequence[str]) -> torch.
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
     import onnx
 
+    argsort = torch.ops.aten.argsort.stable  # FBS's
+    if any(node.target == argsort for node in program.graph.nodes):
+        program = program.run_decompositions({argsort: _argsort_stably})
     written: Any = torch.onnx.export(
         program, input_names=["images"], output_names=["logits"], opset_version=OPSET, dynamo=True, verbose=False
     )
@@ -84,6 +87,14 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: dic
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _argsort_stably(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Tensor:
+    """By two sorts that may leave equal values in any order, as OpenVINO's does: the second one sorts their places."""
+    values, places = x.sort(dim, descending)
+    levels = (values.diff(dim=dim, prepend=values.narrow(dim, 0, 1)) != 0).long().cumsum(dim)
+    keys, _ = (levels * x.shape[dim] + places).sort(dim)
+    return keys % x.shape[dim]
 
 
 def _write_openvino(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import pkgutil
+import re
 from typing import Any
 
 import timm
@@ -14,6 +15,8 @@ from torch import nn
 import downmix.models
 
 from ..convert import convert
+
+_VARIANT = re.compile(r"^(test_)?(pix|softpool|dwp|groupconv|fbs)_")
 
 
 def registered() -> list[str]:
@@ -78,6 +81,28 @@ def own_input_size(name: str, network: nn.Module, option: str) -> tuple[int, int
     if "input_size" not in config:
         raise ValueError(f"{name} does not say which images it takes; pass {option}")
     return config["input_size"]
+
+
+def baseline_of(name: str) -> str:
+    """The network that another one is a variant of, as docs/models.md lists it.
+
+    Raises:
+        ValueError: if the name says none.
+
+    Example:
+        >>> baseline_of("pix_resnet50_down2"), baseline_of("fbs_vgg16_d25"), baseline_of("vgg_small:pool=soft")
+        ('resnet50', 'vgg16_gap', 'vgg_small')
+    """
+    plain, _, options = name.partition(":")
+    if options and read_name(name)[1].keys() <= {"pool", "squeeze"}:
+        return plain
+    stem = _VARIANT.sub(r"\1", plain)
+    while stem and stem != plain:
+        known = [candidate for candidate in (f"{stem}_gap", stem) if timm.is_model(candidate)]
+        if known:
+            return known[0]
+        stem = stem.rpartition("_")[0]
+    raise ValueError(f"the name {name} says of no other network that it is its baseline; name one")
 
 
 def read_name(name: str) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._define import Operator, check_choice, compute_dtype, memory_format
-from ._windows import Size, call_batched, check_map, gather_windows, places_first, read_window
+from ._windows import Size, call_batched, check_map, gather_windows, read_window
 
 GRADIENTS = ("exact", "paper")
 
@@ -127,13 +127,15 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
         return _soft_pool_nd(n, x, window, None, 0, 1, False, gradient)
     if x.dim() == n + 1:
         return adaptive_soft_pool(x.unsqueeze(0), output_size, gradient=gradient).squeeze(0)
-    windows = x.to(compute_dtype(x))
-    for i in reversed(range(n)):  # from the last dimension, so that the numbers of the others stay
-        index, valid = _adaptive_windows(sizes[i], outputs[i], x.device)  # [out, longest window]
-        windows = windows.index_select(2 + i, index.flatten()).unflatten(2 + i, index.shape)
-        windows = windows.masked_fill(~valid.reshape(*valid.shape, *[1] * (windows.dim() - 4 - i)), -torch.inf)
-    windows = windows.movedim([3 + 2 * i for i in range(n)], [i - n for i in range(n)])
-    return _softened(places_first(windows, n), gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
+    # One spatial dimension at a time, and never more than six in all: in seven OpenVINO gives garbage.
+    windows = x.to(compute_dtype(x)).flatten(0, 1).unsqueeze(0)  # [places, B · C, *spatial]
+    for i in range(2, n + 2):
+        index, valid = _adaptive_windows(sizes[i - 2], outputs[i - 2], x.device)  # [out, longest window]
+        windows = windows.index_select(i, index.flatten()).unflatten(i, index.shape)
+        windows = windows.masked_fill(~valid.reshape(*valid.shape, *[1] * (windows.dim() - i - 2)), -torch.inf)
+        windows = windows.movedim(i + 1, 0).flatten(0, 1)
+    pooled = _softened(windows, gradient).to(x.dtype).unflatten(0, x.shape[:2])
+    return pooled.contiguous(memory_format=memory_format(x))
 
 
 def _adaptive_windows(size: int, out: int, device: torch.device) -> tuple[Tensor, Tensor]:

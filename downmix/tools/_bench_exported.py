@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ..cost import measure_device
 from ..export import load
 from ._bench_report import commit
 from ._comparison_report import environment
@@ -30,12 +31,14 @@ def bench_exported(
 ) -> list[dict[str, Any]]:
     """Times exported networks on random images; those of one runtime take turns, and are compared with its first.
 
+    Each is warmed up before the first is timed. Prints every quantile, then the medians as the papers print theirs.
+
     Args:
         files: of any format of :func:`downmix.export.write`, such that they take these batches and images.
         batch_sizes: images at once.
         image_size: height and width.
         rounds: how often each is timed, 2 or more.
-        threads: of the runtimes; by default their own choice.
+        threads: of the runtimes; by default as many as torch has.
         output: CSV file.
         console: where the table goes.
 
@@ -49,19 +52,22 @@ def bench_exported(
         raise ValueError(f"rounds must be at least 2, got {rounds}")
     if len(set(files)) != len(files):
         raise ValueError(f"each file can stand once in a comparison, got {', '.join(map(str, files))}")
-    about = environment(torch.device("cpu"))
-    facts = {"device": about["device"], "threads": threads or about["threads"], "rounds": rounds, "commit": commit()}
+    threads = threads or torch.get_num_threads()
+    power = measure_device(seconds=0.2).flops_per_s
+    facts = {"device": environment(torch.device("cpu"))["device"], "threads": threads, "gflops": f"{power / 1e9:.1f}"}
+    facts |= {"rounds": rounds, "commit": commit()}
     exported = {path: load(path, threads) for path in files}
     rows: list[dict[str, Any]] = []
     for runtime in dict.fromkeys(network.runtime for network in exported.values()):
         own = [path for path in files if exported[path].runtime == runtime]
         for batch in batch_sizes:
-            fixed = {p: load(p, threads, (batch, 3, image_size, image_size)) for p in own}
-            images = {p: np.random.randn(batch, 3, image_size, image_size).astype(exported[p].dtype) for p in own}
-            calls: dict[str, Callable[[], object]] = {
-                str(p): lambda p=p, images=images, fixed=fixed: fixed[p].run(images[p]) for p in own
-            }
+            shape = (batch, 3, image_size, image_size)
             try:
+                fixed = {p: load(p, threads, shape) for p in own}
+                images = {p: np.random.randn(*shape).astype(exported[p].dtype) for p in own}
+                calls: dict[str, Callable[[], object]] = {
+                    str(p): lambda p=p, images=images, fixed=fixed: fixed[p].run(images[p]) for p in own
+                }
                 times = {name: summarize(ms) for name, ms in interleave(calls, rounds).items()}
             except Exception as error:  # runtimes raise what they like
                 raise ValueError(f"{runtime} can't run {batch} images of {image_size} pixels: {error}") from error
@@ -72,8 +78,11 @@ def bench_exported(
                 row |= {"dtype": exported[path].dtype, "image_size": image_size}
                 row |= {f"{name}_ms": f"{value:.2f}" for name, value in ms.items()}
                 row |= {f"{name}_ratio": f"{first[name] / ms[name]:.3f}" for name in ("min", "median")}
+                row["images_per_s"] = f"{batch / ms['median'] * 1e3:.1f}"
                 rows.append(row | facts)
-    (console or Console()).print(_table(rows))
+    console = console or Console()
+    console.print(_table(rows))
+    console.print(_platform_table(rows))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("w", newline="") as file:
@@ -85,10 +94,26 @@ def bench_exported(
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
     columns = ("runtime", "batch_size", "file", "min_ms", "min_ratio", "median_ms", "median_ratio", "p20_ms", "p80_ms")
+    columns = (*columns, "images_per_s")
     table = Table(
         *columns, title="Exported networks; a ratio above 1 is faster than the runtime's first", title_justify="left"
     )
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))
     table.caption = f"{rows[0]['device']}, {rows[0]['threads']} threads, commit {rows[0]['commit']}"
+    return table
+
+
+def _platform_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row for this machine in each runtime, a network a column, as in table 3 of the FACS paper."""
+    networks = list(dict.fromkeys(Path(row["file"]).stem for row in rows))
+    title = f"Latency, {rows[0]['image_size']}×{rows[0]['image_size']}, median of {rows[0]['rounds']} runs, ms"
+    table = Table(title=title, title_justify="left")
+    for column in ("compute platform", "threads", "GFLOP/s, measured", "runtime", "batch", *networks):
+        table.add_column(column)
+    for runtime, batch in dict.fromkeys((row["runtime"], row["batch_size"]) for row in rows):
+        found = {Path(r["file"]).stem: r for r in rows if (r["runtime"], r["batch_size"]) == (runtime, batch)}
+        where = next(iter(found.values()))
+        cells = [found[name]["median_ms"] if name in found else "–" for name in networks]
+        table.add_row(where["device"], str(where["threads"]), where["gflops"], runtime, str(batch), *cells)
     return table

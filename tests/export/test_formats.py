@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import openvino
 import pytest
 import timm
 import torch
@@ -13,7 +11,6 @@ from torch import nn
 
 import downmix
 from downmix.export import load, regroup, write
-from tests.models.test_models import TINY
 
 
 @pytest.fixture(autouse=True)
@@ -30,25 +27,6 @@ def check(network: nn.Module, path: Path, shapes: list[tuple[int, ...]]) -> None
         with torch.no_grad():
             expected = network(images).numpy()
         np.testing.assert_allclose(exported.run(images.numpy()), expected, rtol=0, atol=1e-5 * abs(expected).max())
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_tiny_networks_in_onnx_runtime_and_openvino(name: str, tmp_path: Path) -> None:
-    network = timm.create_model(name, num_classes=7).eval()
-    images = torch.randn(2, 3, 64, 64)
-    regrouped, report = regroup(network, images)
-    assert report
-    assert not any(layer.why_not for layer in report)
-    write(regrouped, images, tmp_path / "a.onnx", "onnx", metadata={"model": "a test"})
-    read = openvino.convert_model(tmp_path / "a.onnx")
-    read.set_rt_info("a test", ["downmix", "model"])
-    openvino.save_model(read, tmp_path / "a.xml", compress_to_fp16=False)
-    for file in ("a.onnx", "a.xml"):
-        check(network, tmp_path / file, [(2, 3, 64, 64), (1, 3, 64, 64), (5, 3, 64, 64)])
-    model = onnx.load(tmp_path / "a.onnx")
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
-    assert {node.domain for node in model.graph.node} == {""}
-    assert not model.functions
 
 
 @pytest.mark.parametrize(("format", "file"), [("onnx", "a.onnx"), ("torch-export", "a.pt2")])
@@ -72,15 +50,6 @@ def test_pools_and_a_pix_that_stays(format: str, file: str, tmp_path: Path) -> N
     images = torch.randn(2, 3, 21, 22)
     write(network, images, tmp_path / file, format, metadata={"model": "a test"})
     check(network, tmp_path / file, [(2, 3, 21, 22), (5, 3, 21, 22)])
-
-
-@pytest.mark.parametrize("file", ["a.onnx", "a.xml"])
-def test_soft_pool_stays_finite_at_1000(file: str, tmp_path: Path) -> None:
-    network = downmix.SoftPool2d(3, 2, padding=1).eval()
-    images = 1000 * torch.randn(2, 3, 9, 11)
-    write(network, images, tmp_path / file, {"a.onnx": "onnx", "a.xml": "openvino"}[file])
-    found = load(tmp_path / file, threads=1).run(images.numpy())
-    np.testing.assert_allclose(found, network(images).numpy(), rtol=1e-5)
 
 
 def test_bad_options_are_refused(tmp_path: Path) -> None:

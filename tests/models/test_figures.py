@@ -15,7 +15,7 @@ from torch import nn
 
 from downmix import PiX
 from downmix.cost import count_macs
-from downmix.models._networks import registered
+from downmix.models._networks import baseline_of, registered
 
 # As the specification's section 1 prints them; ResNet-50, 101 and 152 are in tests/test_cost.py.
 PRINTED = [
@@ -30,6 +30,7 @@ PRINTED = [
     # Not derivable: the source prints 19.6 and 2.82. These are what is left when only the squeezes go.
     ("dwp_resnet50", "21.2", "3.18"),
 ]
+BASELINE = re.compile(r"^\| `(\w+)` \| (\w+) \|", re.MULTILINE)
 TABLE_ROW = re.compile(r"^\| `(\w+)` \|.*\| ([\d.]+) \| ([\d.]+) \|$", re.MULTILINE)
 TABLE = TABLE_ROW.findall((Path(__file__).parents[2] / "docs" / "models.md").read_text())
 
@@ -50,6 +51,19 @@ def test_printed_figures_come_out(name: str, params: str, gmacs: str) -> None:
     found = figures(name)
     assert found[0] == pytest.approx(float(params), abs=half_a_digit(params))
     assert found[1] == pytest.approx(float(gmacs), abs=half_a_digit(gmacs))
+
+
+def test_baselines_are_those_of_the_page() -> None:
+    """But for the plain networks that are baselines themselves."""
+    found = BASELINE.findall((Path(__file__).parents[2] / "docs" / "models.md").read_text())
+    variants = [(name, baseline) for name, baseline in found if re.match("pix|softpool|dwp|groupconv|fbs", name)]
+    assert len(variants) > 40
+    assert [(name, baseline_of(name)) for name, _ in variants] == variants
+    assert baseline_of("test_pix_resnet") == "test_resnet"
+    assert baseline_of("resnet50:squeeze=pix,pool=soft") == "resnet50"
+    for name in ("resnet50", "resnet50:base_width=52", "vgg16_gap"):
+        with pytest.raises(ValueError, match=f"the name {name} says of no other network"):
+            baseline_of(name)
 
 
 def test_the_page_lists_every_network() -> None:

@@ -1,21 +1,28 @@
 import csv
 import json
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import timm
-import timm.data
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 import downmix
 from downmix.cli import main
 from downmix.export import load, write
+from downmix.tools._trained import trained_network
 from downmix.tools.export import export
+from downmix.train import Recipe, train
+from downmix.train.classification import evaluation_transform
+from downmix.train.sources import load_data
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +38,9 @@ def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path:
     Image.new("RGB", (80, 70), (200, 30, 90)).save(tmp_path / "photo.png")
     output = tmp_path / "net.onnx"
     words = ["export", "test_pix_resnet", "--checkpoint", str(tmp_path / "weights.pth"), "--output", str(output)]
-    main([*words, "--classes", str(tmp_path / "classes.txt"), "--images", str(tmp_path / "photo.png")])
+    main([*words, "--classes", str(tmp_path / "classes.txt"), "--images", str(tmp_path / "photo.png"), "--benchmark"])
     said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"ONNX Runtime \S+ │ 8 │ test_resnet.onnx │ .* ONNX Runtime \S+ │ 8 │ net.onnx │ ", said)
     assert "4 of 4 PiX layers regrouped" in said
     assert "random images: ONNX Runtime" in said
     assert "real images: ONNX Runtime" in said
@@ -40,19 +48,56 @@ def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path:
     facts = {"classes": ["ape", "bee", "cat"], "input_size": [3, 64, 64], "std": [0.229, 0.224, 0.225]}
     assert {name: json.loads(exported.metadata[name]) for name in facts} == facts
     assert exported.metadata["downmix"] == downmix.__version__
-    script = Path(__file__).parents[2] / "docs" / "classify.py"
-    photo = Image.effect_noise((90, 71), 80).convert("RGB")  # its gray is the same in all channels
-    photo.save(tmp_path / "photo.png")
-    run = [sys.executable, str(script), str(output), str(tmp_path / "photo.png")]
-    answer = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    config = timm.data.resolve_data_config({}, model=network)
-    with torch.no_grad():
-        scores = network.eval()(timm.data.create_transform(**config)(photo)[None]).softmax(1)[0]
-    best = int(scores.argmax())
-    assert answer == f"{tmp_path / 'photo.png'}: {('ape', 'bee', 'cat')[best]} ({scores[best]:.3f})\n"
     images = torch.randn(4, 3, 64, 64)
     expected = network.eval()(images).detach()
     torch.testing.assert_close(torch.from_numpy(exported.run(images.numpy())), expected, rtol=1e-4, atol=1e-5)
+
+
+# None in sys.modules makes an import fail, as if the package were missing.
+WITHOUT_TORCH = (
+    "import runpy, sys; sys.modules |= dict.fromkeys(('torch', 'torchvision', 'timm', 'downmix', 'openvino')); "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+def test_from_training_on_digits_to_photos_classified_without_torch(tmp_path: Path) -> None:
+    """The walk-through of docs/export.md, with a smaller network and preprocessing that no network has by itself."""
+    recipe = Recipe(model="tiny_pix_resnet", epochs=1, crop_pct=0.7, interpolation="bicubic", device="cpu")
+    train(recipe, tmp_path / "run")
+    output = tmp_path / "digits.onnx"
+    photos = save_photos(tmp_path)
+    main(["export", "--checkpoint", str(tmp_path / "run"), "--output", str(output), "--images", *photos])
+    script = str(Path(__file__).parents[2] / "docs" / "classify.py")
+    command = [sys.executable, "-c", WITHOUT_TORCH, script, str(output), *photos]
+    answers = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    network, transform = trained_network(None, tmp_path / "run" / "best.safetensors"), evaluation_transform(recipe)
+    names = runpy.run_path(script)
+    facts = names["read_facts"](onnxruntime.InferenceSession(output))
+    assert facts["classes"] == [str(digit) for digit in range(10)]
+    found = set()
+    for photo, answer in zip(photos, answers, strict=True):
+        images = transform(Image.open(photo).convert("RGB"))[None]
+        np.testing.assert_allclose(names["prepare"](photo, facts), images.numpy(), rtol=0, atol=1e-6)
+        with torch.no_grad():
+            scores = network(images).softmax(1)[0]
+        best = int(scores.argmax())
+        path, name, score = re.fullmatch(r"(.*): (\d) \((.*)\)", answer).groups()  # type: ignore[union-attr]
+        assert (path, name) == (photo, str(best))
+        assert float(score) == pytest.approx(float(scores[best]), abs=1e-3)
+        found.add(name)
+    assert len(found) > 1
+
+
+def save_photos(folder: Path) -> list[str]:
+    """Held-out digits in grey as they are, and larger, tinted and not square."""
+    photos = []
+    for number, (pixels, _) in enumerate(load_data(Recipe()).test.items[:8]):  # type: ignore[attr-defined]
+        photo = Image.fromarray(pixels)
+        if number % 2:
+            photo = ImageOps.colorize(photo.resize((33 + number, 41)), "navy", "orange")
+        photos.append(str(folder / f"{number}.png"))
+        photo.save(photos[-1])
+    return photos
 
 
 def test_float16_and_a_fixed_batch(tmp_path: Path) -> None:
@@ -83,6 +128,7 @@ def test_a_file_that_computes_something_else_is_reported(tmp_path: Path, monkeyp
         (["test_pix_resnet", "--output", "a.xml"], "ends in .onnx, got a.xml"),
         (["test_pix_resnet", "--format", "tflite"], "tflite"),
         (["no_such_net"], "there is no network"),
+        ([], "name a network, or give a checkpoint of `downmix train`"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], sentence: str, capsys: Any) -> None:
@@ -99,7 +145,10 @@ def test_bench_times_exported_files_in_turns(tmp_path: Path, capsys: Any) -> Non
     files = [str(tmp_path / name) for name in ("one.onnx", "one.xml", "two.onnx")]
     options = ["--batch_sizes", "1", "3", "--image_size", "8", "--rounds", "3", "--threads", "1"]
     main(["bench", "--exported", *files, *options, "--output", str(tmp_path / "bench.csv")])
-    assert "Exported networks" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Exported networks" in said
+    platform = next(line for line in said.splitlines() if "compute platform" in line)
+    assert [word.strip() for word in platform.split("┃")[-3:-1]] == ["one", "two"]
     rows = list(csv.DictReader((tmp_path / "bench.csv").read_text().splitlines()))
     assert [(row["file"], row["batch_size"]) for row in rows] == [
         *(("one.onnx", "1"), ("two.onnx", "1"), ("one.onnx", "3"), ("two.onnx", "3")),
@@ -109,6 +158,9 @@ def test_bench_times_exported_files_in_turns(tmp_path: Path, capsys: Any) -> Non
         assert row["threads"] == "1"
         assert 0 < float(row["min_ms"]) <= float(row["median_ms"])
         assert float(row["min_ratio"]) == 1 or row["file"] != row["baseline"]
+        assert float(row["images_per_s"]) == pytest.approx(
+            1e3 * int(row["batch_size"]) / float(row["median_ms"]), rel=0.2
+        )
 
 
 @pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])
