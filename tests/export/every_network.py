@@ -14,11 +14,11 @@ import onnx
 import openvino
 import timm
 import torch
+from downmix.tools._fold_bn import fold_batch_norms, settle_batch_norms
 
 import downmix
 from downmix.export import load, regroup, write
 from downmix.models._networks import registered
-from downmix.tools._fold_bn import fold_batch_norms, settle_batch_norms
 
 
 def check(name: str, folder: Path) -> str:

@@ -9,12 +9,12 @@ import onnx
 import openvino
 import pytest
 import torch
+from downmix.tools._fold_bn import fold_batch_norms, settle_batch_norms
 from torch import Tensor, nn
 
 import downmix
 from downmix.export import load, regroup, write
 from downmix.models._networks import create_network
-from downmix.tools._fold_bn import fold_batch_norms, settle_batch_norms
 
 
 @pytest.fixture(autouse=True)

@@ -182,6 +182,18 @@ def test_without_grad_cam(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "cost" in page.sections
 
 
+def test_exported_files_and_data_of_other_classes(run: Path, tmp_path: Path) -> None:
+    times = "min_ms,median_ms,p20_ms,p80_ms,min_ratio,median_ratio,device,threads,rounds,commit"
+    (tmp_path / "exported.csv").write_text(
+        f"runtime,batch_size,file,baseline,dtype,image_size,{times}\n"
+        "onnxruntime,8,a.onnx,a.onnx,float32,32,3.25,4.0,3.5,5,1.0,1.0,cpu,2,15,abc\n"
+    )
+    other = make_folders(tmp_path / "other", classes=("a", "b", "c"), count=5)
+    page = Page(report([tmp_path / "exported.csv", run], output=tmp_path / "report.html", data=str(other)))
+    assert "a.onnx onnxruntime float32 8 3.25 ×1.00 4.00 ×1.00" in page.text
+    assert "has 3 classes, and the network was trained on 2; say where the data lie" in page.text
+
+
 def test_a_segmentation(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "resnet18", 0.5, task="segmentation", segmentation={"classes": ["road", EVIL]})
     header = f"epoch,train_loss,lr,seconds,miou,pixel_accuracy,val_loss,iou/road,iou/{EVIL}"

@@ -71,31 +71,32 @@ def look(training: Training, limit: int | None, fields: dict[str, Any], progress
     recipe = replace(training.recipe, **how, **fields)
     is_classifier = recipe.task == "classification"
     with found.sentences("cost", *(_OF_IMAGES if is_classifier else ())):
-        network = _load(training, recipe)
+        network, classes = _load(training, recipe)
         with found.sentences("cost"):
             found.cost = _count(network, recipe)
         if is_classifier:
             found.has_pix = any(isinstance(module, PiX) for module in network.modules())
             with found.sentences(*_OF_IMAGES, *(["probabilities"] if found.has_pix else [])):
-                task = _open(recipe)
+                task = _open(recipe, classes)
                 found.classes = list(task.class_names)
                 _run(found, network, task, held_out(task, limit), progress)
     return found
 
 
-def _load(training: Training, recipe: Recipe) -> nn.Module:
-    """The network, without its data, which may be gone."""
+def _load(training: Training, recipe: Recipe) -> tuple[nn.Module, int]:
+    """The network and how many classes it knows, without its data, which may be gone."""
     if not training.weights.exists():
         raise ValueError(f"{training.folder} has no best.pt; copy it there, or train again")
     state = read_weights(training.weights)
     if recipe.task == "segmentation":
         from ...train.segmentation import build_segmenter  # here: needs a package that classification doesn't
 
-        network = build_segmenter(recipe)
+        network, classes = build_segmenter(recipe), len(recipe.segmentation.classes)
     else:
-        network = build_network(recipe, _count_classes(recipe, state))
+        classes = _count_classes(recipe, state)
+        network = build_network(recipe, classes)
     restore(network, state, recipe, training.weights)
-    return network.to(recipe.torch_device()).eval()
+    return network.to(recipe.torch_device()).eval(), classes
 
 
 def _count_classes(recipe: Recipe, state: dict[str, Tensor]) -> int:
@@ -115,11 +116,14 @@ def _count(network: nn.Module, recipe: Recipe) -> Profile:
         raise ValueError(f"its cost for images of {height}×{width} can't be counted: {error}") from error
 
 
-def _open(recipe: Recipe) -> Classification:
+def _open(recipe: Recipe, classes: int) -> Classification:
     try:
-        return Classification(recipe)
+        task = Classification(recipe)
+        if task.num_classes != classes:
+            raise ValueError(f"{recipe.data} has {task.num_classes} classes, and the network was trained on {classes}")
     except (OSError, ValueError) as error:
         raise ValueError(f"{error}; say where the data lie with --data or --data_dir") from error
+    return task
 
 
 def _run(found: Look, network: nn.Module, task: Classification, images: HeldOut, progress: Progress) -> None:

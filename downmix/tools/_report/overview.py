@@ -27,28 +27,26 @@ def configuration(inputs: Inputs) -> Section:
         "Runs and configuration",
         "A row a training; fields of the recipe that differ between them are columns, all others stand below.",
     )
-    if not inputs.trainings:
-        return section
+    if inputs.trainings:
+        section.parts += _recipes(inputs)
+    section.parts += _versions(inputs)
+    return section
+
+
+def _recipes(inputs: Inputs) -> Iterator[Part]:
     recipes = [_flat(asdict(training.recipe)) for training in inputs.trainings]
     names = list(dict.fromkeys(name for recipe in recipes for name in recipe))
     differing = [name for name in names if len({str(recipe.get(name)) for recipe in recipes}) > 1]
-    section.parts.append(_runs(inputs.trainings, recipes, [name for name in differing if name not in _IN_THE_LABEL]))
+    yield _runs(inputs.trainings, recipes, [name for name in differing if name not in _IN_THE_LABEL])
     defaults = _flat(asdict(Recipe()))
     rows = [
         [Cell(name), Cell(_text(value)), Cell("" if value == defaults.get(name) else _text(defaults.get(name)))]
         for name, value in recipes[0].items()
         if name not in differing
     ]
-    section.parts.append(Table("The recipe, as far as all share it", ["field", "value", "default"], rows, folded=True))
-    section.parts += _versions(inputs)
-    folder = inputs.trainings[0].folder
-    section.parts.append(
-        Text(
-            "A training is repeated by",
-            f"downmix train --recipe {shlex.quote(str(folder / 'recipe.yaml'))} --output FOLDER",
-        )
-    )
-    return section
+    yield Table("The recipe, as far as all share it", ["field", "value", "default"], rows, folded=True)
+    path = shlex.quote(str(inputs.trainings[0].folder / "recipe.yaml"))
+    yield Text("A training is repeated by", f"downmix train --recipe {path} --output FOLDER")
 
 
 def _runs(trainings: list[Training], recipes: list[dict[str, Any]], differing: list[str]) -> Table:
