@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from ..export import DYNAMIC, FORMATS, Regrouped, load, regroup, write
 from ..fuse import fold_batch_norms
 from ..models._networks import create_network, own_input_size
 from ..published import load_published
+from ..train import Recipe
+from ..train.sources import load_data
 from ._bench_report import commit
+from ._export_int8 import quantise_and_score
+from ._trained import view
 
 HELP = "Write a network for ONNX Runtime, OpenVINO, torch.export or AOTInductor, and check it by running it."
 # What runtimes may differ by, relative to the largest logit; float16 has 11 bits, and networks are deep.
@@ -42,8 +47,13 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--dynamic", nargs="*", choices=DYNAMIC, default=["batch"], help="what callers may choose")
     parser.add_argument("--image_size", type=int, default=None, help="height and width; by default the network's own")
-    parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="float32", help="of weights, images and logits")
+    kinds = (*TOLERANCE, "int8")
+    parser.add_argument("--dtype", choices=kinds, default="float32", help="of weights, images and logits; int8: inside")
     parser.add_argument("--images", nargs="*", type=Path, default=[], help="real images to check the file on as well")
+    int8 = "for int8, a data set as `downmix train` takes it: training images calibrate, held-out ones are scored"
+    parser.add_argument("--data", type=str, default=None, help=int8)
+    parser.add_argument("--data_dir", type=str, default=None, help="the folder it lies in, as there")
+    parser.add_argument("--calibration_images", type=int, default=128, help="for int8, of the training images")
 
 
 def run(args: Any) -> None:
@@ -51,21 +61,28 @@ def run(args: Any) -> None:
     count = args.num_classes or len(names) or None
     if names and len(names) != count:
         raise ValueError(f"{args.classes} names {len(names)} classes, but num_classes is {count}")
-    options: dict[str, Any] = {"num_classes": count} if count else {}
-    network = create_network(args.model, pretrained=args.pretrained, **options)
+    outputs: dict[str, Any] = {"num_classes": count} if count else {}
+    network = create_network(args.model, pretrained=args.pretrained, **outputs)
     if args.checkpoint:
         load_published(network, args.checkpoint)
-    export(
-        network,
-        args.output or Path("runs/export") / f"{args.model.partition(':')[0]}{FORMATS[args.format]}",
-        args.format,
-        name=args.model,
-        classes=names,
-        dynamic=args.dynamic,
-        image_size=args.image_size,
-        dtype=args.dtype,
-        images=args.images,
-    )
+    output = args.output or Path("runs/export") / f"{args.model.partition(':')[0]}{FORMATS[args.format]}"
+    options: dict[str, Any] = {
+        "name": args.model,
+        "classes": names,
+        "dynamic": args.dynamic,
+        "image_size": args.image_size,
+    }
+    options |= {"images": args.images}
+    if args.dtype != "int8":
+        export(network, output, args.format, dtype=args.dtype, **options)
+        return
+    if args.data is None:
+        raise ValueError("int8 needs images to find the range of activations on; name a data set as --data")
+    data = load_data(Recipe(data=args.data, data_dir=args.data_dir))
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "float32.onnx"
+        export(network, source, **options)
+        quantise_and_score(source, output, data, view(network, args.image_size), args.calibration_images)
 
 
 def export(
