@@ -100,11 +100,16 @@ def _argsort_stably(x: Tensor, *, stable: bool, dim: int = -1, descending: bool 
 def _write_openvino(
     program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str], compress: bool
 ) -> None:
-    import openvino
-
     with tempfile.TemporaryDirectory() as folder:
         _write_onnx(program, Path(folder) / "model.onnx", {})
-        model = openvino.convert_model(Path(folder) / "model.onnx")
-        for name, value in metadata.items():
-            model.set_rt_info(value, ["downmix", name])
-        openvino.save_model(model, path, compress_to_fp16=compress)
+        convert_to_openvino(Path(folder) / "model.onnx", path, metadata, compress)
+
+
+def convert_to_openvino(source: Path, path: Path, metadata: dict[str, str], compress: bool) -> None:
+    """An ONNX file as OpenVINO's, with its weights in float16 if ``compress``."""
+    import openvino
+
+    model = openvino.convert_model(source)
+    for name, value in metadata.items():
+        model.set_rt_info(value, ["downmix", name])
+    openvino.save_model(model, path, compress_to_fp16=compress)

@@ -20,9 +20,12 @@ from .._version import __version__
 from ..export import DYNAMIC, FORMATS, Regrouped, load, regroup, write
 from ..fuse import fold_batch_norms
 from ..models._networks import baseline_of, create_network, own_input_size
+from ..train import Recipe
+from ..train.sources import load_data
 from ._bench_exported import bench_exported
 from ._bench_report import commit
 from ._console import wide_console
+from ._export_int8 import quantise_and_score
 from ._trained import own_names, trained_network, view
 
 HELP = "Write a network for ONNX Runtime, OpenVINO, torch.export or AOTInductor, and check it by running it."
@@ -46,7 +49,8 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--dynamic", nargs="*", choices=DYNAMIC, default=["batch"], help="what callers may choose")
     parser.add_argument("--image_size", type=int, default=None, help="height and width; by default the network's own")
-    parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="float32", help="of weights, images and logits")
+    kinds = (*TOLERANCE, "int8")
+    parser.add_argument("--dtype", choices=kinds, default="float32", help="of weights, images and logits; int8: inside")
     parser.add_argument(
         "--benchmark",
         nargs="?",
@@ -55,6 +59,10 @@ def add_arguments(parser: Any) -> None:
         help="time the file against this network, exported likewise; by default the one that the name says it varies",
     )
     parser.add_argument("--images", nargs="*", type=Path, default=[], help="real images to check the file on as well")
+    int8 = "for int8, a data set as `downmix train` takes it: training images calibrate, held-out ones are scored"
+    parser.add_argument("--data", type=str, default=None, help=int8)
+    parser.add_argument("--data_dir", type=str, default=None, help="the folder it lies in, as there")
+    parser.add_argument("--calibration_images", type=int, default=128, help="for int8, of the training images")
 
 
 def run(args: Any) -> None:
@@ -69,13 +77,29 @@ def run(args: Any) -> None:
     else:
         network = create_network(args.model, pretrained=args.pretrained, **options)
     name: str = args.model or network.pretrained_cfg["architecture"]
-    baseline = None if args.benchmark is None else args.benchmark or baseline_of(name)
     output = args.output or Path("runs/export") / f"{name.partition(':')[0]}{FORMATS[args.format]}"
+    facts = {"name": name, "classes": names, "image_size": args.image_size, "images": args.images}
+    if args.dtype == "int8":
+        _export_int8(network, output, args, facts)
+        return
+    baseline = None if args.benchmark is None else args.benchmark or baseline_of(name)
     how: dict[str, Any] = {"format": args.format, "dynamic": args.dynamic, "dtype": args.dtype}
-    export(network, output, name=name, classes=names, image_size=args.image_size, images=args.images, **how)
+    export(network, output, **facts, **how)
     if baseline:
         how["image_size"] = view(network, args.image_size)["input_size"][-1]
         benchmark(output, create_network(baseline, num_classes=network.num_classes), baseline, **how)
+
+
+def _export_int8(network: nn.Module, output: Path, args: Any, facts: dict[str, Any]) -> None:
+    if args.data is None:
+        raise ValueError("int8 needs images to find the range of activations on; name a data set as --data")
+    if args.benchmark is not None:
+        raise ValueError("--benchmark is not for int8; export both networks, then `downmix bench --exported FILE FILE`")
+    data = load_data(Recipe(data=args.data, data_dir=args.data_dir))
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "float32.onnx"
+        export(network, source, dynamic=args.dynamic, **facts)
+        quantise_and_score(source, output, data, view(network, args.image_size), args.calibration_images)
 
 
 def benchmark(file: Path, baseline: nn.Module, name: str, **how: Any) -> None:
