@@ -42,7 +42,8 @@ def _comparison(path: Path, rows: list[Row]) -> Table:
         cells.append(_ratio("training_images_per_s", row, rows[0], "{:.0f}"))
         shown.append(cells)
     first = rows[0]
-    caption = f"{path.parent.name or path.stem}: {first['data']}, {first['image_size']}×{first['image_size']}, "
+    name = path.parent.name if path.name == "compare.csv" else path.stem
+    caption = f"{name}: {first['data']}, {first['image_size']}×{first['image_size']}, "
     caption += f"{first['device']}, {first['threads']} threads, torch {first['torch_version']}"
     return Table(caption, [*columns, "training images/s"], shown)
 

@@ -29,10 +29,9 @@ def tradeoff(inputs: Inputs, looks: list[Look]) -> Section:
     for found in results.accuracies:
         groups.setdefault(f"{found.data}, {found.image_size}×{found.image_size}", []).append(found)
     for data, accuracies in groups.items():
-        plots = list(_plots(data, accuracies, results, inputs.networks))
-        if len(groups) > 1 and plots:
-            section.parts.append(Heading(data))
-        section.parts += [Plots(plots)] if plots else []
+        plots = _plots(accuracies, results, inputs.networks)
+        if plots:
+            section.parts += [Heading(data), Plots(plots)]
         unknown = [a.network for a in accuracies if (a.network, a.image_size) not in results.macs]
         if unknown:
             names = ", ".join(dict.fromkeys(unknown))
@@ -44,22 +43,22 @@ def tradeoff(inputs: Inputs, looks: list[Look]) -> Section:
     return section
 
 
-def _plots(data: str, accuracies: list[Accuracy], results: Results, networks: list[str]) -> list[Plot]:
+def _plots(accuracies: list[Accuracy], results: Results, networks: list[str]) -> list[Plot]:
     points: list[_Point] = [
         (found, macs / 1e9, None)
         for found in accuracies
         if (macs := results.macs.get((found.network, found.image_size)))
     ]
-    plots = [_plot("Against operations", "GMACs", points, data, networks)] if points else []
+    plots = [_plot("Against operations", "GMACs", points, networks)] if points else []
     timed = [(found, latency) for found in accuracies for latency in results.latencies_of(found)]
     for way in dict.fromkeys(latency.way for _, latency in timed):
         points = [(found, latency.median_ms, latency) for found, latency in timed if latency.way == way]
         title = f"Against latency: {', '.join(way.splitlines())}"
-        plots.append(_plot(title, "milliseconds, median", points, data, networks))
+        plots.append(_plot(title, "milliseconds, median", points, networks))
     return plots
 
 
-def _plot(title: str, x: str, points: list[_Point], data: str, networks: list[str]) -> Plot:
+def _plot(title: str, x: str, points: list[_Point], networks: list[str]) -> Plot:
     traces = []
     for found, value, latency in points:
         name, top1 = literal(found.network), 100 * found.mean
@@ -79,7 +78,8 @@ def _plot(title: str, x: str, points: list[_Point], data: str, networks: list[st
             )
         )
     told = "; ".join(f"{found.network}: {100 * found.mean:.2f} % at {value:.4g}" for found, value, _ in points[:12])
-    return plot(title, traces, x, f"top-1 % on {literal(data)}", f"Points of top-1 against {x}. {told}.")
+    height = 360 + 18 * max(0, len(points) - 4)  # a line of the legend each
+    return plot(title, traces, x, "top-1 %", f"Points of top-1 against {x}. {told}.", height)
 
 
 def _table(results: Results) -> Table:
