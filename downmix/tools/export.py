@@ -66,18 +66,15 @@ def run(args: Any) -> None:
     if args.checkpoint:
         load_published(network, args.checkpoint)
     output = args.output or Path("runs/export") / f"{args.model.partition(':')[0]}{FORMATS[args.format]}"
-    options: dict[str, Any] = {
-        "name": args.model,
-        "classes": names,
-        "dynamic": args.dynamic,
-        "image_size": args.image_size,
-    }
-    options |= {"images": args.images}
+    options: dict[str, Any] = {key: args[key] for key in ("dynamic", "image_size", "images")}
+    options |= {"name": args.model, "classes": names}
     if args.dtype != "int8":
         export(network, output, args.format, dtype=args.dtype, **options)
         return
     if args.data is None:
         raise ValueError("int8 needs images to find the range of activations on; name a data set as --data")
+    if "batch" not in args.dynamic:
+        raise ValueError("int8 is calibrated and scored in batches; keep batch in --dynamic")
     data = load_data(Recipe(data=args.data, data_dir=args.data_dir))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "float32.onnx"
