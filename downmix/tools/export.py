@@ -93,6 +93,8 @@ def run(args: Any) -> None:
 def _export_int8(network: nn.Module, output: Path, args: Any, facts: dict[str, Any]) -> None:
     if args.data is None:
         raise ValueError("int8 needs images to find the range of activations on; name a data set as --data")
+    if "batch" not in args.dynamic:
+        raise ValueError("int8 is calibrated and scored in batches; keep batch in --dynamic")
     if args.benchmark is not None:
         raise ValueError("--benchmark is not for int8; export both networks, then `downmix bench --exported FILE FILE`")
     data = load_data(Recipe(data=args.data, data_dir=args.data_dir))
