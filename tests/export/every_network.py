@@ -14,11 +14,12 @@ import onnx
 import openvino
 import timm
 import torch
-from downmix.tools._fold_bn import fold_batch_norms, settle_batch_norms
 
 import downmix
 from downmix.export import load, regroup, write
+from downmix.fuse import fold_batch_norms
 from downmix.models._networks import registered
+from downmix.tools._bench_networks import settle_batch_norms
 
 
 def check(name: str, folder: Path) -> str:
@@ -27,7 +28,7 @@ def check(name: str, folder: Path) -> str:
     network = timm.create_model(name, num_classes=100).eval()
     images = torch.randn(2, 3, side, side)
     settle_batch_norms(network, torch.randn(8, 3, side, side))
-    regrouped, report = regroup(fold_batch_norms(network, images), images)
+    regrouped, report = regroup(fold_batch_norms(network, images)[0], images)
     write(regrouped, images, folder / "net.onnx", "onnx", dynamic=("batch", "size"))
     model = onnx.load(folder / "net.onnx")
     foreign = {node.domain for node in model.graph.node} | {opset.domain for opset in model.opset_import}

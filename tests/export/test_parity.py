@@ -9,12 +9,13 @@ import onnx
 import openvino
 import pytest
 import torch
-from downmix.tools._fold_bn import fold_batch_norms, settle_batch_norms
 from torch import Tensor, nn
 
 import downmix
 from downmix.export import load, regroup, write
+from downmix.fuse import fold_batch_norms
 from downmix.models._networks import create_network
+from downmix.tools._bench_networks import settle_batch_norms
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +159,6 @@ def test_networks(family: str, tmp_path: Path) -> None:
     parts = {name: create(name) for name in FAMILIES[family]}
     together, x = Together(parts).eval(), torch.randn(2, 3, 37, 45)
     settle_batch_norms(together, torch.randn(8, 3, 37, 45))
-    exported, report = regroup(fold_batch_norms(together, x), x)
+    exported, report = regroup(fold_batch_norms(together, x)[0], x)
     assert not any(layer.why_not for layer in report)
     check(parts, exported, [x, torch.randn(1, 3, 37, 45), torch.randn(5, 3, 37, 45)], tmp_path)
