@@ -5,16 +5,25 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import downmix
+
 if not torch.cuda.is_available():  # Triton reads this once, when it is imported
     os.environ["TRITON_INTERPRET"] = "1"
 
 with contextlib.suppress(ImportError):  # a machine for GPU tests may lack timm
-    import downmix.models  # noqa: F401, registers the networks
+    import downmix.models
 
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def without_kernels() -> Iterator[None]:
+    """They are compiled for each window and reduction, for seconds; tests/kernels and tests/ops are for them."""
+    with downmix.use_backend("reference"):
+        yield
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from downmix import PiX, convert, convert_like
 
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 # Name, and how many squeezes and pools go. A squeeze has an integer ratio of 2 or more and is no part of
 # squeeze-and-excite, a head or a projection.
 TIMM = {

@@ -10,6 +10,8 @@ from downmix import SoftPool2d, convert
 
 from .nets import Calls, X, reasons
 
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 
 def pools() -> nn.Sequential:
     return nn.Sequential(

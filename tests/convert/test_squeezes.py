@@ -13,6 +13,8 @@ from downmix.cost import count_macs
 
 from .nets import Calls, Net, X, end, norm, reasons, squeeze
 
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 
 def test_a_converted_resnet50_is_pix_resnet50() -> None:
     plain, pix = timm.create_model("resnet50"), timm.create_model("pix_resnet50").eval()

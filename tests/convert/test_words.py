@@ -16,6 +16,8 @@ from downmix.layers.pools import POOLS as POOL_CLASSES
 
 from .nets import Calls, Net, X, reasons
 
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 
 def small() -> nn.Sequential:
     return nn.Sequential(

@@ -23,6 +23,8 @@ from downmix.layers._pool import Pool
 
 from .test_probabilities import assert_untouched, snapshot
 
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 
 class PlainLIP(Pool):
     """LIP as its source defines it, by torch's means."""

@@ -12,11 +12,7 @@ from torch import nn
 import downmix
 from downmix.export import load, regroup, write
 
-
-@pytest.fixture(autouse=True)
-def _without_kernels() -> Any:
-    with downmix.use_backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("without_kernels")
 
 
 def check(network: nn.Module, path: Path, shapes: list[tuple[int, ...]]) -> None:

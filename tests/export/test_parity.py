@@ -17,11 +17,7 @@ from downmix.fuse import fold_batch_norms
 from downmix.models._networks import create_network
 from downmix.tools._bench_networks import settle_batch_norms
 
-
-@pytest.fixture(autouse=True)
-def _without_kernels() -> Any:
-    with downmix.use_backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("without_kernels")
 
 
 class Together(nn.Module):

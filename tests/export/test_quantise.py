@@ -9,17 +9,12 @@ import timm
 import torch
 from PIL import Image
 
-import downmix
 from downmix.cli import main
 from downmix.export import float_nodes, load, quantise, regroup, write
 from downmix.fuse import fold_batch_norms
 from downmix.tools._bench_networks import settle_batch_norms
 
-
-@pytest.fixture(autouse=True)
-def _without_kernels() -> Any:
-    with downmix.use_backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("without_kernels")
 
 
 def test_logits_stay_near_and_pix_stays_partly_in_floats(tmp_path: Path) -> None:

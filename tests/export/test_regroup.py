@@ -13,11 +13,7 @@ from downmix.export._chunked import ChunkedPiX
 from downmix.layers import PiX
 from tests.models.test_models import narrow
 
-
-@pytest.fixture(autouse=True)
-def _without_kernels() -> Any:
-    with downmix.use_backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("without_kernels")
 
 
 def unsettle(network: nn.Module) -> nn.Module:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -41,11 +40,7 @@ ALL = (*SQUEEZED_RESNETS, *PRUNED_RESNETS, *SMALL, *VGGS, *MOBILENETS, *TINY)
 PUBLISHED = {f"PiXResNet{depth}_cs": f"pix_resnet{depth}" for depth in (50, 101, 152)}
 
 
-@pytest.fixture(autouse=True)
-def _without_kernels() -> Iterator[None]:
-    """They are compiled for each reduction, for seconds; tests/kernels is where they are tested."""
-    with downmix.use_backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("without_kernels")
 
 
 def narrow(name: str, **options: Any) -> Any:
