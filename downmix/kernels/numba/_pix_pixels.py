@@ -48,7 +48,7 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
                 for g in range(0, full, lanes):
                     mask = all_lanes(number)
                     top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
-                    value = _fuse(load(p, chance + g, mask), top, values, real(reduction), mode, constants, number)
+                    value = _fuse(load(p, chance + g, mask), top, values, real(size), mode, constants, number)
                     store(y, out + g, value, mask)
                 for g in range(full, whole, lanes):
                     mask = lanes_between(number, 0, whole - g)
@@ -56,7 +56,7 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
                         top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
                     else:
                         top, values = _reduce_steps(x, row + g * reduction, reduction, reduction, constants, mask)
-                    value = _fuse(load(p, chance + g, mask), top, values, real(reduction), mode, constants, number)
+                    value = _fuse(load(p, chance + g, mask), top, values, real(unrolled or reduction), mode, constants, number)
                     store(y, out + g, value, mask)
                 if whole < groups:
                     mask, first = lanes_between(number, 0, 1), whole * reduction

@@ -1,4 +1,7 @@
-"""PiX where each channel's map is one run of memory (NCHW): a task is one group of one sample, reduced in registers."""
+"""PiX where each channel's map is one run of memory (NCHW): a task is one group of one sample, reduced in registers.
+
+Kernels are made for one reduction where all groups are whole, so that the walk over their members is unrolled.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ _SUM_EVERY = 32  # vectors of products that add up before their sum goes on in f
 
 
 @functools.cache
-def forward(sign: int, element: Any, number: Any) -> Any:
-    """The kernel for maxima, or with −1 for minima, one stored dtype, and one to compute in."""
+def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
+    """The kernel for one reduction, or with 0 for any and for a short last group; for maxima, or with −1 for minima; for
+    one stored dtype, and one to compute in."""
     element, number = ELEMENT[element], ELEMENT[number]
     lanes, real = 64 // number.itemsize, number.dtype.type
 
@@ -33,7 +37,7 @@ def forward(sign: int, element: Any, number: Any) -> Any:
         for task in tasks(at):
             b, g = task // groups, task % groups
             first = g * reduction
-            size = min(reduction, channels - first)
+            size = unrolled if unrolled else min(reduction, channels - first)
             divisor = spread(real(tail if g == groups - 1 else reduction))
             share, rest = spread(p[task]), spread(real(1) - p[task])
             pick = picks(mode, p[task], real(number_from(threshold)))
@@ -61,7 +65,7 @@ def _reduce(x, at, step, size, signs, nan, share, rest, divisor, pick, mode, mas
 
 
 @functools.cache
-def backward(sign: int, element: Any, number: Any) -> Any:
+def backward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
     """dx and dp. A maximum hands p·g to the first winner of its group, a mean p·g/size to each member, a blend both by
     their weights; dp is the sum over the map of g times what p multiplies."""
     element, number = ELEMENT[element], ELEMENT[number]
@@ -79,7 +83,7 @@ def backward(sign: int, element: Any, number: Any) -> Any:
         for task in tasks(at):
             b, g = task // groups, task % groups
             first = g * reduction
-            size = min(reduction, channels - first)
+            size = unrolled if unrolled else min(reduction, channels - first)
             divisor = real(tail if g == groups - 1 else reduction)
             pick = picks(mode, p[task], real(number_from(threshold)))
             to_each = (real(1) - p[task] if mode == BLEND else p[task]) / divisor
