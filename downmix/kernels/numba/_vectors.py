@@ -216,7 +216,8 @@ _POWERS = (
 
 
 def _exp_float32(builder: Any, value: Value) -> tuple[Value, Value]:
-    # 2^n · e^f with |f| ≤ ln 2 / 2; adding 1.5 · 2²³ rounds to the integer n and leaves it in the low bits.
+    # 2^n · e^f with |f| ≤ ln 2 / 2; adding 1.5 · 2²³ rounds to the integer n, and 127 more makes the low bits the
+    # exponent of 2^n. From −88 on that is 0, so that the product is 0.
     lanes = value.type.count
 
     def number(constant: float) -> ir.Constant:
@@ -225,18 +226,16 @@ def _exp_float32(builder: Any, value: Value) -> tuple[Value, Value]:
     def product_and_sum(a: Value, b: Value, c: Value) -> Value:
         return builder.fadd(builder.fmul(a, b, **_CONTRACT), c, **_CONTRACT)
 
-    vanishes = builder.fcmp_ordered("<", value, number(-87.0))
-    cut = builder.select(vanishes, number(-87.0), value)
-    shifted = product_and_sum(cut, number(1.4426950408889634), number(12582912.0))
-    n = builder.fsub(shifted, number(12582912.0))
-    f = product_and_sum(n, number(-math.log(2)), cut)
+    least, shift = number(-88.0), number(12582912.0 + 127.0)
+    cut = builder.select(builder.fcmp_ordered(">", least, value), least, value)  # a NaN stays
+    shifted = product_and_sum(cut, number(1.4426950408889634), shift)
+    f = product_and_sum(builder.fsub(shifted, shift), number(-math.log(2)), cut)
     y = number(_POWERS[0])
     for coefficient in _POWERS[1:]:
         y = product_and_sum(y, f, number(coefficient))
     whole = ir.VectorType(INT, lanes)
-    exponent = builder.add(builder.bitcast(shifted, whole), ir.Constant(whole, [127] * lanes))
-    scale = builder.bitcast(builder.shl(exponent, ir.Constant(whole, [23] * lanes)), value.type)
-    return cut, builder.select(vanishes, number(0.0), builder.fmul(y, scale))
+    scale = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * lanes))
+    return cut, builder.fmul(y, builder.bitcast(scale, value.type))
 
 
 def _exp_float64(builder: Any, value: Value) -> tuple[Value, Value]:
