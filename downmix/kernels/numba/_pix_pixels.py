@@ -40,7 +40,7 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
         x, y, p = memory(x_at, element), memory(y_at, element), memory(p_at, number)
         constants = spread(real(sign)), spread(real(np.nan)), spread(real(1)), spread(real(number_from(threshold)))
         blocks, whole = (space + pixels - 1) // pixels, channels // reduction
-        full = whole // lanes * lanes if unrolled else 0
+        full, divisor = whole // lanes * lanes if unrolled else 0, real(unrolled if unrolled else reduction)
         for task in tasks(at):
             b, block = task // blocks, task % blocks
             for i in range(block * pixels, min((block + 1) * pixels, space)):
@@ -48,7 +48,7 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
                 for g in range(0, full, lanes):
                     mask = all_lanes(number)
                     top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
-                    value = _fuse(load(p, chance + g, mask), top, values, real(size), mode, constants, number)
+                    value = _fuse(load(p, chance + g, mask), top, values, divisor, mode, constants, number)
                     store(y, out + g, value, mask)
                 for g in range(full, whole, lanes):
                     mask = lanes_between(number, 0, whole - g)
@@ -56,7 +56,7 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
                         top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
                     else:
                         top, values = _reduce_steps(x, row + g * reduction, reduction, reduction, constants, mask)
-                    value = _fuse(load(p, chance + g, mask), top, values, real(unrolled or reduction), mode, constants, number)
+                    value = _fuse(load(p, chance + g, mask), top, values, divisor, mode, constants, number)
                     store(y, out + g, value, mask)
                 if whole < groups:
                     mask, first = lanes_between(number, 0, 1), whole * reduction

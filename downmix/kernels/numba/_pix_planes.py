@@ -22,8 +22,8 @@ _SUM_EVERY = 32  # vectors of products that add up before their sum goes on in f
 
 @functools.cache
 def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
-    """The kernel for one reduction, or with 0 for any and for a short last group; for maxima, or with −1 for minima; for
-    one stored dtype, and one to compute in."""
+    """The kernel for one reduction, or with 0 for any and for a short last group; for maxima, or with −1 for minima;
+    for one stored dtype, and one to compute in."""
     element, number = ELEMENT[element], ELEMENT[number]
     lanes, real = 64 // number.itemsize, number.dtype.type
 
