@@ -166,7 +166,7 @@ class Operator:
         module = _kernel_module(_KERNEL_FOLDERS.get(device, device), self.stem)
         if module is None:
             return f"it has no kernel for the device {device!r}"
-        return module.why_not(*args) or module
+        return module if isinstance(module, str) else module.why_not(*args) or module
 
     def _run(self, *args: Any) -> Tensor:
         kernel = self.kernel(*args)
@@ -237,14 +237,17 @@ def _empty_gradients(grad: Tensor, *args: Any) -> list[Tensor]:
 
 
 @functools.cache
-def _kernel_module(folder: str, stem: str) -> ModuleType | None:
-    # Imported at the first call, so that `import downmix` loads neither numba nor triton.
+def _kernel_module(folder: str, stem: str) -> ModuleType | str | None:
+    # Imported at the first call, so that `import downmix` loads neither numba nor triton, which not every torch brings.
     package = f"downmix.kernels.{folder}"
     try:
         found = importlib.util.find_spec(f"{package}.{stem}")
     except ModuleNotFoundError:  # no such folder
         return None
-    return importlib.import_module(found.name) if found else None
+    try:
+        return importlib.import_module(found.name) if found else None
+    except ModuleNotFoundError as error:
+        return f"its kernel for this device needs {error.name}, which is not installed"
 
 
 def check_choice(argument: str, value: object, known: tuple[str, ...]) -> None:

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,6 +48,19 @@ def test_a_kernel_runs_where_it_may_and_the_reference_where_not(monkeypatch: pyt
         assert downmix.pick_or_mix(x, p, 2).item() == 0.5
     Kernel.limit = "not today"
     assert downmix.pick_or_mix(x, p, 2).item() == 0.5
+
+
+def test_without_triton_the_reference_runs_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_define, "_KERNEL_FOLDERS", {"cpu": "triton"})
+    for name in [name for name in sys.modules if name.partition(".")[0] == "triton" or ".kernels.triton" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    _define._kernel_module.cache_clear()
+    try:
+        said = downmix.explain_backend(downmix.pick_or_mix, torch.ones(1, 2, 1, 1), torch.ones(1, 1), 2)
+    finally:
+        _define._kernel_module.cache_clear()
+    assert said == "pick_or_mix runs its reference: its kernel for this device needs triton, which is not installed"
 
 
 def test_who_watches_sees_the_operator_also_in_inference() -> None:
