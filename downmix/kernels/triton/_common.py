@@ -2,8 +2,10 @@
 """What the Triton kernels share: arithmetic that follows torch's rules, and the layouts that decide a tile's shape."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -19,6 +21,13 @@ LOAD_BYTES = 16
 # Fused multiply-adds round once, so are nearer the truth; said here because Triton's default is about to change.
 OPTIONS = {"num_warps": THREADS // 32, "enable_fp_fusion": True}
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+_STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
+# A grid, the arguments behind the pointers, and those by name.
+Launch = tuple[tuple[int], tuple[Any, ...], dict[str, Any]]
+#: For functions that make a Launch of layouts: they take longer than a small kernel, and networks repeat themselves.
+remembered = functools.lru_cache(maxsize=4096)
 
 
 @triton.jit
@@ -37,6 +46,34 @@ def divide(a, b):
 def aligned(value, ALIGN: tl.constexpr):
     """``value``, which ALIGN divides; wide loads need the compiler to know so, of offsets and of limits in masks."""
     return value // ALIGN * ALIGN
+
+
+def why_not(**tensors: Tensor) -> str | None:
+    """Why Triton can't compute with these tensors, or None: its dtypes and its GPUs are all that limits a kernel."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _STORED:
+            return f"the kernel takes float16, bfloat16, float32 and float64, and {name} is {tensor.dtype}"
+        if tensor.is_cuda and (reason := too_old(tensor.device)):
+            return reason
+    return None
+
+
+@functools.cache
+def too_old(device: torch.device) -> str | None:
+    if torch.version.hip or (capability := torch.cuda.get_device_capability(device)) >= (7, 0):
+        return None
+    return f"Triton needs a GPU of compute capability 7.0 or more, and {device} has {'.'.join(map(str, capability))}"
+
+
+def layout(x: Tensor) -> Layout:
+    """All of a tensor that decides how a kernel is launched."""
+    return x.shape, x.stride(), x.dtype
+
+
+def blank(layout: Layout) -> Tensor:
+    """A tensor of this layout, without memory."""
+    shape, strides, dtype = layout
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
 
 def power_of_two(size: int, at_most: int) -> int:

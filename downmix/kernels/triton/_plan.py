@@ -97,7 +97,11 @@ class Plan:
         }
         return (triton.cdiv(rows, block_r) * triton.cdiv(lanes, block_l),), rows, lanes, constants
 
-    def alignment(self, x: Tensor) -> int:
+    def alignments(self, **tensors: Tensor) -> dict[str, int]:
+        """The constants that say of each tensor what divides its steps and lanes."""
+        return {f"{name}_ALIGN": self._alignment(tensor) for name, tensor in tensors.items()}
+
+    def _alignment(self, x: Tensor) -> int:
         """What divides all steps of ``x`` but that between lanes, and the number of its lanes."""
         slow = (0, 2, 3, 4) if self.channels_inner else (0, 1, 2, 3)
         lanes = (x.shape[1],) if self.channels_inner else (x.shape[4], self.lanes * self.kernel[2] if self.wide else 0)

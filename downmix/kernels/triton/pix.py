@@ -16,18 +16,24 @@ import triton.language as tl
 from torch import Tensor
 
 from ...ops._define import compute_dtype
+from . import _common
 from ._common import (
     LOAD_BYTES,
     OPTIONS,
     THREADS,
     TRITON_DTYPES,
+    Launch,
+    Layout,
     aligned,
     alignment,
+    blank,
     divide,
     empty_output,
     larger,
+    layout,
     on_device_of,
     power_of_two,
+    remembered,
 )
 
 
@@ -154,7 +160,7 @@ def _pick_or_mix_forward_kernel(
 
 @triton.jit
 def _pick_or_mix_backward_kernel(
-    grad_ptr, x_ptr, p_ptr, dx_ptr, dp_ptr, grad_strides, x_strides, p_strides, dx_strides, dp_strides,
+    grad_ptr, x_ptr, p_ptr, dx_ptr, dp_ptr, dp_strides, grad_strides, x_strides, p_strides, dx_strides,
     channels, groups, space, width, s_tiles, threshold: tl.float64,
     REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
     SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
@@ -212,15 +218,8 @@ def _pick_or_mix_backward_kernel(
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
 
 
-def why_not(
-    x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
-) -> str | None:
-    """No limit, but for dtypes that Triton does not compute with."""
-    known = (*TRITON_DTYPES, torch.float16, torch.bfloat16)
-    for name, tensor in (("x", x), ("p", p)):
-        if tensor.dtype not in known:
-            return f"the kernel takes float16, bfloat16, float32 and float64, and {name} is {tensor.dtype}"
-    return None
+def why_not(x: Tensor, p: Tensor, *constants: Any) -> str | None:
+    return _common.why_not(x=x, p=p)
 
 
 def forward(
@@ -229,15 +228,22 @@ def forward(
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
     if y.numel() == 0:
         return y
-    grid, constants = _plan((x, y), reduction, fusion, operator, legacy_tail, compute_dtype(x, p), loads=4)
-    channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
+    grid, sizes, constants = _forward_launch(layout(x), layout(p), layout(y), reduction, fusion, operator, legacy_tail)
     with on_device_of(x):
-        _pick_or_mix_forward_kernel[grid[:1]](
-            x, p, y, _strides(x, flat), p.stride(), _strides(y, flat),
-            x.shape[1], p.shape[1], x.shape[2] * x.shape[3], x.shape[3], grid[1], threshold,
-            X_ALIGN=_alignment(x, channels_inner), Y_ALIGN=_alignment(y, channels_inner), **constants, **OPTIONS,
-        )  # fmt: skip
+        _pick_or_mix_forward_kernel[grid](x, p, y, *sizes, threshold, **constants)
     return y
+
+
+@remembered
+def _forward_launch(
+    x_layout: Layout, p_layout: Layout, y_layout: Layout, reduction: int, fusion: str, operator: str, legacy_tail: bool
+) -> Launch:
+    x, p, y = map(blank, (x_layout, p_layout, y_layout))
+    programs, s_tiles, constants = _plan((x, y), p, reduction, fusion, operator, legacy_tail, loads=4)
+    channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
+    sizes = (_strides(x, flat), p.stride(), _strides(y, flat), *_sizes(x, p), s_tiles)
+    alignments = {"X_ALIGN": _alignment(x, channels_inner), "Y_ALIGN": _alignment(y, channels_inner)}
+    return (programs,), sizes, {**constants, **alignments, **OPTIONS}
 
 
 def backward(
@@ -253,30 +259,37 @@ def backward(
     dx, dp = torch.empty_like(x), torch.empty_like(p)
     if x.numel() == 0:
         return [dx, dp.zero_()]
-    dtype = compute_dtype(x, p)
-    grid, constants = _plan((x, grad, dx), reduction, fusion, operator, legacy_tail, dtype, loads=2)
-    channels_inner, flat, s_tiles = constants["CHANNELS_INNER"], constants["FLAT"], grid[1]
+    layouts = layout(grad), layout(x), layout(p), layout(dx)
+    grid, (*sizes, s_tiles), constants = _backward_launch(layouts, reduction, fusion, operator, legacy_tail)
     # Tiles leave their sums side by side, and a second sum finishes: the same at every run, unlike atomic additions.
+    dtype = compute_dtype(x, p)
     parts = dp.unsqueeze(-1) if s_tiles == 1 else torch.empty((*p.shape, s_tiles), dtype=dtype, device=p.device)
     with on_device_of(x):
-        _pick_or_mix_backward_kernel[grid[:1]](
-            grad, x, p, dx, parts, _strides(grad, flat), _strides(x, flat), p.stride(), _strides(dx, flat),
-            parts.stride(), x.shape[1], p.shape[1], x.shape[2] * x.shape[3], x.shape[3], s_tiles, threshold,
-            X_ALIGN=_alignment(x, channels_inner), GRAD_ALIGN=_alignment(grad, channels_inner),
-            DX_ALIGN=_alignment(dx, channels_inner), **constants, **OPTIONS,
+        _pick_or_mix_backward_kernel[grid](
+            grad, x, p, dx, parts, parts.stride(), *sizes, s_tiles, threshold, **constants
         )  # fmt: skip
     return [dx, dp if s_tiles == 1 else dp.copy_(parts.sum(-1))]
 
 
+@remembered
+def _backward_launch(
+    layouts: tuple[Layout, ...], reduction: int, fusion: str, operator: str, legacy_tail: bool
+) -> Launch:
+    grad, x, p, dx = map(blank, layouts)
+    programs, s_tiles, constants = _plan((x, grad, dx), p, reduction, fusion, operator, legacy_tail, loads=2)
+    channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
+    sizes = (_strides(grad, flat), _strides(x, flat), p.stride(), _strides(dx, flat), *_sizes(x, p), s_tiles)
+    alignments = {
+        "X_ALIGN": _alignment(x, channels_inner),
+        "GRAD_ALIGN": _alignment(grad, channels_inner),
+        "DX_ALIGN": _alignment(dx, channels_inner),
+    }
+    return (programs,), sizes, {**constants, **alignments, **OPTIONS}
+
+
 def _plan(
-    tensors: tuple[Tensor, ...],
-    reduction: int,
-    fusion: str,
-    operator: str,
-    legacy_tail: bool,
-    dtype: torch.dtype,
-    loads: int,
-) -> tuple[tuple[int, int], dict[str, Any]]:
+    tensors: tuple[Tensor, ...], p: Tensor, reduction: int, fusion: str, operator: str, legacy_tail: bool, loads: int
+) -> tuple[int, int, dict[str, Any]]:
     """The number of programs and of tiles of positions, and the kernels' constants."""
     x = tensors[0]
     batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
@@ -301,7 +314,7 @@ def _plan(
         "OPERATOR": operator,
         "LEGACY_TAIL": legacy_tail,
         "SHORT_TAIL": channels % reduction != 0,
-        "DTYPE": TRITON_DTYPES[dtype],
+        "DTYPE": TRITON_DTYPES[compute_dtype(x, p)],
         "FLAT": all(_space_stride(t) is not None for t in tensors),
         "CHANNELS_INNER": channels_inner,
         "BLOCK_S": block_s,
@@ -309,7 +322,11 @@ def _plan(
         "BLOCK_R": block_r,
         "UNROLL": min(steps, 16),
     }
-    return (batch * s_tiles * triton.cdiv(groups, block_g), s_tiles), constants
+    return batch * s_tiles * triton.cdiv(groups, block_g), s_tiles, constants
+
+
+def _sizes(x: Tensor, p: Tensor) -> tuple[int, ...]:
+    return x.shape[1], p.shape[1], x.shape[2] * x.shape[3], x.shape[3]
 
 
 def _space_stride(x: Tensor) -> int | None:

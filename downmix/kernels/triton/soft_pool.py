@@ -12,7 +12,20 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype
 from ...ops._windows import output_sizes
-from ._common import OPTIONS, TRITON_DTYPES, aligned, divide, empty_output, larger, on_device_of
+from . import _common
+from ._common import (
+    OPTIONS,
+    Launch,
+    Layout,
+    aligned,
+    blank,
+    divide,
+    empty_output,
+    larger,
+    layout,
+    on_device_of,
+    remembered,
+)
 from ._plan import Plan
 from ._windows import coordinates, element, largest_in_window, offsets_of, spread, sum_over_window, windows_of
 
@@ -256,11 +269,8 @@ def _window_with(
     return window, holds
 
 
-def why_not(x: Tensor, *args: Any) -> str | None:
-    """No limit, but for dtypes that Triton does not compute with."""
-    if x.dtype not in (*TRITON_DTYPES, torch.float16, torch.bfloat16):
-        return f"the kernel takes float16, bfloat16, float32 and float64, and x is {x.dtype}"
-    return None
+def why_not(x: Tensor, *constants: Any) -> str | None:
+    return _common.why_not(x=x)
 
 
 def forward(
@@ -275,14 +285,19 @@ def forward(
     y = empty_output(x, (*x.shape[:2], *output_sizes(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)))
     if y.numel() == 0:
         return y
-    plan = Plan([x], [y], kernel_size, stride, padding, dilation, loads=4)
-    (x5,), (y5,) = plan.inputs, plan.outputs
+    windows = tuple(map(tuple, (kernel_size, stride, padding, dilation)))
+    grid, sizes, constants = _forward_launch(layout(x), layout(y), windows)
     with on_device_of(x):
-        _soft_pool_forward_kernel[plan.grid](
-            x5, y5, x5.stride(), y5.stride(), plan.rows, plan.lanes, tuple(x5.shape[1:]), tuple(y5.shape[1:]),
-            X_ALIGN=plan.alignment(x5), Y_ALIGN=plan.alignment(y5), **plan.constants, **OPTIONS,
-        )  # fmt: skip
+        _soft_pool_forward_kernel[grid](x, y, *sizes, **constants)
     return y
+
+
+@remembered
+def _forward_launch(x_layout: Layout, y_layout: Layout, windows: tuple[tuple[int, ...], ...]) -> Launch:
+    plan = Plan([blank(x_layout)], [blank(y_layout)], *windows, loads=4)
+    (x,), (y,) = plan.inputs, plan.outputs
+    sizes = (x.stride(), y.stride(), plan.rows, plan.lanes, tuple(x.shape[1:]), tuple(y.shape[1:]))
+    return plan.grid, sizes, {**plan.constants, **plan.alignments(X=x, Y=y), **OPTIONS}
 
 
 def backward(
@@ -298,38 +313,56 @@ def backward(
     dx = torch.empty_like(x)
     if x.numel() == 0:
         return [dx]
-    windows = (kernel_size, stride, padding, dilation)
-    plan = Plan([x, dx], [grad], *windows, loads=2, cover=True)
-    exact = gradient == "exact"
+    windows = tuple(map(tuple, (kernel_size, stride, padding, dilation)))
+    first, second = _backward_launches(layout(grad), layout(x), layout(dx), windows, gradient == "exact")
+    grid, sizes, constants = first
     with on_device_of(x):
-        if plan.side_by_side:
-            _differentiate_side_by_side(plan, exact)
+        if second is None:
+            _soft_pool_backward_kernel[grid](grad, x, dx, *sizes, **constants)
         else:
-            statistics = [empty_output(x, grad.shape, dtype=compute_dtype(x)) for _ in range(3)]
-            _differentiate_overlapping(Plan([x, dx], [grad, *statistics], *windows, loads=2), exact)
+            top, scale, mean = (_statistic(x, grad) for _ in range(3))
+            _soft_pool_statistics_kernel[grid](grad, x, top, scale, mean, *sizes, **constants)
+            grid, sizes, constants = second
+            _soft_pool_gather_kernel[grid](x, top, scale, mean, dx, *sizes, **constants)
     return [dx]
 
 
-def _differentiate_side_by_side(plan: Plan, exact: bool) -> None:
+@remembered
+def _backward_launches(
+    grad_layout: Layout, x_layout: Layout, dx_layout: Layout, windows: tuple[tuple[int, ...], ...], exact: bool
+) -> tuple[Launch, Launch | None]:
+    """One launch where windows lie side by side; else one for the statistics of each, and one that gathers them."""
+    grad, x, dx = map(blank, (grad_layout, x_layout, dx_layout))
+    plan = Plan([x, dx], [grad], *windows, loads=2, cover=True)
+    if plan.side_by_side:
+        return _side_by_side(plan, exact), None
+    plan = Plan([x, dx], [grad, _statistic(x, grad)], *windows, loads=2)
+    return _statistics(plan), _gather(plan, exact)
+
+
+def _statistic(x: Tensor, grad: Tensor) -> Tensor:
+    return empty_output(x, grad.shape, dtype=compute_dtype(x))
+
+
+def _side_by_side(plan: Plan, exact: bool) -> Launch:
     (x, dx), (grad,) = plan.inputs, plan.outputs
-    _soft_pool_backward_kernel[plan.grid](
-        grad, x, dx, grad.stride(), x.stride(), dx.stride(), plan.rows, plan.lanes,
-        tuple(x.shape[1:]), tuple(grad.shape[1:]), (x.shape[1], *plan.windows), EXACT=exact,
-        X_ALIGN=plan.alignment(x), GRAD_ALIGN=plan.alignment(grad), DX_ALIGN=plan.alignment(dx),
-        **plan.constants, **OPTIONS,
+    sizes = (
+        grad.stride(), x.stride(), dx.stride(), plan.rows, plan.lanes,
+        tuple(x.shape[1:]), tuple(grad.shape[1:]), (x.shape[1], *plan.windows),
     )  # fmt: skip
+    return plan.grid, sizes, {**plan.constants, **plan.alignments(X=x, GRAD=grad, DX=dx), "EXACT": exact, **OPTIONS}
 
 
-def _differentiate_overlapping(plan: Plan, exact: bool) -> None:
-    (x, dx), (grad, top, scale, mean) = plan.inputs, plan.outputs
-    sizes, out_sizes = tuple(x.shape[1:]), tuple(grad.shape[1:])
-    x_align, y_align = plan.alignment(x), plan.alignment(top)
-    _soft_pool_statistics_kernel[plan.grid](
-        grad, x, top, scale, mean, grad.stride(), x.stride(), top.stride(), plan.rows, plan.lanes, sizes, out_sizes,
-        X_ALIGN=x_align, GRAD_ALIGN=plan.alignment(grad), Y_ALIGN=y_align, **plan.constants, **OPTIONS,
+def _statistics(plan: Plan) -> Launch:
+    (x, _), (grad, top) = plan.inputs, plan.outputs
+    sizes = (
+        grad.stride(), x.stride(), top.stride(), plan.rows, plan.lanes, tuple(x.shape[1:]), tuple(grad.shape[1:]),
     )  # fmt: skip
+    return plan.grid, sizes, {**plan.constants, **plan.alignments(X=x, GRAD=grad, Y=top), **OPTIONS}
+
+
+def _gather(plan: Plan, exact: bool) -> Launch:
+    (x, dx), (grad, top) = plan.inputs, plan.outputs
     grid, rows, lanes, constants = plan.gather()
-    _soft_pool_gather_kernel[grid](
-        x, top, scale, mean, dx, x.stride(), top.stride(), dx.stride(), rows, lanes, sizes, out_sizes, EXACT=exact,
-        X_ALIGN=x_align, Y_ALIGN=y_align, DX_ALIGN=plan.alignment(dx), **constants, **OPTIONS,
-    )  # fmt: skip
+    sizes = (x.stride(), top.stride(), dx.stride(), rows, lanes, tuple(x.shape[1:]), tuple(grad.shape[1:]))
+    return grid, sizes, {**constants, **plan.alignments(X=x, Y=top, DX=dx), "EXACT": exact, **OPTIONS}
