@@ -267,7 +267,7 @@ def backward(
     with on_device_of(x):
         _pick_or_mix_backward_kernel[grid](
             grad, x, p, dx, parts, parts.stride(), *sizes, s_tiles, threshold, **constants
-        )  # fmt: skip
+        )
     return [dx, dp if s_tiles == 1 else dp.copy_(parts.sum(-1))]
 
 
