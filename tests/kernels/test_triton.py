@@ -21,6 +21,7 @@ from .random_cases import DEVICE, check, check_pick_or_mix, check_soft_pool
 
 triton = pytest.importorskip("triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter")
+_common = pytest.importorskip("downmix.kernels.triton._common")
 interpreted = pytest.mark.skipif(DEVICE == "cuda", reason="Triton is compiled here, the tests' tensors are on the CPU")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy, about NaN and infinity
 
@@ -114,6 +115,15 @@ def test_other_dtypes_get_a_sentence() -> None:
     assert said == "the kernel takes float16, bfloat16, float32 and float64, and x is torch.float8_e5m2"
     said = soft_pool._soft_pool.kernel(x, [2, 2], [2, 2], [0, 0], [1, 1], False, "exact")
     assert said == "the kernel takes float16, bfloat16, float32 and float64, and x is torch.float8_e5m2"
+
+
+def test_old_gpus_get_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    capability = (6, 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    say = _common.too_old.__wrapped__
+    assert say(torch.device("cuda:1")) == "Triton needs a GPU of compute capability 7.0 or more, and cuda:1 has 6.1"
+    capability = (7, 0)
+    assert say(torch.device("cuda:1")) is None
 
 
 def test_every_kernel_compiles_for_gpus() -> None:
