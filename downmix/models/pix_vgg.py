@@ -108,7 +108,7 @@ class VGG(vgg.VGG):
         self.num_features = width
         self.pre_logits = nn.Identity()
         self.head = ClassifierHead(width, num_classes, global_pool, drop_rate, **factory)
-        self.head_hidden_size = self.head.num_features
+        self.head_hidden_size = width * self.head.global_pool.feat_mult()
         self._initialize()
 
     def _end_stage(self, width: int, reduction: int) -> None:

@@ -133,7 +133,7 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
         index, valid = _adaptive_windows(sizes[i - 2], outputs[i - 2], x.device)  # [out, longest window]
         windows = windows.index_select(i, index.flatten()).unflatten(i, index.shape)
         windows = windows.masked_fill(~valid.reshape(*valid.shape, *[1] * (windows.dim() - i - 2)), -torch.inf)
-        windows = windows.movedim(i + 1, 0).flatten(0, 1)
+        windows = torch.cat(windows.unbind(i + 1))  # a view would leave torch 2.11's exporter a guard on the batch size
     pooled = _softened(windows, gradient).to(x.dtype).unflatten(0, x.shape[:2])
     return pooled.contiguous(memory_format=memory_format(x))
 
