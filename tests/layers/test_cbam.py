@@ -1,14 +1,13 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
+from timm.layers.cbam import CbamModule, LightCbamModule
 from torch import Tensor, nn
 
 import downmix
 from downmix import CBAM, translate_cbam
-
-timm = pytest.importorskip("timm")  # a machine for GPU tests may lack it
-CbamModule, LightCbamModule = timm.layers.cbam.CbamModule, timm.layers.cbam.LightCbamModule
 
 
 def randomized(layer: Any) -> Any:
