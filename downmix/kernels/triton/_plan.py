@@ -98,7 +98,13 @@ class Plan:
         return (triton.cdiv(rows, block_r) * triton.cdiv(lanes, block_l),), rows, lanes, constants
 
     def alignment(self, x: Tensor) -> int:
-        """What divides all steps of ``x`` but that between lanes, and the number of its lanes."""
+        """What divides all steps of ``x`` but that between lanes, and the number of its lanes; 1 to have no wide access.
+
+        Where lanes are windows that overlap in a row, loads can't be wide. If stores are, the compiler gives each
+        thread neighbouring windows, and a load of a warp falls into many cache lines; with narrow ones, into few.
+        """
+        if not self.channels_inner and self.constants["BLOCK_K"] == 1 < self.kernel[2]:
+            return 1
         slow = (0, 2, 3, 4) if self.channels_inner else (0, 1, 2, 3)
         lanes = (x.shape[1],) if self.channels_inner else (x.shape[4], self.lanes * self.kernel[2] if self.wide else 0)
         return alignment(*lanes, *(x.stride(i) for i in slow if x.shape[i] > 1))
