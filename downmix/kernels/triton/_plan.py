@@ -78,27 +78,32 @@ class Plan:
         """Whether no element is in two windows and none lies between two."""
         return self.stride == self.kernel and max(self.dilation) == 1
 
-    def gather(self) -> tuple[tuple[int], int, int, dict[str, Any]]:
-        """For a kernel that visits inputs and looks for their windows: its grid, rows, lanes and constants."""
-        rows, lanes = self._rows_and_lanes(self.inputs[0].shape[2:])
+    def gather(self) -> tuple[tuple[int], int, int, list[int], dict[str, Any]]:
+        """For a kernel that visits inputs by the cells between windows' starts: grid, rows, lanes, cells, constants."""
+        shape = self.inputs[0].shape[2:]
+        cells = [triton.cdiv(size + p, s) for size, p, s in zip(shape, self.padding, self.stride, strict=True)]
         overlaps = tuple(
-            min(count, ((k - 1) * d) // s + 1)
-            for count, k, s, d in zip(self.windows, self.kernel, self.stride, self.dilation, strict=True)
+            ((k - 1) * d) // s + 1 for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True)
         )
-        block_r, block_l = self._blocks(1, rows, lanes, 1)
-        steps = math.prod(overlaps)
+        rows, lanes = self._rows_and_lanes(cells)
+        # With lanes in space a cell has many addresses in registers: of half precision no more cells than of float32.
+        fewer = 1 if self.channels_inner else max(1, 4 // self.inputs[0].element_size())
+        block_r, block_l = self._blocks(1, rows, lanes, fewer)
+        phases, steps = math.prod(self.stride), math.prod(overlaps)
         constants = {
             **self._constants(),
             "OVERLAPS": overlaps,
             "BLOCK_R": block_r,
             "BLOCK_L": block_l,
+            "PHASES": phases,
+            "PHASES_UNROLL": phases if phases * steps <= 64 else 1,
             "STEPS": steps,
             "UNROLL": steps if steps <= 16 else 4,
         }
-        return (triton.cdiv(rows, block_r) * triton.cdiv(lanes, block_l),), rows, lanes, constants
+        return (triton.cdiv(rows, block_r) * triton.cdiv(lanes, block_l),), rows, lanes, cells, constants
 
     def alignment(self, x: Tensor) -> int:
-        """What divides all steps of ``x`` but that between lanes, and the number of its lanes; 1 to have no wide access.
+        """What divides all steps of ``x`` but that between lanes, and the number of its lanes; 1 for no wide access.
 
         Where lanes are windows that overlap in a row, loads can't be wide. If stores are, the compiler gives each
         thread neighbouring windows, and a load of a warp falls into many cache lines; with narrow ones, into few.
