@@ -46,7 +46,7 @@ def test_by_hand() -> None:
         layer.fc2.bias.copy_(torch.tensor([0.0, -1.0]))
         nn.init.zeros_(layer.spatial.weight)
         layer.spatial.weight[0, :, 3, 3] = torch.tensor([1.0, 10.0])  # [max, mean], at the pixel alone
-        layer.norm.eps = 0.0
+        layer.norm.eps = 1e-12  # vanishes beside 1; torch 2.11 takes no 0
     x = torch.tensor([[1.0, 3.0], [0.0, 2.0]]).reshape(1, 2, 1, 2)
     # Means 2 and 1 give relu(2 − 1 + 1) = 2, maxima 3 and 2 give relu(3 − 2 + 1) = 2: 2 + 2 and 3 + 3 in sum.
     y = x * torch.tensor([4.0, 6.0]).sigmoid().reshape(1, 2, 1, 1)
