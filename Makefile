@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # A thread a process: more would wait for each other. Tests of threads ask for their own. Those that fork loaders run
 # by themselves, in processes in which no runtime of other tests has started threads.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python $(IN_PROCESSES)
+GPU_PYTEST = OMP_NUM_THREADS=1 $(PYTHON) $(IN_PROCESSES)
+IN_PROCESSES = -m pytest -n auto --maxprocesses 8 --dist worksteal
 READY = $(VENV)/.ready
 
-.PHONY: demo test check bench gpu format clean
+.PHONY: demo test check bench gpu gpu-test gpu-sanitize gpu-pix gpu-pools gpu-networks format clean
 
 demo: $(READY)  ## the main job, small: PiX against its baseline on the digits
 	$(BIN)/downmix compare resnet29_small pix_resnet29_small --output runs/demo --resume auto
@@ -25,18 +27,32 @@ check: $(READY)  ## all that must hold before a commit
 NETWORKS = resnet50 pix_resnet50 resnet50:base_width=52 resnet26d ecaresnet50d_pruned
 
 bench: $(READY)  ## times operators and networks and writes the README's tables; over half an hour on two cores
-	$(BIN)/python benchmarks/ops.py
+	$(BIN)/python -m benchmarks.ops
 	$(BIN)/downmix bench $(NETWORKS) --output benchmarks/results/networks_cpu.csv
-	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python -m benchmarks.readme
 
-# On a machine with a GPU and torch already there, so without .venv: all tests, the kernels under compute-sanitizer, all
-# benchmarks. compute-sanitizer comes with the CUDA toolkit; without it that step is left out, and says so.
-gpu:
-	$(PYTHON) -m pytest tests/ops tests/layers tests/kernels
-	if command -v compute-sanitizer >/dev/null; then \
-		compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest tests/kernels/test_triton.py -k "random or long"; \
-	else echo "compute-sanitizer not found: kernels not checked for stray accesses" >&2; fi
-	$(PYTHON) benchmarks/ops.py
+# On a machine with a GPU and torch already there, so without .venv; each of the five takes less than ten minutes.
+gpu: gpu-test gpu-sanitize gpu-pix gpu-pools gpu-networks
+
+gpu-test:  ## all tests; those that need a package which is missing are skipped, and say so
+	$(GPU_PYTEST) tests/kernels tests/ops
+	$(GPU_PYTEST) tests --ignore tests/kernels --ignore tests/ops --ignore tests/train
+	$(GPU_PYTEST) tests/train
+
+# compute-sanitizer comes with the CUDA toolkit; it sees stray accesses only where each tensor is an allocation.
+gpu-sanitize:  ## some random cases of each kernel under compute-sanitizer
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 \
+		$(PYTHON) -m pytest tests/kernels/test_triton.py -k "long or random and (0 or 1 or 2)"
+
+gpu-pix:
+	$(PYTHON) -m benchmarks.ops --only pick_or_mix
+
+gpu-pools:
+	for op in soft_pool lip power stochastic mixed s3; do $(PYTHON) -m benchmarks.ops --only $$op || exit; done
+
+gpu-networks:
+	$(PYTHON) -m downmix bench $(NETWORKS) --device cuda --batch_sizes 1 32 256 --output \
+		benchmarks/results/networks_$$($(PYTHON) -c "from benchmarks.ops import device_word; print(device_word())").csv
 
 format: $(READY)
 	$(BIN)/ruff format .

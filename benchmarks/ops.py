@@ -1,15 +1,18 @@
-"""Times the operators against what they compete with, on real layer shapes: `python benchmarks/ops.py`.
+"""Times the operators against what they compete with, on real layer shapes: `python -m benchmarks.ops`.
 
 Every case first has to agree with its float64 reference; then all its contenders take turns in one process, and the
-CSV gets the minimum, the median and the 20 % and 80 % quantiles of each. `python benchmarks/readme.py` makes the table.
+CSV gets the minimum, the median and the 20 % and 80 % quantiles of each, and the bandwidth that the minimum comes to
+for the fewest bytes that could be moved. `python -m benchmarks.readme` makes the tables.
+
+A GPU is timed by its own clock, without what Python takes to launch kernels, and finds nothing in its cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import subprocess
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -24,11 +27,14 @@ from torch import Tensor, nn
 import downmix
 from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 from downmix.ops._windows import output_sizes
+from downmix.tools._bench_report import commit
 from downmix.tools._comparison_report import environment
-from downmix.tools._timing import interleave, summarize
+from downmix.tools._timing import interleave, summarize, wall_ms
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RESULTS = Path(__file__).parent / "results"
+# Batch sizes of PiX's inputs, and that of all other cases: on a GPU one of which no map fits into the cache.
+BATCHES, BATCH = ((1, 8, 64, 256), 64) if DEVICE.type == "cuda" else ((1, 8, 32), 8)
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 # The squeeze inputs of ResNet-50: channels, height, reduction. Equal ones stand once.
 SQUEEZES = (
@@ -93,7 +99,7 @@ def pix_case(shape: tuple[int, ...], reduction: int, layout: str, dtype: torch.d
     )
 
 
-def pix_cases(batches: list[int]) -> Iterator[Case]:
+def pix_cases(batches: Sequence[int]) -> Iterator[Case]:
     # torch.compile, whose compiling takes most of the time, competes at one batch size.
     for batch in batches:
         for channels, size, reduction in SQUEEZES:
@@ -101,22 +107,22 @@ def pix_cases(batches: list[int]) -> Iterator[Case]:
                 case = pix_case((batch, channels, size, size), reduction, layout)
                 conv = squeeze(channels, reduction, layout)
                 case.others["squeeze"] = lambda x, p, conv=conv: conv(x)
-                case.compiled = batch == 8
+                case.compiled = batch == BATCH
                 yield case
 
 
 def scaling_cases() -> Iterator[Case]:
     for layout in LAYOUTS:
         shapes = [((size // 65536, 64, 32, 32), 4, torch.float32) for size in SIZES]
-        shapes += [((8, 256, 56, 56), reduction, torch.float32) for reduction in REDUCTIONS]
-        shapes += [((8, 256, 56, 56), 4, dtype) for dtype in DTYPES]
+        shapes += [((BATCH, 256, 56, 56), reduction, torch.float32) for reduction in REDUCTIONS]
+        shapes += [((BATCH, 256, 56, 56), 4, dtype) for dtype in DTYPES]
         for shape, reduction, dtype in shapes:
             case = pix_case(shape, reduction, layout, dtype)
             case.compiled = False
             yield case
 
 
-def pool_cases(batch: int) -> Iterator[Case]:
+def pool_cases(batch: int, dtype: torch.dtype = torch.float32) -> Iterator[Case]:
     for channels, size, kernel, stride, padding in POOLS:
         n = len(size)
         ours, maximum, average = (
@@ -126,7 +132,7 @@ def pool_cases(batch: int) -> Iterator[Case]:
         for layout, memory_format in LAYOUTS.items():
             if n != 2 and layout != "nchw":
                 continue
-            x = torch.randn(batch, channels, *size, device=DEVICE)
+            x = torch.randn(batch, channels, *size, device=DEVICE, dtype=dtype)
             yield Case(
                 f"soft_pool{n}d",
                 f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}",
@@ -142,7 +148,7 @@ def pool_cases(batch: int) -> Iterator[Case]:
 
 
 def other_pool_cases(batch: int) -> Iterator[Case]:
-    """The other pools, on fewer shapes. S3 and mixed pooling are made of torch's operators: their own references."""
+    """The other pools, on fewer shapes. S3 and mixed pooling, and on a GPU all, are their own references."""
     for channels, size, kernel, stride, padding in POOLS[:2]:
         window, constants = (kernel, stride, padding), ([kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2, False)
         shape = f"{batch}x{channels}x{'x'.join(map(str, size))} k={kernel} s={stride} p={padding}"
@@ -178,7 +184,7 @@ def other_pool_cases(batch: int) -> Iterator[Case]:
         for (op, leaves, ours, reference, others), (layout, memory_format) in product(rows, LAYOUTS.items()):
             torchs = {"max_pool": _first(F.max_pool2d, *window), "avg_pool": _first(F.avg_pool2d, *window)}
             leaves = [leaf.contiguous(memory_format=memory_format) for leaf in leaves]
-            yield Case(op, shape, layout, leaves, ours, reference, torchs | others)
+            yield Case(op, shape, layout, leaves, ours, reference, torchs | others, compiled=DEVICE.type == "cpu")
 
 
 def _with(function: Callable[..., Tensor], *constants: Any) -> Callable[..., Tensor]:
@@ -216,6 +222,26 @@ def _with_gradients(function: Callable[..., Tensor], leaves: list[Tensor]) -> li
     return [output, *torch.autograd.grad(output, leaves, grad.to(output.dtype))]
 
 
+def least_bytes(case: Case) -> dict[str, int]:
+    """What each pass has to move at least: what it is given is read once, what it gives is written once."""
+    with torch.no_grad():
+        written = case.ours(*case.leaves).nbytes
+    read = sum(leaf.nbytes for leaf in case.leaves)
+    return {"forward": read + written, "forward+backward": (read + written) + (read + written + read)}
+
+
+def gpu_ms(call: Callable[[], object]) -> float:
+    """The milliseconds that one call keeps the GPU busy."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    # Clears the cache, and takes long enough for all that the call launches to stand in line when the clock starts.
+    torch.empty(1 << 31, dtype=torch.uint8, device=DEVICE).zero_()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
 def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, float]]]:
     """(pass, contender, milliseconds) of every contender, in inference and in training."""
     torch.compiler.reset()
@@ -248,30 +274,36 @@ def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, f
     }
     for name, calls in passes.items():
         calls["copy of x"] = lambda: case.leaves[0].clone()
-        for contender, times in interleave(calls, ROUNDS[name]).items():
+        time_call = gpu_ms if DEVICE.type == "cuda" else wall_ms
+        for contender, times in interleave(calls, ROUNDS[name], time_call=time_call).items():
             yield name, contender, summarize(times)
+
+
+def device_word() -> str:
+    """How files of results call the device: cpu, or a GPU's number, as h200 of NVIDIA H200."""
+    numbers = re.findall(r"\w*\d\w*", torch.cuda.get_device_name(DEVICE)) if DEVICE.type == "cuda" else ["cpu"]
+    return (numbers or ["cuda"])[0].lower()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes of PiX's inputs")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="batch sizes of PiX's inputs")
     parser.add_argument("--quick", action="store_true", help="without torch.compile, which takes most of the time")
     parser.add_argument("--output", type=Path, help="the CSV to write, by default benchmarks/results/ops_DEVICE.csv")
     parser.add_argument("--only", default="", help="part of an operator's name; the CSV's other rows stay as they are")
     options = parser.parse_args()
     cases = [
         *pix_cases(options.batches),
-        *pool_cases(8),
-        *other_pool_cases(8),
+        *pool_cases(BATCH),
+        *other_pool_cases(BATCH),
         *scaling_cases(),
+        *(pool_cases(BATCH, torch.bfloat16) if DEVICE.type == "cuda" else ()),
     ]
     cases = [case for case in cases if options.only in case.op]
     described = environment(DEVICE)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    about = {"device": described["device"], "threads": described["threads"], "commit": commit}
+    about = {"device": described["device"], "threads": described["threads"], "commit": commit()}
     about |= {f"{name}_version": version for name, version in described["versions"].items()}
-    short = "cpu" if DEVICE.type == "cpu" else described["device"].split()[-1].lower()
-    path = options.output or RESULTS / f"ops_{short}.csv"
+    path = options.output or RESULTS / f"ops_{device_word()}.csv"
     rows: list[dict[str, Any]] = []
     if options.only and path.exists():
         rows = [row for row in csv.DictReader(path.read_text().splitlines()) if options.only not in row["op"]]
@@ -279,13 +311,16 @@ def main() -> None:
         # Above that, the reference in float64 would not fit the memory.
         if case.leaves[0].numel() <= 1 << 26 and not agrees(case):
             raise SystemExit(f"{case.op} {case.shape} {case.layout} differs from its reference: not timed")
+        bytes_moved = least_bytes(case)
         for pass_, contender, ms in time_case(case, compile=not options.quick):
             row = {"op": case.op, "shape": case.shape, "layout": case.layout, "pass": pass_, "contender": contender}
             row["dtype"] = str(case.leaves[0].dtype).removeprefix("torch.")
-            rows.append(row | {f"{name}_ms": f"{value:.4f}" for name, value in ms.items()} | about)
+            moved = 2 * case.leaves[0].nbytes if contender == "copy of x" else bytes_moved[pass_]
+            row |= {f"{name}_ms": f"{value:.4f}" for name, value in ms.items()}
+            rows.append(row | {"gb_per_s": f"{moved / ms['min'] / 1e6:.1f}"} | about)
         path.parent.mkdir(exist_ok=True)
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
+            writer = csv.DictWriter(file, rows[-1], restval="")  # rows that stayed may be of an older form
             writer.writeheader()
             writer.writerows(rows)
     print(f"{len(cases)} cases, {path}")

@@ -1,10 +1,11 @@
-"""Writes the tables of the documentation from the CSV files in benchmarks/results: `python benchmarks/readme.py`."""
+"""Writes the tables of the documentation from the CSV files in benchmarks/results: `python -m benchmarks.readme`."""
 
 from __future__ import annotations
 
 import csv
 import math
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,13 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+def read(file: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((RESULTS / file).read_text().splitlines()))
+
+
 def pair(file: str) -> str:
     """The comparison of two networks, a network a column."""
-    rows = list(csv.DictReader((RESULTS / file).read_text().splitlines()))
+    rows = read(file)
     baseline, candidate = rows
     lines = [
         ("trainable parameters", "params", "{:,.0f}", 1),
@@ -53,7 +58,7 @@ SHOWN = (
 
 def timed_cases(ops: tuple[str, ...]) -> tuple[dict[tuple[str, ...], dict[str, float]], dict[str, str]]:
     """Minimum milliseconds by case and contender of these operators, and a row that says where they were measured."""
-    rows = list(csv.DictReader((RESULTS / "ops_cpu.csv").read_text().splitlines()))
+    rows = read("ops_cpu.csv")
     rows = [row for row in rows if row["op"].startswith(ops)]
     cases: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
@@ -94,12 +99,38 @@ def other_pools() -> str:
     return "\n".join([*table, "", f"Minimum in milliseconds; {where}, commit {about['commit']}."])
 
 
-def networks() -> str:
+def ops_on_a_gpu(file: str) -> str:
+    """How near each kernel comes to the speed of a copy, and how far ahead it is of what it competes with."""
+    rows = read(file)
+    cases: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    for row in rows:
+        case = (row["op"], row["shape"], row["layout"], row["dtype"], row["pass"])
+        cases.setdefault(case, {})[row["contender"]] = row
+    table = [
+        "| operator | shape | layout | dtype | pass | ms | GB/s | of a copy's | eager | torch.compile |",
+        f"|{'---|' * 10}",
+    ]
+    for case, times in cases.items():
+        if not {"downmix", "eager", "torch.compile"} <= times.keys():
+            continue
+        ours, speed = float(times["downmix"]["min_ms"]), float(times["downmix"]["gb_per_s"])
+        eager, compiled = (f"×{float(times[name]['min_ms']) / ours:.2f}" for name in ("eager", "torch.compile"))
+        share = f"{speed / float(times['copy of x']['gb_per_s']):.0%}"
+        table.append(f"| {' | '.join([*case, f'{ours:.3f}', f'{speed:.0f}', share, eager, compiled])} |")
+    about = rows[0]
+    versions = f"torch {about['torch_version']}, triton {about['triton_version']}, commit {about['commit']}"
+    return "\n".join([*table, "", f"{about['device']}, {versions}; × is how many times as long the other takes."])
+
+
+def on_gpus(stem: str, table: Callable[[str], str]) -> str:
+    """The table of each GPU that was measured."""
+    files = sorted(path.name for path in RESULTS.glob(f"{stem}_*.csv") if path.stem != f"{stem}_cpu")
+    return "\n\n".join(table(file) for file in files) or "Not measured yet."
+
+
+def networks(file: str) -> str:
     """Milliseconds and speed-up of whole networks, one a column, a configuration a row."""
-    path = RESULTS / "networks_cpu.csv"
-    if not path.exists():
-        return "Not measured yet."
-    rows = list(csv.DictReader(path.read_text().splitlines()))
+    rows = read(file)
     costs = {row["network"]: row for row in rows}
     about = rows[0]
     params = [f"{int(cost['params']) / 1e6:.2f}" for cost in costs.values()]
@@ -122,10 +153,7 @@ def networks() -> str:
 
 def exported() -> str:
     """Milliseconds of exported networks, a runtime and batch a row, a file a column."""
-    path = RESULTS / "exported_cpu.csv"
-    if not path.exists():
-        return "Not measured yet."
-    rows = list(csv.DictReader(path.read_text().splitlines()))
+    rows = read("exported_cpu.csv")
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         cell = f"{float(row['min_ms']):.1f} ×{float(row['min_ratio']):.2f} ({float(row['median_ms']):.1f})"
@@ -142,7 +170,7 @@ def exported() -> str:
 
 def compared(file: str) -> str:
     """A comparison of many networks, a row each; the first is what the others replace."""
-    rows = list(csv.DictReader((RESULTS / file).read_text().splitlines()))
+    rows = read(file)
     baseline = rows[0]
     table = [
         "| network | parameters | MMACs | batch 8, ms | training images/s | top-1 % | against the first |",
@@ -196,11 +224,15 @@ TABLES = {
     "README.md": {
         "digits": partial(pair, "compare_digits_cpu.csv"),
         "ops": ops,
-        "networks": networks,
+        "networks": partial(networks, "networks_cpu.csv"),
         "exported": exported,
     },
     "docs/train.md": {"cifar10": partial(pair, "compare_cifar10_cpu.csv")},
-    "docs/kernels.md": {"other_pools": other_pools},
+    "docs/kernels.md": {
+        "other_pools": other_pools,
+        "ops_gpu": partial(on_gpus, "ops", ops_on_a_gpu),
+        "networks_gpu": partial(on_gpus, "networks", networks),
+    },
     "docs/choosing.md": {
         "pools": partial(compared, "compare_pools_cpu.csv"),
         "squeezes": partial(compared, "compare_squeezes_cpu.csv"),

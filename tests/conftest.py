@@ -1,5 +1,7 @@
 import contextlib
+import importlib.abc
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +14,22 @@ if not torch.cuda.is_available():  # Triton reads this once, when it is imported
 
 with contextlib.suppress(ImportError):  # a machine for GPU tests may lack timm
     import downmix.models
+
+
+class SkipsWhatNeeds(importlib.abc.MetaPathFinder):
+    """Skips each file or test that imports a package of which a machine for GPU tests may have none."""
+
+    packages = (
+        *("timm", "jsonargparse", "openvino", "segmentation_models_pytorch", "ptflops"),
+        *("pytorch_grad_cam", "flask", "plotly"),
+    )
+
+    def find_spec(self, name: str, *args: object) -> None:
+        if name in self.packages:
+            pytest.skip(f"needs {name}", allow_module_level=True)
+
+
+sys.meta_path.append(SkipsWhatNeeds())  # last, so asked for what no one else finds
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,28 @@ import torch
 from torch import Tensor, nn
 
 
-def interleave(calls: dict[str, Callable[[], object]], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+def wall_ms(call: Callable[[], object]) -> float:
+    """The milliseconds that one call takes, from an idle device until it is idle again."""
+    _synchronize()
+    start = time.perf_counter()
+    call()
+    _synchronize()
+    return (time.perf_counter() - start) * 1e3
+
+
+def interleave(
+    calls: dict[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 3,
+    time_call: Callable[[Callable[[], object]], float] = wall_ms,
+) -> dict[str, list[float]]:
     """Times each call once a round, in a random order, and returns the milliseconds of every round.
 
     Args:
         calls: what to time, by name. All are warmed up before the first is timed.
         rounds: how often each is timed.
         warmup: untimed calls of each.
+        time_call: gives the milliseconds of one call.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -28,11 +43,7 @@ def interleave(calls: dict[str, Callable[[], object]], rounds: int, warmup: int 
     for _ in range(rounds):
         order.shuffle(names)
         for name in names:
-            _synchronize()
-            start = time.perf_counter()
-            calls[name]()
-            _synchronize()
-            times[name].append((time.perf_counter() - start) * 1e3)
+            times[name].append(time_call(calls[name]))
     return times
 
 

@@ -1,4 +1,6 @@
-"""Compiles every Triton kernel for GPUs that need not be here, and prints its name, the GPU and its stack in bytes.
+"""Compiles every Triton kernel for GPUs that need not be here.
+
+Prints its name, the GPU, its stack in bytes, and how many bytes a thread loads at once at most.
 
 The kernels' own forward and backward say what they would launch, on CPU tensors that nothing reads.
 """
@@ -58,7 +60,14 @@ class Compiled:
             source = ASTSource(self.kernel, {name: types[name] for name in names}, fixed, attributes)
             compiled = triton.compile(source, target=target, options=options)
             assert ".entry" in compiled.asm["ptx"]
-            print(self.kernel.__name__, target.arch, stack_bytes(compiled.asm["cubin"]), sep="\t")
+            stack, widest = stack_bytes(compiled.asm["cubin"]), widest_load(compiled.asm["ptx"])
+            print(self.kernel.__name__, target.arch, stack, widest, sep="\t")
+
+
+def widest_load(ptx: str) -> int:
+    """The bytes of the widest load from memory."""
+    loads = re.findall(r"ld\.global[.\w:]*?(?:\.v(\d))?\.b(\d+)", ptx)
+    return max(int(count or 1) * int(bits) // 8 for count, bits in loads)
 
 
 def stack_bytes(binary: bytes) -> int:
@@ -95,6 +104,7 @@ def main() -> None:
         ((2, 64, 28, 28), 28, 28, 0, torch.channels_last, torch.float32),
         ((2, 64, 2048), 512, 1, 0, torch.contiguous_format, torch.float32),
         ((2, 8, 9, 9, 9), 3, 2, 1, torch.contiguous_format, torch.float64),
+        ((2, 64, 28, 28), 11, 4, 5, torch.channels_last, torch.float16),
     ]:
         n = len(shape) - 2
         x = torch.empty(shape, dtype=dtype, memory_format=layout)

@@ -114,7 +114,7 @@ def _random_maps(rng: random.Random, values: tuple[float, ...] = ()) -> tuple[Te
 def check(operator: Operator, tensors: list[Tensor], constants: tuple[Any, ...], gradient_layout: str) -> None:
     """Output and gradients are within twice the reference's own error, NaN and infinity where it has them."""
     grad = torch.randn(operator.reference(*tensors, *constants).shape, device=DEVICE)
-    grad = LAYOUTS[gradient_layout](grad.cpu()).to(tensors[0].dtype).to(DEVICE)
+    grad = LAYOUTS[gradient_layout](grad.to(tensors[0].dtype))
 
     def run(function: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
         return with_gradients(lambda *t: function(*t, *constants), list(leaves), lambda y: grad.to(y.dtype))
@@ -146,18 +146,19 @@ def same_steps(a: Tensor, b: Tensor) -> bool:
 
 def random_values(rng: random.Random, shape: list[int], dtype: torch.dtype, values: tuple[float, ...] = ()) -> Tensor:
     """Random numbers, or some of ``values``, in a random layout."""
-    x = torch.randn(shape) * rng.choice((1, 1, 30))
+    # On the device before it gets its layout: a copy there would lay it out anew.
+    x = torch.randn(shape, device=DEVICE) * rng.choice((1, 1, 30))
     if values:
-        x = torch.tensor(values)[torch.randint(len(values), shape)]
+        x = torch.tensor(values, device=DEVICE)[torch.randint(len(values), shape, device=DEVICE)]
     if rng.random() < 0.4:
         x = x.round()  # ties
     if rng.random() < 0.3:
         for value in (math.inf, -math.inf, math.nan):
-            x[torch.rand(shape) < 0.05] = value
+            x[torch.rand(shape, device=DEVICE) < 0.05] = value
     x = LAYOUTS[rng.choice(list(LAYOUTS))](x.to(dtype))
     if rng.random() < 0.2 and x.shape[-1] > 1:
         x = x[..., 1:]  # not aligned, and its rows not one after the other
-    return x.to(DEVICE) if DEVICE == "cuda" else x
+    return x
 
 
 def random_windows(rng: random.Random) -> tuple[list[int], tuple[Any, ...]]:

@@ -22,7 +22,6 @@ from .random_cases import DEVICE, check, check_pick_or_mix, check_soft_pool
 triton = pytest.importorskip("triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 _common = pytest.importorskip("downmix.kernels.triton._common")
-interpreted = pytest.mark.skipif(DEVICE == "cuda", reason="Triton is compiled here, the tests' tensors are on the CPU")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy, about NaN and infinity
 
 
@@ -53,9 +52,14 @@ def triton_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class _OnTriton:
-    # These run references only, or what test_as_exact_as_the_reference has tested, a thousand launches at a time.
-    test_gradcheck = test_second_derivatives = test_compile = test_onnx = None
-    test_export_with_any_batch_size = test_torch_func = test_opcheck = None
+    test_onnx = None  # its runtime takes tensors on the CPU
+    if DEVICE == "cpu":
+        # These run references only, or what test_as_exact_as_the_reference has tested, a thousand launches at a time.
+        test_gradcheck = test_second_derivatives = test_compile = None
+        test_export_with_any_batch_size = test_torch_func = test_opcheck = None
+
+    def inputs(self, batch: int = 2, **option: Any) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor.to(DEVICE) for tensor in super().inputs(batch, **option))
 
     @pytest.fixture(autouse=True)
     def the_kernel_runs(self, triton_for_all: None) -> None:
@@ -64,14 +68,12 @@ class _OnTriton:
         assert getattr(kernel, "__name__", kernel) == f"downmix.kernels.triton.{self.operator.stem}"
 
 
-@interpreted
 class TestPickOrMixOnTriton(_OnTriton, _TestPickOrMix):
     @pytest.mark.parametrize("reduction", [1, 3, 4])
     def test_equals_the_specification(self, option: dict[str, Any], reduction: int) -> None:
         super().test_equals_the_specification(option, reduction)
 
 
-@interpreted
 class TestSoftPoolOnTriton(_OnTriton, _TestSoftPool):
     pass
 
@@ -90,12 +92,12 @@ def test_soft_pool_in_random_cases(seed: int) -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_long_reduction_and_long_windows(layout: str) -> None:
-    x = LAYOUTS[layout](torch.randn(1, 130, 2, 3)).to(DEVICE)
+    x = LAYOUTS[layout](torch.randn(1, 130, 2, 3, device=DEVICE))
     for reduction in (65, 128):
         p = torch.rand(1, -(-130 // reduction), device=DEVICE)
         check(pix._pick_or_mix, [x, p], (reduction, 0.5, "weighted", "max+avg", False), layout)
     for shape, kernel, stride in [((1, 2, 33, 35), 33, 1), ((1, 2, 20, 24), 18, 2), ((1, 2, 5, 5), 5, 5)]:
-        x = LAYOUTS[layout](10 * torch.randn(shape)).to(DEVICE)
+        x = LAYOUTS[layout](10 * torch.randn(shape, device=DEVICE))
         check(soft_pool._soft_pool, [x], ([kernel] * 2, [stride] * 2, [0, 0], [1, 1], False, "exact"), layout)
 
 
@@ -141,5 +143,9 @@ def test_every_kernel_compiles_for_gpus() -> None:
         "_soft_pool_statistics_kernel",
         "_soft_pool_gather_kernel",
     }
-    assert {arch for _, arch, _ in lines} == {"80", "90"}
+    assert {arch for _, arch, *_ in lines} == {"80", "90"}
     assert [line for line in lines if int(line[2]) > 0] == []  # no spilled registers
+    # The widest there are, where a map allows them.
+    assert {name: max(int(wide) for n, *_, wide in lines if n == name) for name, *_ in lines} == dict.fromkeys(
+        {name for name, *_ in lines}, 16
+    )

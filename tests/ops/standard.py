@@ -15,7 +15,7 @@ from downmix.ops._define import Operator
 
 
 def _every_second(x: Tensor) -> Tensor:
-    wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), torch.nan, dtype=x.dtype)
+    wide = x.new_full((*x.shape[:-1], 2 * x.shape[-1]), torch.nan)
     wide[..., ::2] = x
     return wide[..., ::2]
 
@@ -153,7 +153,7 @@ class StandardTests:
     def test_autocast_keeps_the_dtype_of_x(self) -> None:
         option = self.options[0]
         first, *others = (t.detach() for t in self.leaves(option, dtype=torch.float32))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(first.device.type, torch.bfloat16):
             for dtype in (torch.float32, torch.bfloat16):
                 lower = [other.bfloat16() for other in others]
                 assert self.call(first.to(dtype), *lower, **option).dtype == dtype
@@ -170,7 +170,7 @@ class _Module(nn.Module):
 
 def _random_like(output: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(output.shape, generator=generator, dtype=torch.float32).to(output.dtype)
+    return torch.randn(output.shape, generator=generator, dtype=torch.float32).to(output)
 
 
 def with_gradients(

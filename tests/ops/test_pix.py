@@ -68,7 +68,7 @@ class TestPickOrMix(StandardTests):
     def test_equals_the_specification(self, option: dict[str, Any], reduction: int) -> None:
         option = option | {"reduction": reduction}
         x, p = self.inputs(**option)
-        torch.testing.assert_close(self.call(x, p, **option), by_the_book(x, p, **option))
+        torch.testing.assert_close(self.call(x, p, **option), by_the_book(x, p, **option).to(x.device))
 
 
 def column(*values: float) -> Tensor:

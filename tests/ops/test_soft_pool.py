@@ -49,7 +49,8 @@ class TestSoftPool(StandardTests):
 
     def test_equals_the_specification(self, option: dict[str, Any]) -> None:
         (x,) = self.inputs()
-        torch.testing.assert_close(self.call(x, **option), by_the_book(x, **({"kernel_size": 2} | option)))
+        expected = by_the_book(x, **({"kernel_size": 2} | option)).to(x.device)
+        torch.testing.assert_close(self.call(x, **option), expected)
 
     def test_the_paper_gradient_is_the_weights(self, option: dict[str, Any]) -> None:
         """Where weights are constants, the gradient is that of Σ w a with the weights left out of the graph."""
@@ -57,7 +58,7 @@ class TestSoftPool(StandardTests):
         constants = self.constants(**option)
         y = self.call(x, gradient="paper", **option)
         assert torch.equal(y, self.call(x, **option))
-        grad = torch.randn(y.shape, dtype=y.dtype)
+        grad = torch.randn_like(y)
         (got,) = torch.autograd.grad(y, x, grad)
         windows = torch.zeros_like(got)
         for b, c, *place in (index.tolist() for index in torch.ones_like(y).nonzero()):

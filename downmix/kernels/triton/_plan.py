@@ -78,31 +78,42 @@ class Plan:
         """Whether no element is in two windows and none lies between two."""
         return self.stride == self.kernel and max(self.dilation) == 1
 
-    def gather(self) -> tuple[tuple[int], int, int, dict[str, Any]]:
-        """For a kernel that visits inputs and looks for their windows: its grid, rows, lanes and constants."""
-        rows, lanes = self._rows_and_lanes(self.inputs[0].shape[2:])
+    def gather(self) -> tuple[tuple[int], int, int, list[int], dict[str, Any]]:
+        """For a kernel that visits inputs by the cells between windows' starts: grid, rows, lanes, cells, constants."""
+        shape = self.inputs[0].shape[2:]
+        cells = [triton.cdiv(size + p, s) for size, p, s in zip(shape, self.padding, self.stride, strict=True)]
         overlaps = tuple(
-            min(count, ((k - 1) * d) // s + 1)
-            for count, k, s, d in zip(self.windows, self.kernel, self.stride, self.dilation, strict=True)
+            ((k - 1) * d) // s + 1 for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True)
         )
-        block_r, block_l = self._blocks(1, rows, lanes, 1)
-        steps = math.prod(overlaps)
+        rows, lanes = self._rows_and_lanes(cells)
+        # With lanes in space a cell has many addresses in registers: of half precision no more cells than of float32.
+        fewer = 1 if self.channels_inner else max(1, 4 // self.inputs[0].element_size())
+        block_r, block_l = self._blocks(1, rows, lanes, fewer)
+        phases, steps = math.prod(self.stride), math.prod(overlaps)
         constants = {
             **self._constants(),
             "OVERLAPS": overlaps,
             "BLOCK_R": block_r,
             "BLOCK_L": block_l,
+            "PHASES": phases,
+            "PHASES_UNROLL": phases if phases * steps <= 64 else 1,
             "STEPS": steps,
             "UNROLL": steps if steps <= 16 else 4,
         }
-        return (triton.cdiv(rows, block_r) * triton.cdiv(lanes, block_l),), rows, lanes, constants
+        return (triton.cdiv(rows, block_r) * triton.cdiv(lanes, block_l),), rows, lanes, cells, constants
 
     def alignments(self, **tensors: Tensor) -> dict[str, int]:
         """The constants that say of each tensor what divides its steps and lanes."""
         return {f"{name}_ALIGN": self._alignment(tensor) for name, tensor in tensors.items()}
 
     def _alignment(self, x: Tensor) -> int:
-        """What divides all steps of ``x`` but that between lanes, and the number of its lanes."""
+        """What divides all steps of ``x`` but that between lanes, and the number of its lanes; 1 for no wide access.
+
+        Where lanes are windows that overlap in a row, loads can't be wide. If stores are, the compiler gives each
+        thread neighbouring windows, and a load of a warp falls into many cache lines; with narrow ones, into few.
+        """
+        if not self.channels_inner and self.constants["BLOCK_K"] == 1 < self.kernel[2]:
+            return 1
         slow = (0, 2, 3, 4) if self.channels_inner else (0, 1, 2, 3)
         lanes = (x.shape[1],) if self.channels_inner else (x.shape[4], self.lanes * self.kernel[2] if self.wide else 0)
         return alignment(*lanes, *(x.stride(i) for i in slow if x.shape[i] > 1))

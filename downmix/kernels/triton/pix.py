@@ -87,6 +87,13 @@ def _by_lane(groups, BLOCK_R: tl.constexpr):
 
 
 @triton.jit
+def _share(values, size, REDUCTION: tl.constexpr, WHOLE: tl.constexpr):
+    """values / size, but a product where that is exact: a rounded division branches for values near 0."""
+    exact: tl.constexpr = WHOLE and REDUCTION & (REDUCTION - 1) == 0
+    return values * (1 / REDUCTION) if exact else divide(values, size)
+
+
+@triton.jit
 def _reduce(
     x_ptr, x_strides, b, s, g_start, channels, space, width,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr, SHORT_TAIL: tl.constexpr,
@@ -121,10 +128,7 @@ def _reduce(
     if SHORT_TAIL and not LEGACY_TAIL:
         size = tl.minimum(size, channels - (g_start + tl.arange(0, BLOCK_G)) * REDUCTION)
     size = size.to(DTYPE)[None, :]
-    if REDUCTION & (REDUCTION - 1) == 0 and (LEGACY_TAIL or not SHORT_TAIL):
-        mean = total * (1 / REDUCTION)  # exact, and cheaper
-    else:
-        mean = divide(total, size)
+    mean = _share(total, size, REDUCTION, LEGACY_TAIL or not SHORT_TAIL)
     best = -best if OPERATOR == "min" else best
     upper = mean if OPERATOR == "avg" else best
     lower = mean if OPERATOR == "avg" or OPERATOR == "max+avg" else best
@@ -202,7 +206,8 @@ def _pick_or_mix_backward_kernel(
     tl.store(dp_ptr + dp_offsets, dp.to(dp_ptr.dtype.element_ty), g < groups)
 
     to_winner = d_upper if OPERATOR == "max+avg" else d_upper + d_lower
-    to_each = divide(d_lower if OPERATOR == "max+avg" else d_upper + d_lower, size)
+    to_each = d_lower if OPERATOR == "max+avg" else d_upper + d_lower
+    to_each = _share(to_each, size, REDUCTION, LEGACY_TAIL or not SHORT_TAIL)
     to_winner, to_each, first = _by_lane(to_winner, BLOCK_R), _by_lane(to_each, BLOCK_R), _by_lane(first, BLOCK_R)
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         for k in tl.static_range(UNROLL):

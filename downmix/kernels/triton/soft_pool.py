@@ -216,57 +216,77 @@ def _soft_pool_statistics_kernel(
 
 @triton.jit
 def _soft_pool_gather_kernel(
-    x_ptr, top_ptr, scale_ptr, mean_ptr, dx_ptr, x_strides, y_strides, dx_strides, rows, lanes, sizes, out_sizes,
+    x_ptr, top_ptr, scale_ptr, mean_ptr, dx_ptr, x_strides, y_strides, dx_strides, rows, lanes, sizes, out_sizes, cells,
     EXACT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, OVERLAPS: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     X_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr,
+    PHASES: tl.constexpr, PHASES_UNROLL: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """The gradient where windows overlap: each element sums over its windows, OVERLAPS at most in each dimension."""
+    """The gradient where windows overlap: each element sums over its windows, OVERLAPS at most in each dimension.
+
+    A cell holds the elements from one window's start to the next. The one at phase f of cell i is at place
+    f + j · stride of window i − j, so that f and j alone, which the compiler knows, say whether it is in there.
+    """
+    lane_align: tl.constexpr = X_ALIGN if CHANNELS_INNER else 1
     b, c, d, h, w, row_exists, lane_exists = coordinates(
-        rows, lanes, sizes, INDEX, CHANNELS_INNER, X_ALIGN, BLOCK_R, BLOCK_L, 1
+        rows, lanes, cells, INDEX, CHANNELS_INNER, lane_align, BLOCK_R, BLOCK_L, 1
     )
-    mask = row_exists[:, None] & lane_exists[None, :]
-    offsets = offsets_of(x_strides, b, c, d, h, w, CHANNELS_INNER, X_ALIGN)
-    value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
-    dx = tl.zeros([BLOCK_R, BLOCK_L], DTYPE)
-    for start in range(0, STEPS, UNROLL):
-        for k in tl.static_range(UNROLL):
-            step = start + k
-            od, d_has = _window_with(
-                d, step // OVERLAPS[2] // OVERLAPS[1], out_sizes[1], 0, KERNEL, STRIDE, PADDING, DILATION
+    for first_phase in range(0, PHASES, PHASES_UNROLL):
+        for n in tl.static_range(PHASES_UNROLL):
+            phase = tl.full([1], first_phase + n, tl.int32)
+            fd, fh, fw = phase // STRIDE[2] // STRIDE[1], phase // STRIDE[2] % STRIDE[1], phase % STRIDE[2]
+            xd, xh, xw = (
+                d * STRIDE[0] + fd - PADDING[0],
+                h * STRIDE[1] + fh - PADDING[1],
+                w * STRIDE[2] + fw - PADDING[2],
             )
-            oh, h_has = _window_with(
-                h, step // OVERLAPS[2] % OVERLAPS[1], out_sizes[2], 1, KERNEL, STRIDE, PADDING, DILATION
-            )
-            ow, w_has = _window_with(w, step % OVERLAPS[2], out_sizes[3], 2, KERNEL, STRIDE, PADDING, DILATION)
-            has = row_exists & d_has & h_has & (tl.full([1], step, tl.int32) < STEPS)
-            if CHANNELS_INNER:
-                window = (has & w_has)[:, None] & lane_exists[None, :]
-            else:
-                window = has[:, None] & (lane_exists & w_has)[None, :]
-            at = offsets_of(y_strides, b, c, od, oh, ow, CHANNELS_INNER, Y_ALIGN)
-            top = tl.load(top_ptr + at, window, other=0)
-            scale = tl.load(scale_ptr + at, window, other=0)
-            mean = tl.load(mean_ptr + at, window, other=0)
-            dx += _element_gradient(value, top, scale, mean, EXACT)
-    offsets = offsets_of(dx_strides, b, c, d, h, w, CHANNELS_INNER, DX_ALIGN)
-    tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask)
+            mask = _within(xd, xh, xw, sizes, row_exists, lane_exists, CHANNELS_INNER)
+            offsets = offsets_of(x_strides, b, c, xd, xh, xw, CHANNELS_INNER, X_ALIGN)
+            value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
+            dx = tl.zeros([BLOCK_R, BLOCK_L], DTYPE)
+            for start in range(0, STEPS, UNROLL):
+                for k in tl.static_range(UNROLL):
+                    step = tl.full([1], start + k, tl.int32)
+                    jd, jh, jw = (
+                        step // OVERLAPS[2] // OVERLAPS[1],
+                        step // OVERLAPS[2] % OVERLAPS[1],
+                        step % OVERLAPS[2],
+                    )
+                    holds = (
+                        (step < STEPS)
+                        & _holds(fd + jd * STRIDE[0], KERNEL[0], DILATION[0])
+                        & _holds(fh + jh * STRIDE[1], KERNEL[1], DILATION[1])
+                        & _holds(fw + jw * STRIDE[2], KERNEL[2], DILATION[2])
+                    )
+                    od, oh, ow = d - jd, h - jh, w - jw
+                    window = _within(od, oh, ow, out_sizes, row_exists & holds, lane_exists, CHANNELS_INNER)
+                    at = offsets_of(y_strides, b, c, od, oh, ow, CHANNELS_INNER, Y_ALIGN)
+                    top = tl.load(top_ptr + at, window, other=0)
+                    scale = tl.load(scale_ptr + at, window, other=0)
+                    mean = tl.load(mean_ptr + at, window, other=0)
+                    dx += _element_gradient(value, top, scale, mean, EXACT)
+            offsets = offsets_of(dx_strides, b, c, xd, xh, xw, CHANNELS_INNER, DX_ALIGN)
+            tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
-def _window_with(
-    place, back, count, i: tl.constexpr,
-    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr,
-):  # fmt: skip
-    """The window ``back`` before the last one that starts at or before ``place``, and whether it holds it."""
-    window = tl.minimum((place + PADDING[i]) // STRIDE[i], count - 1) - back
-    within = place + PADDING[i] - window * STRIDE[i]
-    holds = (window >= 0) & (within <= (KERNEL[i] - 1) * DILATION[i])
-    if DILATION[i] > 1:
-        holds &= within % DILATION[i] == 0
-    return window, holds
+def _within(d, h, w, sizes, row_exists, lane_exists, CHANNELS_INNER: tl.constexpr):
+    """Which elements of a tile, [row, lane], are within a map of these sizes."""
+    row_exists &= (d >= 0) & (d < sizes[1]) & (h >= 0) & (h < sizes[2])
+    w_exists = (w >= 0) & (w < sizes[3])
+    if CHANNELS_INNER:
+        row_exists &= w_exists
+    else:
+        lane_exists &= w_exists
+    return row_exists[:, None] & lane_exists[None, :]
+
+
+@triton.jit
+def _holds(place, kernel, dilation):
+    """Whether a window has an element so far from its start."""
+    return (place <= (kernel - 1) * dilation) & (place % dilation == 0)
 
 
 def why_not(x: Tensor, *constants: Any) -> str | None:
@@ -363,6 +383,9 @@ def _statistics(plan: Plan) -> Launch:
 
 def _gather(plan: Plan, exact: bool) -> Launch:
     (x, dx), (grad, top) = plan.inputs, plan.outputs
-    grid, rows, lanes, constants = plan.gather()
-    sizes = (x.stride(), top.stride(), dx.stride(), rows, lanes, tuple(x.shape[1:]), tuple(grad.shape[1:]))
+    grid, rows, lanes, cells, constants = plan.gather()
+    sizes = (
+        x.stride(), top.stride(), dx.stride(), rows, lanes, tuple(x.shape[1:]), tuple(grad.shape[1:]),
+        (x.shape[1], *cells),
+    )  # fmt: skip
     return grid, sizes, {**constants, **plan.alignments(X=x, Y=top, DX=dx), "EXACT": exact, **OPTIONS}
