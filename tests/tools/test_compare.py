@@ -167,6 +167,7 @@ def test_a_corrupt_image_ends_in_one_sentence(
     assert stop.value.code == 2
     error = capsys.readouterr().err.strip()
     assert "bee/3.png can't be read as an image" in error
+    assert "BadImageError" not in error
     assert len(error.splitlines()) == 1
 
 
