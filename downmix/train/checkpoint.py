@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +12,8 @@ from typing import IO, Any
 import torch
 from safetensors.torch import save
 from torch import nn
+
+from .. import published
 
 _STEP = re.compile(r"step-(\d+)\.pt")
 
@@ -83,17 +83,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: if it is cut off or damaged, no checkpoint of downmix, or reading it could run code.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not look at the checksums
-        if damaged:
-            raise CheckpointError(f"{path} is damaged ({damaged} does not match its checksum)")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds more than tensors and plain values; reading it could run code") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} can't be read as a checkpoint; it may be cut off ({error})") from error
+        state = published.read_file(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(state, dict) or "recipe" not in state or "model" not in state:
         raise CheckpointError(f"{path} is no checkpoint of `downmix train`")
     return state

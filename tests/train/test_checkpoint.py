@@ -1,6 +1,7 @@
 import errno
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -8,11 +9,12 @@ import pytest
 import timm
 import torch
 
+from downmix.tools._trained import trained_network
 from downmix.train import Recipe, checkpoint, train
 from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
 from downmix.train.network import build_network
-from downmix.train.validate import read_facts, validate
-from downmix.train.weights import read_weights
+from downmix.train.validate import validate
+from downmix.train.weights import read_trained, read_weights
 
 from .helpers import make_folders, quick_recipe
 
@@ -59,6 +61,23 @@ def test_validate_agrees_with_training(finished: Path) -> None:
         validate(finished / "best.pt", real_labels=True)
 
 
+@pytest.mark.parametrize("use", [validate, partial(trained_network, None)])
+def test_a_checkpoint_is_read_once(use: Any, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, paths = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda path, **options: paths.append(path) or real(path, **options))
+    use(finished / "best.pt")
+    assert paths == [finished / "best.pt"]
+
+
+@pytest.mark.parametrize("use", [validate, partial(trained_network, None)])
+def test_a_damaged_checkpoint_is_not_used(use: Any, finished: Path, tmp_path: Path) -> None:
+    flipped = bytearray((finished / "best.pt").read_bytes())
+    flipped[len(flipped) // 2] ^= 255
+    (tmp_path / "best.pt").write_bytes(flipped)
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        use(tmp_path / "best.pt")
+
+
 @pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
 def test_starts_from_weights_with_another_classifier(name: str, finished: Path) -> None:
     recipe = quick_recipe("x", model="tiny_plain", init=str(finished / name))
@@ -80,7 +99,7 @@ def test_loading_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Hostile(), "recipe": {}}, tmp_path / "zip.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Hostile()}, protocol=2))
-    for read in (read_checkpoint, read_weights, validate, read_facts):
+    for read in (read_checkpoint, read_weights, read_trained, validate):
         for name in ("zip.pt", "plain.pt"):
             with pytest.raises(CheckpointError, match="could run code|can't be read"):
                 read(tmp_path / name)
