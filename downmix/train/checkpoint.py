@@ -23,15 +23,19 @@ class CheckpointError(ValueError):
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any], step: int, keep_last: int) -> Path:
-    """Writes ``step-XXXXXXXX.pt`` and removes all but the newest ``keep_last`` of its kind.
+    """Writes ``step-XXXXXXXX.pt``, and leaves it and the ``keep_last`` - 1 before it of its kind.
+
+    Those of later steps go: they are broken, or of a course that training has left by going back to an older one.
 
     Raises:
         CheckpointError: where the disk is full or refuses; what was written before stays.
     """
     path = folder / f"step-{step:08d}.pt"
     write_whole(path, lambda file: torch.save(state, file))
-    for _, old in _steps(folder)[:-keep_last]:
-        old.unlink(missing_ok=True)
+    kept = [each for number, each in _steps(folder) if number <= step][-keep_last:]
+    for _, other in _steps(folder):
+        if other not in kept:
+            other.unlink(missing_ok=True)
     return path
 
 
@@ -99,6 +103,8 @@ def find_newest(folder: Path, warn: Callable[[str], object]) -> tuple[Path, dict
             return path, read_checkpoint(path)
         except CheckpointError as error:
             warn(f"{error}; trying an older one")
+    if has_checkpoints(folder):
+        warn(f"{folder} holds no checkpoint that is whole; training begins anew")
     return None
 
 
@@ -112,7 +118,8 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 def _cannot_write(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path} can't be written ({error}); what was written before stays: make room, then go on with --resume auto"
+        f"{path} can't be written ({error}); what was written before stays: make room, or the folder writable, then go "
+        "on with --resume auto"
     )
 
 

@@ -112,6 +112,8 @@ class Training:
         if resume == "auto" and out.folder:
             found = find_newest(out.folder, out.warn)
         elif resume and resume != "auto":
+            if not Path(resume).is_file():
+                raise ValueError(f"there is no checkpoint {resume}; --resume takes auto, or the path of a .pt file")
             found = Path(resume), read_checkpoint(Path(resume))
         else:
             found = None

@@ -10,13 +10,14 @@ import timm
 import torch
 
 from downmix.tools._trained import trained_network
-from downmix.train import Recipe, checkpoint, train
+from downmix.train import Interrupted, Recipe, checkpoint, train
 from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
 from downmix.train.network import build_network
 from downmix.train.validate import validate
 from downmix.train.weights import read_trained, read_weights
 
 from .helpers import make_folders, quick_recipe
+from .test_resume import interrupted_at
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,27 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     assert "no checkpoint of `downmix train`" in warnings[0]
     assert "does not match its checksum" in warnings[2]
     assert find_newest(tmp_path / "nothing", warnings.append) is None
+
+
+def test_where_none_is_whole_training_begins_anew(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", epochs=4, keep_every=2, ema_decay=0.5)
+    for path in finished.glob("*.pt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:100])
+    run(recipe, tmp_path, resume="auto")
+    assert "holds no checkpoint that is whole; training begins anew" in " ".join(capsys.readouterr().err.split())
+    assert read_checkpoint(tmp_path / "step-00000016.pt")["progress"]["epoch"] == 4
+
+
+def test_going_back_to_an_older_checkpoint_leaves_the_later_ones(data: Path, finished: Path, tmp_path: Path) -> None:
+    for path in finished.glob("*.pt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "step-00000099.pt").write_bytes(b"")
+    recipe = quick_recipe(data, model="tiny_plain", epochs=4, ema_decay=0.5, checkpoint_every_steps=3, keep_last=1)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path, resume=str(tmp_path / "epoch-0002.pt"), on_step=interrupted_at(11))
+    assert [path.name for path in tmp_path.glob("step-*.pt")] == ["step-00000011.pt"]
 
 
 class FullDisk:
