@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .checkpoint import write_whole
 from .output import Output
 from .state import Epoch, State
 
@@ -37,19 +38,19 @@ class Watch:
     def __enter__(self) -> Watch:
         recipe, state = self.out.recipe, self.state
         self.total = recipe.epochs * state.steps
+        if self.out.folder and self.speaks:
+            from torch.utils.tensorboard import SummaryWriter  # here: seconds to import
+
+            if recipe.wandb:  # first: it may raise, and nothing is to be closed yet
+                self.wandb = self._closing.enter_context(_start_wandb(self.out))
+            self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
+            self._closing.callback(self.board.close)
         if self.on_step is None and self.speaks:
             bar, note = (TextColumn(column) for column in _COLUMNS)
             columns = (bar, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), note)
             progress = Progress(*columns, console=self.out.console, refresh_per_second=2)
             self.bar = self._closing.enter_context(progress)
             self.line = self.bar.add_task(recipe.model, total=self.total, completed=state.done, note="")
-        if self.out.folder and self.speaks:
-            from torch.utils.tensorboard import SummaryWriter  # here: seconds to import
-
-            self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
-            self._closing.callback(self.board.close)
-            if recipe.wandb:
-                self.wandb = self._closing.enter_context(_start_wandb(self.out))
         return self
 
     def __exit__(
@@ -96,8 +97,20 @@ class Watch:
 
 
 def _start_wandb(out: Output) -> Any:
+    """The run of the output folder: a training that goes on there goes on in the same curves."""
+    assert out.folder
     try:
         import wandb  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError("wandb was asked for, but is not installed: pip install wandb, or leave it out") from error
-    return wandb.init(project="downmix", dir=str(out.folder), config=asdict(out.recipe), resume="allow")
+    name = out.folder / "wandb_run.txt"
+    known = name.read_text() if name.exists() else None
+    try:
+        run = wandb.init(project="downmix", dir=out.folder, config=asdict(out.recipe), id=known, resume="allow")
+    except wandb.Error as error:
+        raise ValueError(
+            f"Weights & Biases does not start ({error}); set WANDB_MODE=offline, or leave wandb out"
+        ) from error
+    write_whole(name, lambda file: file.write(run.id.encode()))
+    run.define_metric("*", step_metric="step")  # what a kill lost is logged again: by W&B's own count, behind itself
+    return run
