@@ -55,7 +55,7 @@ def trained_network(name: str | None, checkpoint: str | Path | None, device: str
 def _load(name: str | None, path: Path, **kwargs: Any) -> nn.Module:
     path = path / "best.pt" if path.is_dir() else path
     trained = read_trained(path)
-    _, recipe, names = trained
+    recipe, names = trained.recipe, trained.class_names
     kwargs = ({"num_classes": len(names)} if names else {}) | kwargs
     if name is not None:
         network = create_network(name, **kwargs)

@@ -62,6 +62,14 @@ def test_validate_agrees_with_training(finished: Path) -> None:
         validate(finished / "best.pt", real_labels=True)
 
 
+def test_validate_keeps_as_many_channels_as_the_epoch_did(data: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"epochs": 3, "keep_every": 1, "fbs_density": 0.3, "fbs_epochs": 2, "fbs_l1": 1e-3}
+    history = train(quick_recipe(data, model="tiny_fbs", **fields), tmp_path, on_step=lambda done, total: None)
+    for number, epoch in enumerate(history, 1):
+        assert validate(tmp_path / f"epoch-000{number}.pt") == pytest.approx(epoch.metrics)
+    assert validate(tmp_path / "last.safetensors") == pytest.approx(history[-1].metrics)
+
+
 @pytest.mark.parametrize("use", [validate, partial(trained_network, None)])
 def test_a_checkpoint_is_read_once(use: Any, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, paths = torch.load, []
