@@ -107,13 +107,14 @@ def test_the_moving_average_is_what_is_evaluated(data: Path) -> None:
     assert first.metrics["val_loss"] == second.metrics["val_loss"]
 
 
-def test_ends_early_without_a_better_epoch(data: Path) -> None:
+def test_ends_early_without_a_better_epoch(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class NeverBetter(Classification):
         def compute(self, metrics: MetricCollection) -> dict[str, float]:
             return {"top1": 0.5}
 
     recipe = quick_recipe(data, epochs=9, early_stop=2)
     assert len(run(recipe, task=NeverBetter(recipe))) == 3
+    assert "ended early: 2 epochs without a better top1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
