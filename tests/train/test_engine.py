@@ -11,7 +11,7 @@ from downmix.layers import FBSConv2d
 from downmix.train import Epoch, Recipe, train
 from downmix.train.classification import Classification
 from downmix.train.data import create_evaluation_loader, create_training_loader
-from downmix.train.distributed import World
+from downmix.train.distributed import World, join
 from downmix.train.evaluation import evaluate
 from downmix.train.images import DataError
 from downmix.train.sources import load_data
@@ -122,6 +122,15 @@ def test_mixed_precision_channels_last_and_clipping(amp: str, data: Path) -> Non
     (epoch,) = run(quick_recipe(data, amp=amp, channels_last=True, clip_grad=1.0, lr_base_batch=16, opt="lamb"))
     assert epoch.train_loss < 2
     assert 0 <= epoch.lr < 1e-3
+
+
+def test_the_gpu_that_is_asked_for_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cuda:1", "cuda", "cpu"):
+        with join(torch.device(name)) as world:
+            chosen.append(world.device)
+    assert chosen == [torch.device(name) for name in ("cuda:1", "cuda:1", "cuda:0", "cuda:0", "cpu")]
 
 
 def test_fbs_keeps_fewer_channels_by_and_by(data: Path) -> None:

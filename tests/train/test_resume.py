@@ -28,7 +28,7 @@ def final_state(folder: Path) -> dict[str, Any]:
     state = read_checkpoint(path)
     for epoch in state["progress"]["history"]:
         del epoch["seconds"]
-    return {key: state[key] for key in ("model", "ema", "optimizer", "progress", "processes")}
+    return {key: state[key] for key in ("model", "ema", "optimizer", "scaler", "progress", "processes")}
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -84,3 +84,11 @@ def test_resumed_from_any_step_it_ends_the_same(
     torch.rand(7)  # whatever happens in between
     train(recipe, tmp_path, resume="auto", on_step=lambda done, total: None)
     assert_same(final_state(tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize(("before", "after"), [("none", "fp16"), ("fp16", "none")])
+def test_goes_on_in_another_precision(before: str, after: str, data: str, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(quick_recipe(data, amp=before, epochs=2), tmp_path, on_step=interrupted_at(2))
+    history = train(quick_recipe(data, amp=after, epochs=2), tmp_path, resume="auto", on_step=lambda done, total: None)
+    assert len(history) == 2
