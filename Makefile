@@ -32,7 +32,7 @@ bench: $(READY)  ## times operators and networks and writes the README's tables;
 # On a machine with a GPU and torch already there, so without .venv: all tests, the kernels under compute-sanitizer, all
 # benchmarks. compute-sanitizer comes with the CUDA toolkit; without it that step is left out, and says so.
 gpu:
-	$(PYTHON) -m pytest tests/ops tests/layers tests/kernels
+	$(PYTHON) -m pytest tests/ops tests/layers tests/kernels tests/train/test_cuda.py
 	if command -v compute-sanitizer >/dev/null; then \
 		compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest tests/kernels/test_triton.py -k "random or long"; \
 	else echo "compute-sanitizer not found: kernels not checked for stray accesses" >&2; fi
