@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -84,9 +86,7 @@ class Watch:
         assert self.bar is not None
         speed = self.bar.tasks[self.line].speed
         rate = f"{speed * self.state.global_batch:,.0f} images/s" if speed else ""
-        device = self.out.world.device
-        memory = f"  {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
-        return f"loss {loss:.3f}  {rate}{memory}"
+        return f"loss {loss:.3f}  {rate}  {_most_bytes(self.out.world.device) / 2**30:.1f} GiB"
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if self.board:
@@ -94,6 +94,13 @@ class Watch:
                 self.board.add_scalar(name, value, step)
         if self.wandb:
             self.wandb.log(values | {"step": self.state.done})
+
+
+def _most_bytes(device: torch.device) -> int:
+    """The most memory that was in use: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _start_wandb(out: Output) -> Any:

@@ -1,14 +1,23 @@
+import io
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from downmix.train import Interrupted, train
 
 from .helpers import make_folders, quick_recipe
 from .test_resume import interrupted_at
+
+
+def test_the_bar_says_loss_rate_and_memory(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    train(quick_recipe(make_folders(tmp_path, count=20)), console=console)
+    assert re.search(r"tiny_net .* 4/4 .*loss 0\.\d+ .*images/s  \d+\.\d GiB", console.file.getvalue())
 
 
 class Run:
