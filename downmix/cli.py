@@ -6,6 +6,7 @@ import difflib
 import importlib
 import sys
 from argparse import ArgumentError
+from itertools import islice
 from typing import Any
 
 COMMANDS = (
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         commands.add_subcommand(name, command, help=tool.HELP)  # first: tools may have subcommands of their own
         tool.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    words = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = _recipe_first([_underscored(word) for word in (sys.argv[1:] if argv is None else argv)])
     try:
         args = parser.parse_args(words)
     except ArgumentError as error:
@@ -45,8 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     except _BAD_INPUT as error:
         if options.debug:
             raise
-        # A loader's worker sends its traceback along with the error; the sentence is its last line.
-        sys.exit(_refuse(str(error).strip().rpartition("\n")[2] or type(error).__name__, hint="--debug shows where"))
+        sys.exit(_refuse(_sentence(error), hint="--debug shows where"))
     except KeyboardInterrupt as stop:
         sys.exit(getattr(stop, "code", 130))
 
@@ -55,6 +55,17 @@ def _underscored(word: str) -> str:
     """Options may be written with dashes: --print-config is --print_config."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+
+
+def _recipe_first(words: list[str]) -> list[str]:
+    """The same with recipes right behind the command: the last word wins, and that is to be what is given besides."""
+    recipes, others, rest = [], [], iter(words)
+    for word in rest:
+        if word == "--recipe":
+            recipes += [word, *islice(rest, 1)]
+        else:
+            (recipes if word.startswith("--recipe=") else others).append(word)
+    return others[:1] + recipes + others[1:]
 
 
 def _nearest(words: list[str], commands: Any) -> str:
@@ -67,6 +78,12 @@ def _nearest(words: list[str], commands: Any) -> str:
         if name.startswith("--") and name not in known and (near := difflib.get_close_matches(name, known, n=1)):
             return f"; did you mean {near[0]}?"
     return ""
+
+
+def _sentence(error: BaseException) -> str:
+    last = str(error).strip().rpartition("\n")[2]
+    # A loader's worker sends its traceback along with the error, whose last line starts with the error's class.
+    return (last.partition(": ")[2] if str(error).startswith("Caught ") else last) or type(error).__name__
 
 
 def _refuse(sentence: str, hint: str) -> int:

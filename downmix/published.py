@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import zipfile
 from os import PathLike
 from typing import Any
 
@@ -49,7 +50,16 @@ def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | N
         The names of the repository published with Kumar et al., *Pick-or-Mix*, CVPR 2024. Its classifier is a 1×1
         convolution, read into our linear layer.
     """
-    given = read_weights(path, ema=ema)
+    load_state(model, read_weights(path, ema=ema), path)
+
+
+def read_weights(path: str | PathLike[str], *, ema: bool | None = None) -> dict[str, Tensor]:
+    """The tensors of a file by timm's names; arguments and errors as of :func:`load_published`."""
+    return choose_weights(read_file(path), ema, path)
+
+
+def load_state(model: nn.Module, given: dict[str, Tensor], path: str | PathLike[str]) -> None:
+    """Loads tensors that come from ``path``; where any does not fit, ValueError lists them and ``model`` stays."""
     wanted = model.state_dict()
     faults = {
         "missing": [name for name in wanted if name not in given],
@@ -64,12 +74,6 @@ def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | N
         found = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in faults.items() if names)
         raise ValueError(f"{path} does not fit {type(model).__name__}; {found}")
     model.load_state_dict(given)
-
-
-def read_weights(path: str | PathLike[str], *, ema: bool | None = None) -> dict[str, Tensor]:
-    """The tensors of a file by timm's names; arguments and errors as of :func:`load_published`."""
-    chosen = _choose(_read(path), ema, path)
-    return rename_published({name.removeprefix("module."): tensor for name, tensor in chosen.items()})
 
 
 def rename_published(state: dict[str, Any]) -> dict[str, Any]:
@@ -92,10 +96,16 @@ def accept_published_names(module: nn.Module, state: dict[str, Any], prefix: str
     state.update({prefix + name: value for name, value in renamed.items()})
 
 
-def _read(path: str | PathLike[str]) -> Any:
+def read_file(path: str | PathLike[str]) -> Any:
+    """All that a file of ``torch.save`` or safetensors holds: tensors and plain values, nothing that could run."""
     if str(path).endswith(".safetensors"):
         return _read_safetensors(path)
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch does not look at the checksums
+            if damaged:
+                raise ValueError(f"{path} is damaged ({damaged} does not match its checksum)")
         # A Namespace only takes attributes, so building one runs no code that the file brings along.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -106,7 +116,7 @@ def _read(path: str | PathLike[str]) -> Any:
         ) from error
     except FileNotFoundError:
         raise
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} can't be read as a checkpoint; it may be cut off ({error})") from error
 
 
@@ -128,7 +138,8 @@ def _foreign(path: str | PathLike[str]) -> str:
     return f" ({', '.join(sorted(set(names) - {'argparse.Namespace'}))})"
 
 
-def _choose(checkpoint: Any, ema: bool | None, path: str | PathLike[str]) -> dict[str, Tensor]:
+def choose_weights(checkpoint: Any, ema: bool | None, path: str | PathLike[str]) -> dict[str, Tensor]:
+    """The tensors, by timm's names, of what :func:`read_file` gave; arguments as of :func:`load_published`."""
     found = checkpoint
     if isinstance(checkpoint, dict) and "model" in checkpoint:
         average = checkpoint.get("model_ema") or checkpoint.get("ema")
@@ -141,4 +152,4 @@ def _choose(checkpoint: Any, ema: bool | None, path: str | PathLike[str]) -> dic
         found = checkpoint.get("state_dict", checkpoint)  # where timm and torchvision's scripts put it
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} holds no state dict; expected tensors by name, alone or under model or model_ema")
-    return found
+    return rename_published({name.removeprefix("module."): tensor for name, tensor in found.items()})

@@ -52,6 +52,21 @@ def test_every_recipe_is_read(recipe: Path, capsys: pytest.CaptureFixture[str]) 
         assert "data" in fields
 
 
+@pytest.mark.parametrize("command", [["train"], ["compare", "a", "b", "--seeds", "7"]])
+def test_what_is_printed_is_a_recipe_and_what_stands_before_a_recipe_counts(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    for words in (["--lr", "0.5", "--output", "here", "--recipe", "cifar10"], ["--recipe", str(tmp_path / "a.yaml")]):
+        with pytest.raises(SystemExit):
+            main([*command, *words, "--print-config"])
+        printed.append(capsys.readouterr().out)
+        (tmp_path / "a.yaml").write_text(printed[-1])
+    assert printed[0] == printed[1]
+    config = yaml.safe_load(printed[0])
+    assert (config["lr"], config["output"], config["batch_size"]) == (0.5, "here", 128)
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

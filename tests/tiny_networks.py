@@ -8,6 +8,7 @@ from timm.models import register_model
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
+from downmix.layers import FBSConv2d
 from downmix.models.pix_resnet import SqueezeBottleneck
 from downmix.models.resnet_small import SmallResNet
 
@@ -49,6 +50,14 @@ def tiny_net(
     pretrained: bool = False, num_classes: int = 2, drop_rate: float = 0.0, drop_path_rate: float = 0.0, **kwargs: Any
 ) -> TinyNet:
     return TinyNet(num_classes, drop_rate, drop_path_rate, norm=True)
+
+
+@register_model
+def tiny_fbs(pretrained: bool = False, num_classes: int = 2, **kwargs: Any) -> nn.Sequential:
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(
+        FBSConv2d(3, 8, 3, 2), nn.ReLU(), FBSConv2d(8, 8, 3), nn.ReLU(), pool, nn.Linear(8, num_classes)
+    )
 
 
 @register_model

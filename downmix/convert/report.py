@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ Rows = list[tuple[str, ...]]
 class Shown:
     """A report that ``print`` shows as text, and rich as tables."""
 
-    notes: list[str]
+    notes: Sequence[str] = ()
 
     @property
     def summary(self) -> str:
@@ -122,7 +122,7 @@ class Report(Shown):
     before: Totals
     after: Totals
     config: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    notes: Sequence[str] = field(default_factory=list)
 
     @property
     def summary(self) -> str:

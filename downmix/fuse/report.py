@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..convert.report import Rows, Shown, rows_by_reason
 
@@ -30,14 +30,12 @@ class Report(Shown):
         norms: its BatchNorms, folded or not.
         means: its PiX layers, and whether each gets its mean from the pass that adds and rectifies its input.
         backends: which kernels ran, and so are ready, and why others did not; see :func:`downmix.explain_backend`.
-        notes: sentences about what else is worth knowing.
     """
 
     network: str
     norms: list[Step]
     means: list[Step]
     backends: list[str]
-    notes: list[str] = field(default_factory=list)
 
     @property
     def summary(self) -> str:

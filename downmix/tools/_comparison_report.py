@@ -102,7 +102,9 @@ def _rows(result: Comparison) -> list[tuple[str, dict[str, str]]]:
             text = {n: f"{t[which]:.2f}" for n, t in times.items()}
             rows.append((f"ms at batch {batch}, {which}", ratios({n: t[which] for n, t in times.items()}, text)))
     speed = {n: result.recipe.batch_size / t["median"] * 1e3 for n, t in result.training_ms.items()}
-    rows.append(("training images/s", ratios(speed, {n: f"{s:.0f}" for n, s in speed.items()})))
+    rows.append(
+        (f"training images/s, {result.training_mode}", ratios(speed, {n: f"{s:.0f}" for n, s in speed.items()}))
+    )
     rows.append(
         ("top-1 % on held-out", {n: _mean_and_deviation(result.top1(n)) for n in result.models if result.top1(n)})
     )
@@ -142,6 +144,7 @@ def _write_csv(result: Comparison, output: Path) -> None:
         for batch, times in result.latency_ms[name].items():
             row |= {f"latency_batch{batch}_{which}_ms": f"{value:.3f}" for which, value in times.items()}
         row["training_images_per_s"] = f"{result.recipe.batch_size / result.training_ms[name]['median'] * 1e3:.1f}"
+        row["training_mode"] = result.training_mode
         row["top1_mean"] = f"{statistics.mean(top1):.4f}" if top1 else ""
         row["top1_std"] = f"{statistics.stdev(top1):.4f}" if len(top1) > 1 else ""
         row |= {"seeds": len(top1), "device": result.environment["device"], "threads": result.environment["threads"]}

@@ -16,12 +16,14 @@ class _RecipeFile(ActionConfigFile):
     """``--recipe`` with the name of a recipe of downmix too, whose unknown fields get the nearest known one named."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        known = {action.dest for action in parser._actions}
-        # What a command decides by itself, such as compare its networks, is no option of it.
+        # What --print_config prints is a recipe too, with what the command asks for beside the fields.
         try:
-            fields = {name: value for name, value in read_recipe(values).items() if name in known}
+            given = read_recipe(values, also=set(cfg.keys()) - {self.dest})
         except ValueError as error:
             raise ArgumentError(self, str(error)) from error
+        # What a command decides by itself, such as compare its networks, is no option of it.
+        options = {action.dest for action in parser._actions if action.option_strings}
+        fields = {name: value for name, value in given.items() if name in options}
         self.apply_config(parser, cfg, self.dest, yaml.safe_dump(fields))
 
 

@@ -13,15 +13,12 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from ..layers import set_density
 from ..models._networks import create_network
-from ..published import load_published
 from ..train import Recipe
-from ..train.checkpoint import CheckpointError
 from ..train.classification import evaluation_view
 from ..train.network import build_network
 from ..train.sources import Split
-from ..train.validate import read_facts
+from ..train.weights import read_trained, restore
 from ._picture import read_rgb
 
 PRETRAINED = "pretrained"
@@ -57,10 +54,8 @@ def trained_network(name: str | None, checkpoint: str | Path | None, device: str
 
 def _load(name: str | None, path: Path, **kwargs: Any) -> nn.Module:
     path = path / "best.pt" if path.is_dir() else path
-    try:
-        recipe, names = read_facts(path)
-    except CheckpointError:
-        recipe, names = None, []
+    trained = read_trained(path)
+    recipe, names = trained.recipe, trained.class_names
     kwargs = ({"num_classes": len(names)} if names else {}) | kwargs
     if name is not None:
         network = create_network(name, **kwargs)
@@ -68,13 +63,11 @@ def _load(name: str | None, path: Path, **kwargs: Any) -> nn.Module:
         network = build_network(replace(recipe, pretrained=False, init=None), **kwargs)
     else:
         raise ValueError(f"{path} does not say which classifier it is of; name the network")
-    load_published(network, path)
+    restore(network, trained, path)
     if recipe is not None:
         config: Any = getattr(network, "pretrained_cfg", None) or {}
         about = {"architecture": name or recipe.model, "label_names": names}
         network.pretrained_cfg = config | evaluation_view(recipe) | about
-        if recipe.fbs_density:
-            set_density(network, recipe.fbs_density)  # no tensor says it
     return network
 
 

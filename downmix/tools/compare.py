@@ -17,11 +17,15 @@ from ..cost import Cost, measure_cost
 from ..models._networks import create_network
 from ..train import Epoch, Recipe, train
 from ..train.classification import Classification
+from ..train.data import Batch
+from ..train.distributed import World
 from ..train.sources import Split, load_data
+from ..train.state import State
+from ..train.update import Update
 from . import _comparison_report as report
 from ._console import wide_console
 from ._recipe_option import add_recipe, to_recipe
-from ._timing import interleave, summarize, train_step
+from ._timing import interleave, summarize
 
 HELP = "Train a network and its cheaper twins the same way, and show what was gained and what it cost."
 LATENCY_BATCHES = (1, 8)
@@ -49,7 +53,7 @@ class Comparison:
     Attributes:
         costs: by network, see :class:`downmix.cost.Cost`.
         latency_ms: by network and batch size: min, median, p20, p80.
-        training_ms: by network: the same for one training step of ``recipe.batch_size`` images.
+        training_ms: by network: the same for one step of ``recipe`` with ``recipe.batch_size`` images.
         runs: the trainings that finished.
     """
 
@@ -61,6 +65,12 @@ class Comparison:
     latency_ms: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     training_ms: dict[str, dict[str, float]] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
+
+    @property
+    def training_mode(self) -> str:
+        """In which precision and layout a training step is timed."""
+        precision = "float32" if self.recipe.amp == "none" else self.recipe.amp
+        return f"{precision}, {'channels_last' if self.recipe.channels_last else 'NCHW'}"
 
     def top1(self, model: str) -> list[float]:
         return [run.top1 for run in self.runs if run.model == model]
@@ -176,7 +186,8 @@ def _measure(result: Comparison, split: Split, progress: Progress) -> None:
         progress.advance(task)
     images = torch.randn(recipe.batch_size, *size, device=device)
     labels = torch.randint(split.num_classes, (recipe.batch_size,), device=device)
-    steps = {name: _training_step(net, images, labels) for name, net in networks.items()}
+    batch = Batch(images, labels, indices=[], bad=[])
+    steps = {name: _training_step(net, recipe, split, batch) for name, net in networks.items()}
     result.training_ms = _time(steps, "training")
     progress.advance(task)
 
@@ -194,10 +205,15 @@ def _inference(network: nn.Module, images: torch.Tensor) -> Any:
     return call
 
 
-def _training_step(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Any:
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+def _training_step(network: nn.Module, recipe: Recipe, split: Split, batch: Batch) -> Any:
+    """What the recipe does with a batch that is on its device, but for ``torch.compile``."""
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    world = World(recipe.torch_device())
+    state = State(network, recipe, world, steps=1, global_batch=recipe.batch_size)
+    update = Update(network, state, Classification(recipe, split), recipe, world)
     network.train()
-    return lambda: train_step(network, images, labels, nn.CrossEntropyLoss(), optimizer)
+    return lambda: update([batch])
 
 
 def _train_all(result: Comparison, split: Split, output: Path, resume: str, progress: Progress) -> None:

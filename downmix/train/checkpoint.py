@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +12,8 @@ from typing import IO, Any
 import torch
 from safetensors.torch import save
 from torch import nn
+
+from .. import published
 
 _STEP = re.compile(r"step-(\d+)\.pt")
 
@@ -23,15 +23,19 @@ class CheckpointError(ValueError):
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any], step: int, keep_last: int) -> Path:
-    """Writes ``step-XXXXXXXX.pt`` and removes all but the newest ``keep_last`` of its kind.
+    """Writes ``step-XXXXXXXX.pt``, and leaves it and the ``keep_last`` - 1 before it of its kind.
+
+    Those of later steps go: they are broken, or of a course that training has left by going back to an older one.
 
     Raises:
         CheckpointError: where the disk is full or refuses; what was written before stays.
     """
     path = folder / f"step-{step:08d}.pt"
     write_whole(path, lambda file: torch.save(state, file))
-    for _, old in _steps(folder)[:-keep_last]:
-        old.unlink(missing_ok=True)
+    kept = [each for number, each in _steps(folder) if number <= step][-keep_last:]
+    for _, other in _steps(folder):
+        if other not in kept:
+            other.unlink(missing_ok=True)
     return path
 
 
@@ -83,17 +87,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: if it is cut off or damaged, no checkpoint of downmix, or reading it could run code.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not look at the checksums
-        if damaged:
-            raise CheckpointError(f"{path} is damaged ({damaged} does not match its checksum)")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds more than tensors and plain values; reading it could run code") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} can't be read as a checkpoint; it may be cut off ({error})") from error
+        state = published.read_file(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(state, dict) or "recipe" not in state or "model" not in state:
         raise CheckpointError(f"{path} is no checkpoint of `downmix train`")
     return state
@@ -107,6 +103,8 @@ def find_newest(folder: Path, warn: Callable[[str], object]) -> tuple[Path, dict
             return path, read_checkpoint(path)
         except CheckpointError as error:
             warn(f"{error}; trying an older one")
+    if has_checkpoints(folder):
+        warn(f"{folder} holds no checkpoint that is whole; training begins anew")
     return None
 
 
@@ -120,7 +118,8 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 def _cannot_write(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path} can't be written ({error}); what was written before stays: make room, then go on with --resume auto"
+        f"{path} can't be written ({error}); what was written before stays: make room, or the folder writable, then go "
+        "on with --resume auto"
     )
 
 

@@ -71,14 +71,15 @@ def join(device: torch.device) -> Iterator[World]:
     """Joins the processes that torchrun started, if it did; leaves them at the end.
 
     Args:
-        device: ``cuda`` becomes the GPU of this process's own number on its machine.
+        device: under torchrun, ``cuda`` becomes the GPU of this process's own number on its machine.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    alone = "RANK" not in os.environ or "WORLD_SIZE" not in os.environ
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0 if alone else int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)  # events and random states are those of the current one
+    if alone:
         yield World(device)
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
     store, rank, size = next(dist.rendezvous("env://"))
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=_of_this_start(store, rank, size), rank=rank, world_size=size)

@@ -112,6 +112,8 @@ class Training:
         if resume == "auto" and out.folder:
             found = find_newest(out.folder, out.warn)
         elif resume and resume != "auto":
+            if not Path(resume).is_file():
+                raise ValueError(f"there is no checkpoint {resume}; --resume takes auto, or the path of a .pt file")
             found = Path(resume), read_checkpoint(Path(resume))
         else:
             found = None
@@ -140,6 +142,8 @@ class Training:
                 progress.best, progress.best_epoch = metrics[self.task.deciding], progress.epoch
             watch.epoch(progress.history[-1], progress.epoch)
             out.write_epoch(self.state, is_best)
+        if progress.epoch < self.recipe.epochs:
+            out.say(f"ended early: {self.recipe.early_stop} epochs without a better {self.task.deciding}")
         out.write_summary(progress, self.task.deciding)
         if not run_test(self.state.evaluated, self.task, self.world, self.update.autocast, out, self.signals):
             self._stop(out)
@@ -231,4 +235,7 @@ class Training:
     def _stop(self, out: Output) -> NoReturn:
         (signal,) = self.world.agree(self.signals.received)
         self._write(out)
-        raise Interrupted(signal)
+        stop = Interrupted(signal)
+        if out.folder:
+            out.say(f"{stop} after step {self.state.done}, which is written; go on with --resume auto")
+        raise stop

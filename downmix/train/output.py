@@ -118,7 +118,7 @@ class Output:
         summary |= {f"best_{deciding}": progress.best, "last": without_nan(last.metrics), "train_loss": last.train_loss}
         summary |= {"skipped_steps": progress.skipped, "bad_images": sorted(self.bad)}
         if self.bad:
-            self.warn(f"{len(self.bad)} images could not be read")
+            self.warn(f"{len(self.bad)} image{'s' if len(self.bad) > 1 else ''} could not be read")
         self.say(
             f"best {deciding} {progress.best:.4f} after epoch {progress.best_epoch}, last {last.metrics[deciding]:.4f}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -21,11 +22,12 @@ def recipe_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
 
 
-def read_recipe(name: str) -> dict[str, Any]:
+def read_recipe(name: str, also: Collection[str] = ()) -> dict[str, Any]:
     """The fields that a recipe sets.
 
     Args:
         name: the path of a YAML file, or the name of a recipe that comes with downmix.
+        also: names that may stand in it beside the fields.
 
     Raises:
         ValueError: if there is none, it is no YAML mapping, or a field is unknown; the sentence names the nearest.
@@ -44,7 +46,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ValueError(f"the recipe {name} must hold lines of `field: value`")
     for field in given:
-        if field not in FIELDS:
+        if field not in FIELDS and field not in also:
             raise ValueError(f"the recipe {name} has an unknown field {field!r}{nearest(str(field), FIELDS)}")
     SegmentationRecipe.of(given.get("segmentation", {}))  # whose errors name the nearest field too
     return given

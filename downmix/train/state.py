@@ -144,7 +144,8 @@ class State:
             raise ValueError(
                 f"the checkpoint is of another training and does not fit this one; give the same recipe ({error})"
             ) from error
-        self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty where amp was another
+            self.scaler.load_state_dict(saved["scaler"])
         progress = saved["progress"]
         history = [Epoch(**epoch) for epoch in progress.pop("history")]
         self.progress = Progress(**progress, history=history)

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.data import RealLabelsImagenet
-from torch import Tensor, nn
 
-from ..layers import set_density
-from .checkpoint import CheckpointError, read_checkpoint
+from .checkpoint import CheckpointError
 from .data import Batch, close, create_evaluation_loader
 from .distributed import World, join
 from .evaluation import evaluate
 from .images import DataError
-from .recipe import Recipe
-from .recipe_files import FIELDS
 from .task import Task
 from .tasks import create_task
 from .testing import draw
-from .weights import read_weights
-
-_FACTS = ("recipe", "class_names")
-
-
-def read_facts(path: Path) -> tuple[Recipe, list[str]]:
-    """The recipe by which `downmix train` made a checkpoint or safetensors file, and what its classes are called.
-
-    The files of earlier versions don't say the latter.
-
-    Raises:
-        CheckpointError: if the file does not say.
-    """
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(str(path), "pt") as file:
-                facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name in _FACTS}
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} can't be read as safetensors; it may be cut off ({error})") from error
-    else:
-        facts = read_checkpoint(path)
-    if not facts.get("recipe"):
-        raise CheckpointError(f"{path} does not say how it was trained; give a file that `downmix train` wrote")
-    recipe = Recipe(**{name: value for name, value in facts["recipe"].items() if name in FIELDS})
-    return recipe, facts.get("class_names", [])
+from .weights import read_trained, restore
 
 
 def validate(
@@ -70,12 +40,14 @@ def validate(
         ValueError: if the file, the data or a field can't be used.
     """
     # Its weights come from the file, so nothing else is to be loaded first.
-    recipe = replace(read_facts(path)[0], pretrained=False, init=None, **fields)
-    state = read_weights(path, weights)
+    trained = read_trained(path, weights)
+    if trained.recipe is None:
+        raise CheckpointError(f"{path} does not say how it was trained; give a file that `downmix train` wrote")
+    recipe = replace(trained.recipe, pretrained=False, init=None, **fields)
     with join(recipe.torch_device()) as world:
         task = create_task(recipe)
         model = task.create_model()
-        restore(model, state, recipe, path)
+        restore(model, trained, path)
         model = model.to(world.device)
         loader = create_evaluation_loader(task.val_data, recipe, world)
         scores = _RealLabels(task, world) if real_labels else None
@@ -87,20 +59,6 @@ def validate(
         if pictures:
             draw(model, task, task.val_data, world, nullcontext, pictures)
         return metrics | (scores.compute() if scores else {})
-
-
-def restore(model: nn.Module, state: dict[str, Tensor], recipe: Recipe, path: Path) -> None:
-    """Makes ``model`` what it was when its training by ``recipe`` ended; ``path`` is where its tensors come from.
-
-    Raises:
-        CheckpointError: if they don't fit.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit {recipe.model} with these data: {error}") from error
-    if recipe.fbs_density:
-        set_density(model, recipe.fbs_density)  # that of the end; no tensor says it
 
 
 class _RealLabels:

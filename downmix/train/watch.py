@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .checkpoint import write_whole
 from .output import Output
 from .state import Epoch, State
 
@@ -37,19 +40,19 @@ class Watch:
     def __enter__(self) -> Watch:
         recipe, state = self.out.recipe, self.state
         self.total = recipe.epochs * state.steps
+        if self.out.folder and self.speaks:
+            from torch.utils.tensorboard import SummaryWriter  # here: seconds to import
+
+            if recipe.wandb:  # first: it may raise, and nothing is to be closed yet
+                self.wandb = self._closing.enter_context(_start_wandb(self.out))
+            self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
+            self._closing.callback(self.board.close)
         if self.on_step is None and self.speaks:
             bar, note = (TextColumn(column) for column in _COLUMNS)
             columns = (bar, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), note)
             progress = Progress(*columns, console=self.out.console, refresh_per_second=2)
             self.bar = self._closing.enter_context(progress)
             self.line = self.bar.add_task(recipe.model, total=self.total, completed=state.done, note="")
-        if self.out.folder and self.speaks:
-            from torch.utils.tensorboard import SummaryWriter  # here: seconds to import
-
-            self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
-            self._closing.callback(self.board.close)
-            if recipe.wandb:
-                self.wandb = self._closing.enter_context(_start_wandb(self.out))
         return self
 
     def __exit__(
@@ -83,9 +86,7 @@ class Watch:
         assert self.bar is not None
         speed = self.bar.tasks[self.line].speed
         rate = f"{speed * self.state.global_batch:,.0f} images/s" if speed else ""
-        device = self.out.world.device
-        memory = f"  {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
-        return f"loss {loss:.3f}  {rate}{memory}"
+        return f"loss {loss:.3f}  {rate}  {_most_bytes(self.out.world.device) / 2**30:.1f} GiB"
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if self.board:
@@ -95,9 +96,28 @@ class Watch:
             self.wandb.log(values | {"step": self.state.done})
 
 
+def _most_bytes(device: torch.device) -> int:
+    """The most memory that was in use: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def _start_wandb(out: Output) -> Any:
+    """The run of the output folder: a training that goes on there goes on in the same curves."""
+    assert out.folder
     try:
         import wandb  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError("wandb was asked for, but is not installed: pip install wandb, or leave it out") from error
-    return wandb.init(project="downmix", dir=str(out.folder), config=asdict(out.recipe), resume="allow")
+    name = out.folder / "wandb_run.txt"
+    known = name.read_text() if name.exists() else None
+    try:
+        run = wandb.init(project="downmix", dir=out.folder, config=asdict(out.recipe), id=known, resume="allow")
+    except wandb.Error as error:
+        raise ValueError(
+            f"Weights & Biases does not start ({error}); set WANDB_MODE=offline, or leave wandb out"
+        ) from error
+    write_whole(name, lambda file: file.write(run.id.encode()))
+    run.define_metric("*", step_metric="step")  # what a kill lost is logged again: by W&B's own count, behind itself
+    return run

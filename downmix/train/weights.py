@@ -1,15 +1,60 @@
-"""Weights alone, from whatever file holds them."""
+"""Weights alone, or with what their file says of the training that made them, and how they get into a network."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from .. import published
+from ..layers import linear_density, set_density
 from .checkpoint import CheckpointError
+from .recipe import Recipe
+from .recipe_files import FIELDS
 
 _AVERAGE = {"auto": None, "model": False, "ema": True}
+
+
+class Trained(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes:
+        state: its tensors by name.
+        recipe: by which `downmix train` made it; None where something else did.
+        class_names: what its classes are called; empty where the file doesn't say, as those of earlier versions.
+        density: share of channels that FBS layers kept in the epoch that the weights are of; 0 where none was set.
+    """
+
+    state: dict[str, Tensor]
+    recipe: Recipe | None
+    class_names: list[str]
+    density: float
+
+
+def read_trained(path: Path, kind: str = "auto") -> Trained:
+    """Reads a file once; arguments and errors as of :func:`read_weights`."""
+    content, state = _read(path, kind)
+    facts = content if isinstance(content, dict) else {}
+    if path.suffix == ".safetensors":
+        with safe_open(str(path), "pt") as file:  # its head; the tensors are read already
+            facts = file.metadata() or {}
+        facts = {name: json.loads(facts[name]) for name in ("recipe", "class_names", "epoch") if name in facts}
+    given = facts.get("recipe")
+    if not isinstance(given, dict):  # or what another program calls so
+        return Trained(state, None, [], 0.0)
+    recipe = Recipe(**{name: value for name, value in given.items() if name in FIELDS})
+    return Trained(state, recipe, list(facts.get("class_names", [])), _density(recipe, facts))
+
+
+def _density(recipe: Recipe, facts: dict[str, Any]) -> float:
+    if not recipe.fbs_density:
+        return 0.0
+    progress = facts.get("progress") or {"epoch": facts["epoch"], "step": 0}
+    epoch = progress["epoch"] - (progress["step"] == 0)  # those that are done are counted, so the last is one less
+    return linear_density(max(epoch, 0), recipe.fbs_epochs, recipe.fbs_density)
 
 
 def read_weights(path: Path, kind: str = "auto") -> dict[str, Tensor]:
@@ -23,7 +68,28 @@ def read_weights(path: Path, kind: str = "auto") -> dict[str, Tensor]:
     Raises:
         CheckpointError: if it can't be read, reading it could run code, or it has not what is asked for.
     """
+    return _read(path, kind)[1]
+
+
+def restore(network: nn.Module, trained: Trained, path: Path) -> None:
+    """Makes ``network`` what it was when ``trained`` was written; ``path`` is where that was read.
+
+    Raises:
+        CheckpointError: if its tensors don't fit.
+    """
     try:
-        return published.read_weights(path, ema=None if path.suffix == ".safetensors" else _AVERAGE[kind])
+        published.load_state(network, trained.state, path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if trained.density:
+        set_density(network, trained.density)  # which no tensor says
+
+
+def _read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
+    try:
+        content = published.read_file(path)
+        return content, published.choose_weights(
+            content, None if path.suffix == ".safetensors" else _AVERAGE[kind], path
+        )
     except ValueError as error:
         raise CheckpointError(str(error)) from error

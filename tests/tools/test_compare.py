@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
+from torch import Tensor, nn
 
 from downmix.cli import main
 from downmix.tools import compare as tool
 from downmix.tools.compare import Comparison, Run, compare
 from downmix.train import Epoch, Recipe
+from downmix.train.data import Batch
+from downmix.train.sources import load_data
 from tests.train.helpers import make_folders
 
 PAIR = ("tiny_resnet", ["tiny_pix_resnet"])
@@ -31,7 +35,8 @@ def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_writes_table_json_csv_and_picture(tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
-    result = compare(*PAIR, Recipe(data=data, **QUICK), seeds=[0, 1], output=output, console=Console(width=120))
+    recipe = Recipe(data=data, amp="bf16", channels_last=True, **QUICK)
+    result = compare(*PAIR, recipe, seeds=[0, 1], output=output, console=Console(width=120))
     printed = capsys.readouterr().out
     for row in (
         "params",
@@ -39,7 +44,7 @@ def test_writes_table_json_csv_and_picture(tmp_path: Path, data: str, capsys: py
         "GMACs",
         "activations MB/image",
         "ms at batch 8, median",
-        "training images/s",
+        "training images/s, bf16, channels_last",
         "top-1",
     ):
         assert row in printed
@@ -54,9 +59,32 @@ def test_writes_table_json_csv_and_picture(tmp_path: Path, data: str, capsys: py
         assert picture.size[0] > 1000
     rows = list(csv.DictReader((output / "compare.csv").read_text().splitlines()))
     assert [row["model"] for row in rows] == result.models
+    assert rows[0]["training_mode"] == "bf16, channels_last"
     assert rows[0]["conv_params"] == rows[1]["conv_params"]
     assert int(rows[1]["macs"]) < int(rows[0]["macs"])
     assert float(rows[0]["top1_mean"]) == pytest.approx(sum(result.top1(PAIR[0])) / 2, abs=1e-4)
+
+
+def test_a_training_step_is_timed_as_the_recipe_trains(data: str) -> None:
+    seen: list[Tensor] = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.extend([x, self.conv.weight, self.conv(x)])
+            return self.norm(seen[-1]).mean((2, 3))
+
+    recipe = Recipe(data=data, amp="bf16", channels_last=True, ema_decay=0.5, device="cpu", **QUICK)
+    batch = Batch(torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long), [], [])
+    network = Watched()
+    before = network.conv.weight.clone()
+    tool._training_step(network, recipe, load_data(recipe), batch)()
+    assert seen[2].dtype == torch.bfloat16
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in seen)
+    assert not torch.equal(network.conv.weight, before)
 
 
 def test_an_interrupt_leaves_what_was_finished_and_resume_goes_on(
@@ -167,6 +195,7 @@ def test_a_corrupt_image_ends_in_one_sentence(
     assert stop.value.code == 2
     error = capsys.readouterr().err.strip()
     assert "bee/3.png can't be read as an image" in error
+    assert "BadImageError" not in error
     assert len(error.splitlines()) == 1
 
 

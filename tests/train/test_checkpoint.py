@@ -1,6 +1,7 @@
 import errno
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -8,13 +9,15 @@ import pytest
 import timm
 import torch
 
-from downmix.train import Recipe, checkpoint, train
+from downmix.tools._trained import trained_network
+from downmix.train import Interrupted, Recipe, checkpoint, train
 from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
 from downmix.train.network import build_network
-from downmix.train.validate import read_facts, validate
-from downmix.train.weights import read_weights
+from downmix.train.validate import validate
+from downmix.train.weights import read_trained, read_weights
 
 from .helpers import make_folders, quick_recipe
+from .test_resume import interrupted_at
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,31 @@ def test_validate_agrees_with_training(finished: Path) -> None:
         validate(finished / "best.pt", real_labels=True)
 
 
+def test_validate_keeps_as_many_channels_as_the_epoch_did(data: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"epochs": 3, "keep_every": 1, "fbs_density": 0.3, "fbs_epochs": 2, "fbs_l1": 1e-3}
+    history = train(quick_recipe(data, model="tiny_fbs", **fields), tmp_path, on_step=lambda done, total: None)
+    for number, epoch in enumerate(history, 1):
+        assert validate(tmp_path / f"epoch-000{number}.pt") == pytest.approx(epoch.metrics)
+    assert validate(tmp_path / "last.safetensors") == pytest.approx(history[-1].metrics)
+
+
+@pytest.mark.parametrize("use", [validate, partial(trained_network, None)])
+def test_a_checkpoint_is_read_once(use: Any, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, paths = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda path, **options: paths.append(path) or real(path, **options))
+    use(finished / "best.pt")
+    assert paths == [finished / "best.pt"]
+
+
+@pytest.mark.parametrize("use", [validate, partial(trained_network, None)])
+def test_a_damaged_checkpoint_is_not_used(use: Any, finished: Path, tmp_path: Path) -> None:
+    flipped = bytearray((finished / "best.pt").read_bytes())
+    flipped[len(flipped) // 2] ^= 255
+    (tmp_path / "best.pt").write_bytes(flipped)
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        use(tmp_path / "best.pt")
+
+
 @pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
 def test_starts_from_weights_with_another_classifier(name: str, finished: Path) -> None:
     recipe = quick_recipe("x", model="tiny_plain", init=str(finished / name))
@@ -80,7 +108,7 @@ def test_loading_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Hostile(), "recipe": {}}, tmp_path / "zip.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Hostile()}, protocol=2))
-    for read in (read_checkpoint, read_weights, validate, read_facts):
+    for read in (read_checkpoint, read_weights, read_trained, validate):
         for name in ("zip.pt", "plain.pt"):
             with pytest.raises(CheckpointError, match="could run code|can't be read"):
                 read(tmp_path / name)
@@ -104,6 +132,27 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     assert "no checkpoint of `downmix train`" in warnings[0]
     assert "does not match its checksum" in warnings[2]
     assert find_newest(tmp_path / "nothing", warnings.append) is None
+
+
+def test_where_none_is_whole_training_begins_anew(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", epochs=4, keep_every=2, ema_decay=0.5)
+    for path in finished.glob("*.pt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:100])
+    run(recipe, tmp_path, resume="auto")
+    assert "holds no checkpoint that is whole; training begins anew" in " ".join(capsys.readouterr().err.split())
+    assert read_checkpoint(tmp_path / "step-00000016.pt")["progress"]["epoch"] == 4
+
+
+def test_going_back_to_an_older_checkpoint_leaves_the_later_ones(data: Path, finished: Path, tmp_path: Path) -> None:
+    for path in finished.glob("*.pt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "step-00000099.pt").write_bytes(b"")
+    recipe = quick_recipe(data, model="tiny_plain", epochs=4, ema_decay=0.5, checkpoint_every_steps=3, keep_last=1)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path, resume=str(tmp_path / "epoch-0002.pt"), on_step=interrupted_at(11))
+    assert [path.name for path in tmp_path.glob("step-*.pt")] == ["step-00000011.pt"]
 
 
 class FullDisk:

@@ -11,7 +11,7 @@ from downmix.layers import FBSConv2d
 from downmix.train import Epoch, Recipe, train
 from downmix.train.classification import Classification
 from downmix.train.data import create_evaluation_loader, create_training_loader
-from downmix.train.distributed import World
+from downmix.train.distributed import World, join
 from downmix.train.evaluation import evaluate
 from downmix.train.images import DataError
 from downmix.train.sources import load_data
@@ -107,13 +107,14 @@ def test_the_moving_average_is_what_is_evaluated(data: Path) -> None:
     assert first.metrics["val_loss"] == second.metrics["val_loss"]
 
 
-def test_ends_early_without_a_better_epoch(data: Path) -> None:
+def test_ends_early_without_a_better_epoch(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class NeverBetter(Classification):
         def compute(self, metrics: MetricCollection) -> dict[str, float]:
             return {"top1": 0.5}
 
     recipe = quick_recipe(data, epochs=9, early_stop=2)
     assert len(run(recipe, task=NeverBetter(recipe))) == 3
+    assert "ended early: 2 epochs without a better top1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -121,6 +122,15 @@ def test_mixed_precision_channels_last_and_clipping(amp: str, data: Path) -> Non
     (epoch,) = run(quick_recipe(data, amp=amp, channels_last=True, clip_grad=1.0, lr_base_batch=16, opt="lamb"))
     assert epoch.train_loss < 2
     assert 0 <= epoch.lr < 1e-3
+
+
+def test_the_gpu_that_is_asked_for_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cuda:1", "cuda", "cpu"):
+        with join(torch.device(name)) as world:
+            chosen.append(world.device)
+    assert chosen == [torch.device(name) for name in ("cuda:1", "cuda:1", "cuda:0", "cuda:0", "cpu")]
 
 
 def test_fbs_keeps_fewer_channels_by_and_by(data: Path) -> None:

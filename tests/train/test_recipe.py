@@ -42,6 +42,7 @@ def test_an_unknown_device_is_named() -> None:
         (["--model", "pix_resnet29_smal"], "did you mean pix_resnet29_small"),
         (["--opt", "sdg"], "opt must be an optimiser of timm, got 'sdg'"),
         (["--init", "nowhere.pt"], "nowhere.pt"),
+        (["--resume", "autp"], "there is no checkpoint autp; --resume takes auto, or the path of a .pt file"),
     ],
 )
 def test_the_command_answers_in_one_sentence(

@@ -28,7 +28,7 @@ def final_state(folder: Path) -> dict[str, Any]:
     state = read_checkpoint(path)
     for epoch in state["progress"]["history"]:
         del epoch["seconds"]
-    return {key: state[key] for key in ("model", "ema", "optimizer", "progress", "processes")}
+    return {key: state[key] for key in ("model", "ema", "optimizer", "scaler", "progress", "processes")}
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -68,12 +68,27 @@ def everything_random(data: str, workers: int = 0) -> Recipe:
 
 @pytest.mark.parametrize(("step", "workers"), [(1, 0), (2, 2), (3, 0), (4, 0), (5, 2), (6, 0)])
 def test_resumed_from_any_step_it_ends_the_same(
-    step: int, workers: int, data: str, undisturbed: dict[str, Any], tmp_path: Path
+    step: int,
+    workers: int,
+    data: str,
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe = everything_random(data, workers)
     with pytest.raises(Interrupted) as stop:
         train(recipe, tmp_path, on_step=interrupted_at(step))
     assert stop.value.code == 143
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"stopped by SIGTERM after step {step}, which is written; go on with --resume auto" in said
     torch.rand(7)  # whatever happens in between
     train(recipe, tmp_path, resume="auto", on_step=lambda done, total: None)
     assert_same(final_state(tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize(("before", "after"), [("none", "fp16"), ("fp16", "none")])
+def test_goes_on_in_another_precision(before: str, after: str, data: str, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(quick_recipe(data, amp=before, epochs=2), tmp_path, on_step=interrupted_at(2))
+    history = train(quick_recipe(data, amp=after, epochs=2), tmp_path, resume="auto", on_step=lambda done, total: None)
+    assert len(history) == 2

@@ -17,8 +17,7 @@ from ...layers import PiX
 from ...train import Recipe
 from ...train.classification import Classification
 from ...train.network import build_network
-from ...train.validate import restore
-from ...train.weights import read_weights
+from ...train.weights import read_trained, restore
 from .predictions import HeldOut, Predictions, held_out, predict
 from .runs import Training
 
@@ -87,23 +86,20 @@ def _load(training: Training, recipe: Recipe) -> tuple[nn.Module, int]:
     """The network and how many classes it knows, without its data, which may be gone."""
     if not training.weights.exists():
         raise ValueError(f"{training.folder} has no best.pt; copy it there, or train again")
-    state = read_weights(training.weights)
+    trained = read_trained(training.weights)
     if recipe.task == "segmentation":
         from ...train.segmentation import build_segmenter  # here: needs a package that classification doesn't
 
         network, classes = build_segmenter(recipe), len(recipe.segmentation.classes)
     else:
-        classes = _count_classes(recipe, state)
+        classes = len(trained.class_names)
+        if not classes:
+            raise ValueError(
+                f"{training.weights} does not say what its classes are called, as newer ones do; train again"
+            )
         network = build_network(recipe, classes)
-    restore(network, state, recipe, training.weights)
+    restore(network, trained, training.weights)
     return network.to(recipe.torch_device()).eval(), classes
-
-
-def _count_classes(recipe: Recipe, state: dict[str, Tensor]) -> int:
-    """As many as the tensor has that another number of classes changes."""
-    other = build_network(recipe, 2).state_dict()
-    sizes = (len(value) for name, value in state.items() if name in other and value.shape != other[name].shape)
-    return next(sizes, 2)
 
 
 def _count(network: nn.Module, recipe: Recipe) -> Profile:

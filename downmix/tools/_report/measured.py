@@ -45,7 +45,8 @@ def _comparison(path: Path, rows: list[Row]) -> Table:
     name = path.parent.name if path.name == "compare.csv" else path.stem
     caption = f"{name}: {first['data']}, {first['image_size']}×{first['image_size']}, "
     caption += f"{first['device']}, {first['threads']} threads, torch {first['torch_version']}"
-    return Table(caption, [*columns, "training images/s"], shown)
+    mode = first.get("training_mode", "float32, NCHW")  # the only one that earlier versions timed
+    return Table(caption, [*columns, f"training images/s, {mode}"], shown)
 
 
 def _accuracy(row: Row) -> Cell:
