@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 
@@ -12,6 +13,15 @@ if not torch.cuda.is_available():  # Triton reads this once, when it is imported
 
 with contextlib.suppress(ImportError):  # a machine for GPU tests may lack timm
     import downmix.models
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and need not be searched for garbage again and again by tests that make much."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else nanobind reports at exit what is never collected
 
 
 @pytest.fixture(autouse=True)
