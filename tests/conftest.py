@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import importlib.abc
 import os
 import sys
@@ -30,6 +31,15 @@ class SkipsWhatNeeds(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.append(SkipsWhatNeeds())  # last, so asked for what no one else finds
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and need not be searched for garbage again and again by tests that make much."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else nanobind reports at exit what is never collected
 
 
 @pytest.fixture(autouse=True)

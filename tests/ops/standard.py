@@ -35,7 +35,7 @@ class StandardTests:
 
     operator: ClassVar[Operator]
     options: ClassVar[list[dict[str, Any]]]  # keyword arguments of the public function worth a run of each test
-    dtypes: ClassVar = (torch.float32, torch.bfloat16, torch.float16)  # each is a kernel that takes seconds to compile
+    dtypes: ClassVar = (torch.float32, torch.bfloat16, torch.float16)  # each is a kernel that takes a second to compile
 
     def inputs(self, batch: int = 2, **option: Any) -> tuple[Tensor, ...]:
         """Random float64 tensors that fit the options."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import carray, extending, njit, types
+from numba import extending, types
 
 # Callers don't pass the typing context that a function of Numba's takes first, which a type checker can't know.
 intrinsic: Any = extending.intrinsic
@@ -22,14 +22,11 @@ ELEMENT = {
 
 
 @intrinsic
-def _pointer(typingctx, address):
+def memory(typingctx, address, element):
+    """A pointer to memory of ``element``'s type at ``address``; strides lead through it."""
+    pointer = types.CPointer(element.dtype)
+
     def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+        return builder.inttoptr(args[0], context.get_value_type(pointer))
 
-    return types.voidptr(types.intp), codegen
-
-
-@njit(inline="always")
-def memory(address, element):
-    """All memory from ``address`` on as a flat array of ``element``'s type; strides lead through it."""
-    return carray(_pointer(address), (1 << 58,), element.dtype)
+    return pointer(types.intp, element), codegen

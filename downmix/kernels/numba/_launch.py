@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
 import struct
 from collections.abc import Callable
@@ -25,19 +26,30 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
-from numba.np.unsafe import ndarray
 
 from ._common import intrinsic, memory
 
 _INT64 = np.empty(0, np.int64)
-_tuple: Any = ndarray.to_fixed_tuple
 _HEADER = 3  # next task, tasks, tasks at once
 _SERIAL_ELEMENTS = 1 << 15  # fewer than this are done before a second thread is awake
 _SHARES = 8  # a thread takes this part of its fair share at once
 _LOADED_ONLY = getattr(os, "RTLD_NOLOAD", 0)
 
-#: Makes a kernel of a function of one address, compiled at the first call and kept on the disk.
-kernel = functools.partial(numba.cfunc, "void(intp)", cache=True, error_model="numpy")
+
+def kernel() -> Callable[[Any], Any]:
+    """Makes a kernel of a function of one address, compiled here and kept on the disk."""
+
+    def make(run: Any) -> Any:
+        # The compiler makes millions of objects; to look through them for garbage takes a fifth of its time.
+        paused = gc.isenabled()
+        gc.disable()
+        try:
+            return numba.cfunc("void(intp)", cache=True, error_model="numpy")(run)
+        finally:
+            if paused:
+                gc.enable()
+
+    return make
 
 
 def kernel_of(name: str, **functions: Any) -> Callable[[Any], Any]:
@@ -101,10 +113,17 @@ def number_from(typingctx, bits):
     return types.float64(types.int64), codegen
 
 
-@njit(inline="always")
-def arguments(at: int, count: int) -> Any:
+@intrinsic(prefer_literal=True)
+def arguments(typingctx, at, count):
     """The first ``count`` of a kernel's own arguments, as a tuple."""
-    return _tuple(memory(at + 8 * _HEADER, _INT64), count)
+    numbers = count.literal_value
+
+    def codegen(context, builder, signature, args):
+        first = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        found = [builder.load(builder.gep(first, [ir.IntType(32)(_HEADER + n)])) for n in range(numbers)]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return types.UniTuple(types.int64, numbers)(types.intp, count), codegen
 
 
 @njit

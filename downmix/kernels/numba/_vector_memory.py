@@ -6,6 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from ._common import intrinsic
 from ._vectors import DOUBLE, FLOAT, INT, Value, Vector, call, llvm, number_of, shuffle, suffix, vector_of
@@ -13,9 +14,10 @@ from ._vectors import DOUBLE, FLOAT, INT, Value, Vector, call, llvm, number_of, 
 _BYTES_OF = {ir.IntType(16): 2, FLOAT: 4, DOUBLE: 8}
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Value, index: Value) -> Value:
-    data = context.make_array(array_type)(context, builder, value=array).data
-    return builder.gep(data, [index])
+def pointer_to(context: Any, builder: Any, array_type: Any, array: Value, index: Value) -> Value:
+    if isinstance(array_type, types.Array):
+        array = context.make_array(array_type)(context, builder, value=array).data
+    return builder.gep(array, [index])
 
 
 def _widened(builder: Any, stored: Any, raw: Value) -> Value:
@@ -59,82 +61,94 @@ def _masked_store(builder: Any, value: Value, pointer: Value, mask: Value) -> No
     call(builder, f"llvm.masked.store.{suffix(raw)}.p0", ir.VoidType(), value, pointer, align, mask)
 
 
-def _loaded_type(array: Any) -> tuple[Vector, ir.VectorType]:
-    vector = vector_of(number_of(array.dtype))
-    half = array.dtype in (types.int16, types.uint16)
-    return vector, ir.VectorType(ir.IntType(16) if half else llvm(vector).element, vector.lanes)
+def loaded(array: Any) -> Vector:
+    """The type of what is loaded of an array."""
+    return vector_of(number_of(array.dtype))
+
+
+def _raw(stored: Any) -> ir.VectorType:
+    vector = llvm(vector_of(number_of(stored)))
+    return ir.VectorType(ir.IntType(16), vector.count) if stored in (types.int16, types.uint16) else vector
+
+
+def load_neighbours(builder: Any, stored: Any, pointer: Value, mask: Value) -> Value:
+    return _widened(builder, stored, _masked_load(builder, pointer, mask, _raw(stored)))
+
+
+def load_every_second(builder: Any, stored: Any, pointer: Value, mask: Value) -> Value:
+    raw = _raw(stored)
+    lanes, nothing = raw.count, ir.Constant(mask.type, [0] * raw.count)
+
+    def load_half(half: int) -> Value:
+        here = [lane for j in range(lanes // 2) for lane in (half * lanes // 2 + j, lanes)]
+        at = builder.gep(pointer, [ir.IntType(64)(half * lanes)], source_etype=raw.element)
+        return _masked_load(builder, at, shuffle(builder, mask, nothing, here), raw)
+
+    return _widened(builder, stored, shuffle(builder, load_half(0), load_half(1), list(range(0, 2 * lanes, 2))))
+
+
+def load_apart(builder: Any, stored: Any, pointer: Value, step: Value, mask: Value) -> Value:
+    """Elements ``step`` apart, one by one."""
+    raw = _raw(stored)
+    gathered = ir.Constant(raw, None)
+    for lane in range(raw.count):
+        here = builder.extract_element(mask, INT(lane))
+        before = builder.block
+        with builder.if_then(here):
+            value = builder.load(builder.gep(pointer, [builder.mul(step, step.type(lane))]))
+            more = builder.insert_element(gathered, builder.bitcast(value, raw.element), INT(lane))
+            inside = builder.block
+        merged = builder.phi(raw)
+        merged.add_incoming(gathered, before)
+        merged.add_incoming(more, inside)
+        gathered = merged
+    return _widened(builder, stored, gathered)
 
 
 @intrinsic
 def load(typingctx, array, index, mask):
     """Neighbours from ``index`` on, as numbers to compute with; 0 outside the mask, where nothing is read."""
-    vector, raw = _loaded_type(array)
 
     def codegen(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], *args[:2])
-        return _widened(builder, array.dtype, _masked_load(builder, pointer, args[2], raw))
+        pointer = pointer_to(context, builder, signature.args[0], *args[:2])
+        return load_neighbours(builder, array.dtype, pointer, args[2])
 
-    return vector(array, index, mask), codegen
-
-
-@intrinsic
-def load_every_second(typingctx, array, index, mask):
-    """As `load`, of every second element."""
-    vector, raw = _loaded_type(array)
-
-    def codegen(context, builder, signature, args):
-        pointer, lanes = _pointer(context, builder, signature.args[0], *args[:2]), raw.count
-        nothing = ir.Constant(args[2].type, [0] * lanes)
-        halves = []
-        for half in (0, 1):
-            here = [lane for j in range(lanes // 2) for lane in (half * lanes // 2 + j, lanes)]
-            mask = shuffle(builder, args[2], nothing, here)
-            at = builder.gep(pointer, [ir.IntType(64)(half * lanes)], source_etype=raw.element)
-            halves.append(_masked_load(builder, at, mask, raw))
-        low, high = halves
-        return _widened(builder, array.dtype, shuffle(builder, low, high, list(range(0, 2 * lanes, 2))))
-
-    return vector(array, index, mask), codegen
+    return loaded(array)(array, index, mask), codegen
 
 
 @intrinsic
 def load_steps(typingctx, array, index, step, mask):
     """As `load`, of elements ``step`` apart, one by one."""
-    vector, raw = _loaded_type(array)
 
     def codegen(context, builder, signature, args):
-        gathered = ir.Constant(raw, None)
-        for lane in range(raw.count):
-            at = builder.add(args[1], builder.mul(args[2], ir.IntType(64)(lane)))
-            here = builder.extract_element(args[3], INT(lane))
-            before = builder.block
-            with builder.if_then(here):
-                value = builder.load(_pointer(context, builder, signature.args[0], args[0], at))
-                more = builder.insert_element(gathered, builder.bitcast(value, raw.element), INT(lane))
-                inside = builder.block
-            merged = builder.phi(raw)
-            merged.add_incoming(gathered, before)
-            merged.add_incoming(more, inside)
-            gathered = merged
-        return _widened(builder, array.dtype, gathered)
+        pointer = pointer_to(context, builder, signature.args[0], *args[:2])
+        return load_apart(builder, array.dtype, pointer, *args[2:])
 
-    return vector(array, index, step, mask), codegen
+    return loaded(array)(array, index, step, mask), codegen
 
 
-@intrinsic
-def store_steps(typingctx, array, index, step, vector, mask):
-    """As `store`, to elements ``step`` apart, one by one."""
+def store_neighbours(builder: Any, stored: Any, value: Value, pointer: Value, mask: Value) -> None:
+    _masked_store(builder, _narrowed(builder, stored, value), pointer, mask)
 
-    def codegen(context, builder, signature, args):
-        raw = _narrowed(builder, array.dtype, args[3])
-        for lane in range(raw.type.count):
-            at = builder.add(args[1], builder.mul(args[2], ir.IntType(64)(lane)))
-            with builder.if_then(builder.extract_element(args[4], INT(lane))):
-                pointer = _pointer(context, builder, signature.args[0], args[0], at)
-                builder.store(builder.extract_element(raw, INT(lane)), pointer)
-        return context.get_dummy_value()
 
-    return types.void(array, index, step, vector, mask), codegen
+def store_apart(builder: Any, stored: Any, value: Value, pointer: Value, step: Value, mask: Value) -> None:
+    """To elements ``step`` apart, one by one."""
+    raw = _narrowed(builder, stored, value)
+    for lane in range(raw.type.count):
+        with builder.if_then(builder.extract_element(mask, INT(lane))):
+            at = builder.gep(pointer, [builder.mul(step, step.type(lane))])
+            builder.store(builder.extract_element(raw, INT(lane)), at)
+
+
+def add_to_every_second(builder: Any, value: Value, pointer: Value, mask: Value) -> None:
+    lanes = value.type.count
+    nothing, zeros = ir.Constant(mask.type, [0] * lanes), ir.Constant(value.type, [0.0] * lanes)
+    for half in (0, 1):
+        here = [lane for j in range(lanes // 2) for lane in (half * lanes // 2 + j, lanes + j)]
+        masks, more = shuffle(builder, mask, nothing, here), shuffle(builder, value, zeros, here)
+        at = builder.gep(pointer, [ir.IntType(64)(half * lanes)], source_etype=value.type.element)
+        before = _masked_load(builder, at, masks, value.type)
+        _masked_store(builder, builder.fadd(before, more), at, masks)
 
 
 @intrinsic
@@ -142,22 +156,46 @@ def store(typingctx, array, index, vector, mask):
     """Writes the lanes of the mask to neighbours from ``index`` on, rounded to the array's dtype."""
 
     def codegen(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], *args[:2])
-        _masked_store(builder, _narrowed(builder, array.dtype, args[2]), pointer, args[3])
+        pointer = pointer_to(context, builder, signature.args[0], *args[:2])
+        store_neighbours(builder, array.dtype, args[2], pointer, args[3])
         return context.get_dummy_value()
 
     return types.void(array, index, vector, mask), codegen
+
+
+@intrinsic
+def store_steps(typingctx, array, index, step, vector, mask):
+    """As `store`, to elements ``step`` apart, one by one."""
+
+    def codegen(context, builder, signature, args):
+        pointer = pointer_to(context, builder, signature.args[0], *args[:2])
+        store_apart(builder, array.dtype, args[3], pointer, args[2], args[4])
+        return context.get_dummy_value()
+
+    return types.void(array, index, step, vector, mask), codegen
+
+
+@intrinsic
+def clear(typingctx, array, index, count):
+    """Writes ``count`` zeros from ``index`` on."""
+
+    def codegen(context, builder, signature, args):
+        pointer = pointer_to(context, builder, signature.args[0], *args[:2])
+        size = builder.mul(args[2], ir.IntType(64)(array.dtype.bitwidth // 8))
+        cgutils.memset(builder, pointer, size, 0)  # of floats, too: +0 is all zero bits
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), codegen
 
 
 @intrinsic(prefer_literal=True)
 def load_members(typingctx, array, index, size, mask):
     """Groups of ``size`` neighbours from ``index`` on, a lane each: a tuple of vectors, one of all first members, one
     of all second. ``size`` is a constant."""
-    vector, raw = _loaded_type(array)
-    members = size.literal_value
+    vector, raw, members = loaded(array), _raw(array.dtype), size.literal_value
 
     def codegen(context, builder, signature, args):
-        pointer, lanes = _pointer(context, builder, signature.args[0], *args[:2]), raw.count
+        pointer, lanes = pointer_to(context, builder, signature.args[0], *args[:2]), raw.count
         rows = []
         for k in range(members):
             mask = shuffle(builder, args[3], args[3], [(k * lanes + j) // members for j in range(lanes)])
@@ -173,7 +211,7 @@ def store_members(typingctx, array, index, vectors, mask):
     """The way back of `load_members`."""
 
     def codegen(context, builder, signature, args):
-        pointer, members = _pointer(context, builder, signature.args[0], *args[:2]), vectors.count
+        pointer, members = pointer_to(context, builder, signature.args[0], *args[:2]), vectors.count
         lanes = vectors.dtype.lanes
         rows = _interleave(builder, [builder.extract_value(args[2], c) for c in range(members)])
         for k, row in enumerate(rows):
@@ -218,21 +256,3 @@ def _pick_lanes(builder: Any, rows: list[Value], places: list[int]) -> Value:
         here = [lanes + place % lanes if place // lanes == k else j for j, place in enumerate(places)]
         picked = shuffle(builder, picked, row, here)
     return picked
-
-
-@intrinsic
-def add_every_second(typingctx, array, index, vector, mask):
-    """Adds the lanes of the mask to every second element from ``index`` on."""
-
-    def codegen(context, builder, signature, args):
-        pointer, lanes = _pointer(context, builder, signature.args[0], *args[:2]), vector.lanes
-        nothing, zeros = ir.Constant(args[3].type, [0] * lanes), ir.Constant(args[2].type, [0.0] * lanes)
-        for half in (0, 1):
-            here = [lane for j in range(lanes // 2) for lane in (half * lanes // 2 + j, lanes + j)]
-            mask, more = shuffle(builder, args[3], nothing, here), shuffle(builder, args[2], zeros, here)
-            at = builder.gep(pointer, [ir.IntType(64)(half * lanes)], source_etype=more.type.element)
-            before = _masked_load(builder, at, mask, more.type)
-            _masked_store(builder, builder.fadd(before, more), at, mask)
-        return context.get_dummy_value()
-
-    return types.void(array, index, vector, mask), codegen

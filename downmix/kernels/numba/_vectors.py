@@ -55,9 +55,13 @@ def number_of(stored: Any) -> Any:
     return types.float32 if stored in (types.int16, types.uint16) else stored
 
 
-def _fill(value: Value, lanes: int, builder: Any) -> Value:
+def spread_out(value: Value, lanes: int, builder: Any) -> Value:
     one = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, INT(0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(INT, lanes), [0] * lanes))
+
+
+def all_set(lanes: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1] * lanes)
 
 
 def shuffle(builder: Any, a: Value, b: Value, lanes: list[int]) -> Value:
@@ -80,7 +84,7 @@ def spread(typingctx, number):
     vector = vector_of(number)
 
     def codegen(context, builder, signature, args):
-        return _fill(args[0], vector.lanes, builder)
+        return spread_out(args[0], vector.lanes, builder)
 
     return vector(number), codegen
 
@@ -95,7 +99,7 @@ def lanes_between(typingctx, like, low, high):
             for end, sign in ((mask.lanes, ">"), (0, "<")):
                 end = value.type(end)
                 value = builder.select(builder.icmp_signed(sign, value, end), end, value)
-            return _fill(builder.trunc(value, INT), mask.lanes, builder)
+            return spread_out(builder.trunc(value, INT), mask.lanes, builder)
 
         lanes = ir.Constant(ir.VectorType(INT, mask.lanes), list(range(mask.lanes)))
         low, high = bound(args[1]), bound(args[2])
@@ -110,7 +114,7 @@ def all_lanes(typingctx, like):
     mask = mask_of(vector_of(like.dtype))
 
     def codegen(context, builder, signature, args):
-        return ir.Constant(llvm(mask), [1] * mask.lanes)
+        return all_set(mask.lanes)
 
     return mask(like), codegen
 

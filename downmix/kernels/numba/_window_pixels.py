@@ -15,7 +15,8 @@ from ._common import ELEMENT, memory
 from ._launch import arguments, kernel_of, number_from, tasks
 from ._vector_memory import load, store
 from ._vectors import all_lanes, lanes_between, spread
-from ._window_walker import Method, clip, share_out
+from ._window_memory import clip
+from ._window_walker import Method, share_out
 
 reduce: Any = None  # a method's own take the places of these
 gradients: Any = None
@@ -95,9 +96,11 @@ def backward(method: Method, element: Any, number: Any) -> Any:
             b, first = task // blocks, task % blocks * block
             last = min(first + block, channels)
             for pixel in range(b * D * H * W, (b + 1) * D * H * W):
-                targets[0][pixel * channels + first : pixel * channels + last] = real(0)
-                if two:
-                    targets[1][pixel * channels + first : pixel * channels + last] = real(0)
+                for c in range(first, last, lanes):
+                    mask = all_lanes(number) if c + lanes <= last else lanes_between(number, 0, last - c)
+                    store(targets[0], pixel * channels + c, zero, mask)
+                    if two:
+                        store(targets[1], pixel * channels + c, zero, mask)
             for o in range(OD * OH * OW):
                 i_d, i_h, i_w = o // (OH * OW) * SD - PD, o // OW % OH * SH - PH, o % OW * SW - PW
                 (d0, d1), (h0, h1), (w0, w1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH), clip(i_w, W, KW, LW)

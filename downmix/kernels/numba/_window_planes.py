@@ -13,9 +13,10 @@ import numpy as np
 
 from ._common import ELEMENT, memory
 from ._launch import arguments, kernel_of, number_from, tasks
-from ._vector_memory import load, store
+from ._vector_memory import clear, load, store
 from ._vectors import all_lanes, lanes_between, spread
-from ._window_walker import Method, clip, share_out
+from ._window_memory import clip
+from ._window_walker import Method, share_out
 
 reduce: Any = None  # a method's own take the places of these
 gradients: Any = None
@@ -88,9 +89,9 @@ def backward(method: Method, lane_step: int, element: Any, number: Any) -> Any:
         steps, dsteps = (LD * xd, LH * xh, LW), (LD * H * W, LH * W, LW)
         for task in tasks(at):
             base, dbase = task // channels * xb + task % channels * xc, task * D * H * W
-            targets[0][dbase : dbase + D * H * W] = real(0)
+            clear(targets[0], dbase, D * H * W)
             if two:
-                targets[1][dbase : dbase + D * H * W] = real(0)
+                clear(targets[1], dbase, D * H * W)
             for row in range(OD * OH):
                 i_d, i_h = row // OH * SD - PD, row % OH * SH - PH
                 (d0, d1), (h0, h1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH)

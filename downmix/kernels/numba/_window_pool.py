@@ -47,7 +47,7 @@ def forward(
         other (Tensor): the second tensor, as the method says, or None; one of values has x's shape and dtype.
         window (sequence): kernel_size, stride, padding, dilation and ceil_mode.
         parameter (float): a number for the method.
-        unrolled (tuple): windows, as of three dimensions, that get code of their own; each takes seconds to compile.
+        unrolled (tuple): windows, as of three dimensions, that get code of their own; each takes a second to compile.
     """
     geometry = _geometry(x, *window)
     shape = (*x.shape[:2], *geometry[1][5 - x.dim() :])

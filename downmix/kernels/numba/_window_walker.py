@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
-from ._vector_memory import add_every_second, load, load_every_second, load_steps, store, store_steps
-from ._vectors import all_lanes, choose, is_nan, lanes_between, larger
+from ._vectors import choose, is_nan, larger
+from ._window_memory import add, inside, kept_pair, read
 
 
 class Method(NamedTuple):
@@ -36,12 +36,6 @@ class Method(NamedTuple):
 
 
 @njit(inline="always")
-def clip(start, size, count, dilation):
-    """Which of ``count`` places, a dilation apart from ``start`` on, lie in the map."""
-    return max(0, -(start // dilation)), max(0, min(count, -((start - size) // dilation)))
-
-
-@njit(inline="always")
 def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
     """``state`` after ``visit`` has seen each place; ``values`` are what it needs, the first two 0 and −∞."""
     at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
@@ -49,10 +43,10 @@ def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
     for kd in range(d0, d1):
         for kh in range(h0, h1):
             for kw in range(w0, w1):
-                here = inside(kw, edges, lane_step, padded, mask, kept)
+                here = inside(kw, edges, lane_step, padded, mask)
                 place = at + kd * step_d + kh * step_h + kw * step_w
                 state = visit(state, tensors, place, here, edges, lane_step, kept, n, keep, values)
-                n += 128 // kept.itemsize
+                n += 1
     return state
 
 
@@ -66,18 +60,12 @@ def add_up(visit, tensors, window, lane_step, padded, kept, keep, values):
         for kh in range(h0, h1):
             row = zero, zero
             for kw in range(w0, w1):
-                here = inside(kw, edges, lane_step, padded, mask, kept)
+                here = inside(kw, edges, lane_step, padded, mask)
                 place = at + kd * step_d + kh * step_h + kw * step_w
                 row = visit(row, tensors, place, here, edges, lane_step, kept, n, keep, values)
-                n += 128 // kept.itemsize
+                n += 1
             first, second = first + row[0], second + row[1]
     return first, second
-
-
-@njit(inline="always")
-def keep_pair(kept, n, first, second):
-    store(kept, n, first, all_lanes(kept))
-    store(kept, n + 64 // kept.itemsize, second, all_lanes(kept))
 
 
 @njit(inline="always")
@@ -88,10 +76,10 @@ def share_out(gradients, targets, window, lane_step, padded, kept, found, incomi
     for kd in range(d0, d1):
         for kh in range(h0, h1):
             for kw in range(w0, w1):
-                pair = load(kept, n, all_lanes(kept)), load(kept, n + 64 // kept.itemsize, all_lanes(kept))
-                n += 128 // kept.itemsize
+                pair = kept_pair(kept, n)
+                n += 1
                 first, second = gradients(found, pair, incoming, constants)
-                here = inside(kw, edges, lane_step, padded, mask, kept)
+                here = inside(kw, edges, lane_step, padded, mask)
                 place = at + kd * step_d + kh * step_h + kw * step_w
                 add(targets[0], place, first, edges, lane_step, here)
                 if two:
@@ -103,33 +91,3 @@ def see_largest(state, tensors, place, here, edges, lane_step, kept, n, keep, va
     """For `walk`: the largest value of the last tensor so far, and where one was no number."""
     value = choose(here, read(tensors[1], place, edges, lane_step, here), values[1])
     return larger(state[0], value), state[1] | is_nan(value)
-
-
-@njit(inline="always")
-def inside(kw, edges, lane_step, padded, mask, number):
-    if not padded:
-        return mask
-    left, size, stride, dilation = edges
-    step = lane_step if lane_step else stride
-    first = left + kw * dilation
-    return mask & lanes_between(number, -(first // step), -((first - size) // step))
-
-
-@njit(inline="always")
-def read(x, at, edges, lane_step, mask):
-    if lane_step == 1:
-        return load(x, at, mask)
-    if lane_step == 2:
-        return load_every_second(x, at, mask)
-    return load_steps(x, at, edges[2], mask)
-
-
-@njit(inline="always")
-def add(target, at, gradient, edges, lane_step, mask):
-    if lane_step == 1:
-        store(target, at, load(target, at, mask) + gradient, mask)
-    elif lane_step == 2:
-        add_every_second(target, at, gradient, mask)
-    else:
-        stride = edges[2]
-        store_steps(target, at, stride, load_steps(target, at, stride, mask) + gradient, mask)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from . import _window_pool as window_pool
 from ._vectors import choose, exp, is_infinite, is_nan
-from ._window_walker import Method, add_up, keep_pair, read, see_largest, walk
+from ._window_memory import keep_pair, read
+from ._window_walker import Method, add_up, see_largest, walk
 
 # The usual windows, for which forward kernels are unrolled.
 _UNROLLED = ((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2))

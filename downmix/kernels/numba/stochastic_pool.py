@@ -12,7 +12,8 @@ from ...ops._define import compute_dtype
 from . import _window_pool as window_pool
 from ._vector_memory import load
 from ._vectors import choose, is_infinite, is_nan, larger
-from ._window_walker import Method, keep_pair, read, see_largest, walk
+from ._window_memory import keep_pair, read
+from ._window_walker import Method, see_largest, walk
 
 
 @njit(inline="always")
