@@ -92,6 +92,7 @@ def main() -> None:
         ((2, 25, 14, 14), 6, torch.channels_last, torch.float32, "min", "threshold"),
         ((2, 1024, 7, 7), 512, torch.contiguous_format, torch.float32, "avg", "threshold"),
         ((2, 64, 8, 8), 2, torch.contiguous_format, torch.float64, "max", "weighted"),
+        ((2, 64, 14, 14), 4, torch.contiguous_format, torch.float32, "max+avg", "threshold"),
     ]:
         x, p = torch.empty(shape, dtype=dtype, memory_format=layout), torch.empty(2, -(-shape[1] // reduction))
         y = pix.forward(x, p, reduction, 0.5, fusion, operator, False)
@@ -105,6 +106,7 @@ def main() -> None:
         ((2, 64, 2048), 512, 1, 0, torch.contiguous_format, torch.float32),
         ((2, 8, 9, 9, 9), 3, 2, 1, torch.contiguous_format, torch.float64),
         ((2, 64, 28, 28), 11, 4, 5, torch.channels_last, torch.float16),
+        ((2, 64, 28, 28), 2, 2, 0, torch.contiguous_format, torch.float32),
     ]:
         n = len(shape) - 2
         x = torch.empty(shape, dtype=dtype, memory_format=layout)

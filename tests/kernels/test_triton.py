@@ -145,7 +145,10 @@ def test_every_kernel_compiles_for_gpus() -> None:
     }
     assert {arch for _, arch, *_ in lines} == {"80", "90"}
     assert [line for line in lines if int(line[2]) > 0] == []  # no spilled registers
-    # The widest there are, where a map allows them.
-    assert {name: max(int(wide) for n, *_, wide in lines if n == name) for name, *_ in lines} == dict.fromkeys(
-        {name for name, *_ in lines}, 16
-    )
+    # The last maps of both, whose sizes 4 divides but not 16, are loaded 16 bytes at a time.
+    assert {name: wide for name, *_, wide in lines if "gather" not in name and "statistics" not in name} == {
+        "_pick_or_mix_forward_kernel": "16",
+        "_pick_or_mix_backward_kernel": "16",
+        "_soft_pool_forward_kernel": "16",
+        "_soft_pool_backward_kernel": "16",
+    }
