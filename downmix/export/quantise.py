@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .formats import convert_to_openvino
+from .runtimes import openvino_core
 
 # Layers of OpenVINO that compute nothing.
 _MOVES = {"Input", "Output", "Const", "Reorder", "Reshape"}
@@ -99,11 +100,9 @@ def _float_operators(path: Path) -> Iterable[str]:
 
 
 def _float_layers(path: Path) -> Iterable[str]:
-    import openvino
-
-    model = openvino.Core().read_model(path)
+    model = openvino_core().read_model(path)
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    for layer in openvino.Core().compile_model(model, "CPU", options).get_runtime_model().get_ordered_ops():
+    for layer in openvino_core().compile_model(model, "CPU", options).get_runtime_model().get_ordered_ops():
         kind, precision = (layer.get_rt_info()[name].astype(str) for name in ("layerType", "runtimePrecision"))
         if precision.startswith("f") and kind not in _MOVES:
             yield kind

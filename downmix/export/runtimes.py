@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -73,17 +74,29 @@ def _load_onnx(path: Path, threads: int | None) -> Exported:
     return Exported(runtime, lambda x: session.run(None, {images.name: x})[0], dtype, metadata)  # type: ignore[return-value]
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The one Core of this process, which lives as long as it.
+
+    Each brings a stack for signal handlers and takes it away again; of two that go in the order they came, the thread
+    is left with a stack that is no more, and the next signal, as a loader's worker that ends, kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _load_openvino(path: Path, threads: int | None, shape: Sequence[int] | None) -> Exported:
     import openvino
 
-    model = openvino.Core().read_model(path)
+    model = openvino_core().read_model(path)
     if shape is not None:
         model.reshape(list(shape))
     dtype = _OPENVINO_TYPES[model.input(0).element_type.get_type_name()]
     # By its own choice OpenVINO computes in bfloat16 where the processor can.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    request = openvino_core().compile_model(model, "CPU", options).create_infer_request()
     stored = model.get_rt_info(["downmix"]).value if model.has_rt_info(["downmix"]) else {}
     metadata = {name: value.value if hasattr(value, "value") else value for name, value in stored.items()}
     runtime = f"OpenVINO {openvino.__version__.split('-')[0]}"
