@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +26,9 @@ def interleave(
     warmup: int = 3,
     time_call: Callable[[Callable[[], object]], float] = wall_ms,
 ) -> dict[str, list[float]]:
-    """Times each call once a round, in a random order, and returns the milliseconds of every round.
+    """Times each call once a round, each after every other equally often, and returns the milliseconds of every round.
+
+    What came before decides what lies in the cache, so that a random order favours some.
 
     Args:
         calls: what to time, by name. All are warmed up before the first is timed.
@@ -38,13 +40,20 @@ def interleave(
     for call in calls.values():
         for _ in range(warmup):
             call()
-    order = random.Random(0)
     names = list(calls)
-    for _ in range(rounds):
-        order.shuffle(names)
-        for name in names:
-            times[name].append(time_call(calls[name]))
+    for order in itertools.islice(itertools.cycle(_orders(len(names))), rounds):
+        for i in order:
+            times[names[i]].append(time_call(calls[names[i]]))
     return times
+
+
+def _orders(count: int) -> list[list[int]]:
+    """Orders of 0 to count − 1 in which each number follows each other one equally often (Williams, 1949)."""
+    zigzag = [0]
+    for step in range(1, count):
+        zigzag.append((zigzag[-1] + (step if step % 2 else -step)) % count)
+    rows = [[(place + i) % count for place in zigzag] for i in range(count)]
+    return [*rows, *(row[::-1] for row in rows)]
 
 
 def summarize(times_ms: list[float]) -> dict[str, float]:
