@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import resource
+import contextlib
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -35,7 +34,7 @@ class Watch:
         self.bar: Progress | None = None
         self.board: Any = None
         self.wandb: Any = None
-        self._closing = ExitStack()
+        self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Watch:
         recipe, state = self.out.recipe, self.state
@@ -86,7 +85,8 @@ class Watch:
         assert self.bar is not None
         speed = self.bar.tasks[self.line].speed
         rate = f"{speed * self.state.global_batch:,.0f} images/s" if speed else ""
-        return f"loss {loss:.3f}  {rate}  {_most_bytes(self.out.world.device) / 2**30:.1f} GiB"
+        most = _most_bytes(self.out.world.device)
+        return f"loss {loss:.3f}  {rate}" + (f"  {most / 2**30:.1f} GiB" if most else "")
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if self.board:
@@ -97,10 +97,14 @@ class Watch:
 
 
 def _most_bytes(device: torch.device) -> int:
-    """The most memory that was in use: of the GPU, or of this process."""
+    """The most memory that was in use: of the GPU, or of this process; 0 where the system doesn't say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with contextlib.suppress(ImportError):
+        import resource  # here: Windows has none
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
 
 
 def _start_wandb(out: Output) -> Any:
