@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import pix as op
-from ..ops._define import check_choice
+from ..ops._define import check_choice, exporting
 
 GATES = ("sigmoid", "tanh")
 
@@ -123,7 +123,7 @@ class PiX(nn.Module):
 
 
 def _global_mean(x: Tensor) -> Tensor:
-    if torch.compiler.is_exporting() or not (x.requires_grad and torch.is_grad_enabled()):
+    if exporting() or not (x.requires_grad and torch.is_grad_enabled()):
         return x.mean((2, 3))
     # The gradient of a mean is written out at full size, that of a sum is a view of [B, C].
     total = x.sum((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))

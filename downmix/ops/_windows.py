@@ -6,11 +6,10 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._define import check_floating, compute_dtype
+from ._define import check_floating, compute_dtype, exporting
 
 Size = int | Sequence[int]
 
@@ -93,7 +92,7 @@ def count_values(
 
 def places_first(windows: Tensor, n: int) -> Tensor:
     """[B, C, *out, *kernel], of ``n`` dimensions each, to [K, B, C, *out]."""
-    if torch.compiler.is_exporting():
+    if exporting():
         # On torch 2.11 a view that merges permuted dimensions leaves a guard on the batch size; this copies twice.
         return windows.flatten(-n).movedim(-1, 0)
     return windows.movedim(list(range(-n, 0)), list(range(n))).contiguous().flatten(0, n - 1)
