@@ -1,6 +1,7 @@
 """The Numba kernels, beyond what the standard tests of each operator run on the CPU anyway."""
 
 import ctypes
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +56,18 @@ def test_stochastic_mean_in_random_cases(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(100, 102))
 def test_stochastic_pool_in_random_cases(seed: int) -> None:
     check_stochastic_pool(seed, cases=100)
+
+
+def test_code_on_the_disk_goes_with_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba looks only at the file that a kernel stands in."""
+    words = []
+    for text in ("factor = 1", "factor = 2"):
+        (tmp_path / "helper.py").write_text(text)
+        monkeypatch.setattr(_launch, "__file__", str(tmp_path / "_launch.py"))
+        words.append(_launch._sources.__wrapped__())
+    assert words[0] != words[1]
+    kernel = _launch.kernel("name")(lambda at: None)
+    assert _launch._sources() in kernel.__qualname__
 
 
 def test_threads_follow_torch_and_change_nothing() -> None:

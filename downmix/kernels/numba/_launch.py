@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import hashlib
 import os
 import struct
 from collections.abc import Callable
@@ -36,15 +37,22 @@ _SHARES = 8  # a thread takes this part of its fair share at once
 _LOADED_ONLY = getattr(os, "RTLD_NOLOAD", 0)
 
 
-def kernel() -> Callable[[Any], Any]:
-    """Makes a kernel of a function of one address, compiled here and kept on the disk."""
+def kernel(name: str = "", **functions: Any) -> Callable[[Any], Any]:
+    """Makes a kernel of a function of one address, compiled here and kept on the disk.
+
+    It may call ``functions`` by the names they have here. They become global names of its own, for compiled functions
+    in a closure would change the key of Numba's cache in every process; ``name`` is what keeps kernels of one text, but
+    of other functions, apart on the disk.
+    """
 
     def make(run: Any) -> Any:
+        own = FunctionType(run.__code__, {**run.__globals__, **functions}, run.__name__, None, run.__closure__)
+        own.__qualname__ = f"{run.__qualname__}.{name}.{_sources()}"
         # The compiler makes millions of objects; to look through them for garbage takes a fifth of its time.
         paused = gc.isenabled()
         gc.disable()
         try:
-            return numba.cfunc("void(intp)", cache=True, error_model="numpy")(run)
+            return numba.cfunc("void(intp)", cache=True, error_model="numpy")(own)
         finally:
             if paused:
                 gc.enable()
@@ -52,19 +60,12 @@ def kernel() -> Callable[[Any], Any]:
     return make
 
 
-def kernel_of(name: str, **functions: Any) -> Callable[[Any], Any]:
-    """As `kernel`, of a function that calls ``functions`` by the names they have here.
-
-    As global names, for compiled functions in a closure would change the key of Numba's cache in every process;
-    ``name`` is what keeps kernels of one text, but of other functions, apart on the disk.
-    """
-
-    def make(run: Any) -> Any:
-        own = FunctionType(run.__code__, {**run.__globals__, **functions}, run.__name__, None, run.__closure__)
-        own.__qualname__ = f"{run.__qualname__}.{name}"
-        return kernel()(own)
-
-    return make
+@functools.cache
+def _sources() -> str:
+    """What is in this folder, as a word: Numba itself looks only at the file that a kernel stands in, and would go on
+    with code made of older helpers."""
+    texts = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
 
 
 def launch(kernel: Any, tasks: int, elements: int, *arguments: int) -> None:

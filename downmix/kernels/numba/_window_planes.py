@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._common import ELEMENT, memory
-from ._launch import arguments, kernel_of, number_from, tasks
+from ._launch import arguments, kernel, number_from, tasks
 from ._vector_memory import clear, load, store
 from ._vectors import all_lanes, lanes_between, spread
 from ._window_memory import clip
@@ -30,7 +30,7 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
     lanes, real = 64 // number.itemsize, number.dtype.type
     depth, height, width = window
 
-    @kernel_of(method.name, reduce=method.reduce)
+    @kernel(method.name, reduce=method.reduce)
     def run(at):
         (
             x_at, other_at, y_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW,
@@ -75,7 +75,7 @@ def backward(method: Method, lane_step: int, element: Any, number: Any) -> Any:
     element, number = ELEMENT[element], ELEMENT[number]
     lanes, real, two = 64 // number.itemsize, number.dtype.type, method.other == "values"
 
-    @kernel_of(method.name, reduce=method.reduce, gradients=method.gradients)
+    @kernel(method.name, reduce=method.reduce, gradients=method.gradients)
     def run(at):
         (
             grad_at, x_at, other_at, dx_at, dother_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW,
