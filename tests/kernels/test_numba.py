@@ -8,9 +8,11 @@ import torch
 
 import downmix
 from downmix.kernels.numba import _launch
-from downmix.ops import stochastic_pool
+from downmix.ops import soft_pool, stochastic_pool
 
+from ..ops.standard import LAYOUTS
 from .random_cases import (
+    check,
     check_lip_pool,
     check_pick_or_mix,
     check_power_pool,
@@ -56,6 +58,30 @@ def test_stochastic_mean_in_random_cases(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(100, 102))
 def test_stochastic_pool_in_random_cases(seed: int) -> None:
     check_stochastic_pool(seed, cases=100)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("kernel_size", "dtype"), [([2, 2], torch.float32), ([2, 2], torch.bfloat16), ([3, 3], torch.float32)]
+)
+def test_windows_that_tile_the_map(kernel_size: list[int], layout: str, dtype: torch.dtype) -> None:
+    """Where none overlap and none is left out, gradients are written once, into memory that was never cleared."""
+    constants = (kernel_size, kernel_size, [0, 0], [1, 1])
+    for channels, size in ((1, 2), (19, 3), (32, 40)):
+        x = torch.randn(2, channels, *(size * k for k in kernel_size), dtype=dtype)
+        check(soft_pool._soft_pool, [LAYOUTS[layout](x)], (*constants, False, "exact"), layout)
+    x = x[..., :-1]  # the last windows are not whole
+    check(soft_pool._soft_pool, [LAYOUTS[layout](x)], (*constants, True, "exact"), layout)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("kernel_size", [2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_long_rows_whose_gradients_are_written_down_in_pieces(kernel_size: int, stride: int) -> None:
+    for outputs in (512, 513, 1200):
+        x = torch.randn(1, 2, (outputs - 1) * stride + kernel_size)
+        check(soft_pool._soft_pool, [x], ([kernel_size], [stride], [0], [1], False, "exact"), "contiguous")
 
 
 def test_code_on_the_disk_goes_with_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,26 +131,6 @@ def store_neighbours(builder: Any, stored: Any, value: Value, pointer: Value, ma
     _masked_store(builder, _narrowed(builder, stored, value), pointer, mask)
 
 
-def store_apart(builder: Any, stored: Any, value: Value, pointer: Value, step: Value, mask: Value) -> None:
-    """To elements ``step`` apart, one by one."""
-    raw = _narrowed(builder, stored, value)
-    for lane in range(raw.type.count):
-        with builder.if_then(builder.extract_element(mask, INT(lane))):
-            at = builder.gep(pointer, [builder.mul(step, step.type(lane))])
-            builder.store(builder.extract_element(raw, INT(lane)), at)
-
-
-def add_to_every_second(builder: Any, value: Value, pointer: Value, mask: Value) -> None:
-    lanes = value.type.count
-    nothing, zeros = ir.Constant(mask.type, [0] * lanes), ir.Constant(value.type, [0.0] * lanes)
-    for half in (0, 1):
-        here = [lane for j in range(lanes // 2) for lane in (half * lanes // 2 + j, lanes + j)]
-        masks, more = shuffle(builder, mask, nothing, here), shuffle(builder, value, zeros, here)
-        at = builder.gep(pointer, [ir.IntType(64)(half * lanes)], source_etype=value.type.element)
-        before = _masked_load(builder, at, masks, value.type)
-        _masked_store(builder, builder.fadd(before, more), at, masks)
-
-
 @intrinsic
 def store(typingctx, array, index, vector, mask):
     """Writes the lanes of the mask to neighbours from ``index`` on, rounded to the array's dtype."""
@@ -164,12 +144,29 @@ def store(typingctx, array, index, vector, mask):
 
 
 @intrinsic
+def add(typingctx, array, index, vector, mask):
+    """As `store`, of the sum with what is there."""
+
+    def codegen(context, builder, signature, args):
+        pointer = pointer_to(context, builder, signature.args[0], *args[:2])
+        before = load_neighbours(builder, array.dtype, pointer, args[3])
+        store_neighbours(builder, array.dtype, builder.fadd(before, args[2]), pointer, args[3])
+        return context.get_dummy_value()
+
+    return types.void(array, index, vector, mask), codegen
+
+
+@intrinsic
 def store_steps(typingctx, array, index, step, vector, mask):
     """As `store`, to elements ``step`` apart, one by one."""
 
     def codegen(context, builder, signature, args):
         pointer = pointer_to(context, builder, signature.args[0], *args[:2])
-        store_apart(builder, array.dtype, args[3], pointer, args[2], args[4])
+        raw = _narrowed(builder, array.dtype, args[3])
+        for lane in range(raw.type.count):
+            with builder.if_then(builder.extract_element(args[4], INT(lane))):
+                at = builder.gep(pointer, [builder.mul(args[2], args[2].type(lane))])
+                builder.store(builder.extract_element(raw, INT(lane)), at)
         return context.get_dummy_value()
 
     return types.void(array, index, step, vector, mask), codegen
@@ -186,6 +183,16 @@ def clear(typingctx, array, index, count):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def zip_lanes(typingctx, a, b):
+    """The lanes of both in turn, as two vectors, one after the other."""
+
+    def codegen(context, builder, signature, args):
+        return context.make_tuple(builder, signature.return_type, _interleave(builder, list(args)))
+
+    return types.UniTuple(a, 2)(a, b), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -10,16 +10,15 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from ._common import intrinsic
 from ._vector_memory import (
-    add_to_every_second,
     load_apart,
     load_every_second,
     load_neighbours,
     loaded,
     pointer_to,
-    store_apart,
     store_neighbours,
 )
 from ._vectors import Value, all_set, spread_out, vector_of
@@ -39,9 +38,20 @@ def clip(typingctx, start, size, count, dilation):
             length = builder.select(builder.icmp_signed("<", length, _INT64(0)), _INT64(0), length)
             return builder.sdiv(builder.add(length, builder.sub(dilation, _INT64(1))), dilation)
 
-        last = places(builder.sub(size, start))
-        last = builder.select(builder.icmp_signed("<", last, count), last, count)
-        return context.make_tuple(builder, signature.return_type, [places(builder.neg(start)), last])
+        end = builder.add(start, builder.mul(builder.sub(count, _INT64(1)), dilation))
+        inside = builder.and_(builder.icmp_signed(">=", start, _INT64(0)), builder.icmp_signed("<", end, size))
+        before = builder.block
+        with builder.if_then(builder.not_(inside)):  # nearly no window: divisions take long
+            last = places(builder.sub(size, start))
+            last = builder.select(builder.icmp_signed("<", last, count), last, count)
+            skipped, clipped = places(builder.neg(start)), builder.block
+        bounds = []
+        for known, found in ((_INT64(0), skipped), (count, last)):
+            bound = builder.phi(_INT64)
+            bound.add_incoming(known, before)
+            bound.add_incoming(found, clipped)
+            bounds.append(bound)
+        return context.make_tuple(builder, signature.return_type, bounds)
 
     number = types.int64
     return types.UniTuple(number, 2)(number, number, number, number), codegen
@@ -83,25 +93,14 @@ def read(typingctx, array, index, edges, lane_step, mask):
 
 
 @intrinsic(prefer_literal=True)
-def add(typingctx, array, index, vector, edges, lane_step, mask):
-    """Adds to a place."""
-    step = lane_step.literal_value
+def registers(typingctx, like, count):
+    """Room for a constant ``count`` of ``like``'s numbers: registers, if all that uses it is unrolled."""
+    pointer = types.CPointer(like.dtype)
 
     def codegen(context, builder, signature, args):
-        pointer = pointer_to(context, builder, signature.args[0], *args[:2])
-        stored, value, mask = array.dtype, args[2], args[5]
-        if step == 1:
-            total = builder.fadd(load_neighbours(builder, stored, pointer, mask), value)
-            store_neighbours(builder, stored, total, pointer, mask)
-        elif step == 2:
-            add_to_every_second(builder, value, pointer, mask)
-        else:
-            stride = builder.extract_value(args[3], 2)
-            total = builder.fadd(load_apart(builder, stored, pointer, stride, mask), value)
-            store_apart(builder, stored, total, pointer, stride, mask)
-        return context.get_dummy_value()
+        return cgutils.alloca_once(builder, context.get_value_type(like.dtype), _INT64(count.literal_value))
 
-    return types.void(array, types.int64, vector, edges, lane_step, mask), codegen
+    return pointer(like, count), codegen
 
 
 def _halves(context: Any, builder: Any, kept_type: Any, kept: Value, n: Value) -> list[Value]:

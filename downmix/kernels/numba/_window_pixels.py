@@ -13,13 +13,14 @@ import numpy as np
 
 from ._common import ELEMENT, memory
 from ._launch import arguments, kernel, number_from, tasks
-from ._vector_memory import load, store
+from ._vector_memory import add, clear, load, store
 from ._vectors import all_lanes, lanes_between, spread
-from ._window_memory import clip
+from ._window_memory import clip, registers
 from ._window_walker import Method, share_out
 
 reduce: Any = None  # a method's own take the places of these
 gradients: Any = None
+give: Any = None
 
 
 def channels_a_task(batch: int, channels: int) -> int:
@@ -44,7 +45,7 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
         tensors, y = (memory(x_at, element), memory(other_at, second)), memory(y_at, element)
         zero, one, parameter = spread(real(0)), spread(real(1)), spread(real(number_from(parameter)))
         constants = zero, spread(real(-np.inf)), one, spread(real(np.nan)), parameter
-        kept, steps, edges = np.empty(0, number.dtype), (LD * xd, LH * xh, LW * xw), (0, 0, 0, 0)
+        kept, steps, edges = memory(0, number), (LD * xd, LH * xh, LW * xw), (0, 0, 0, 0)
         if depth:
             KD, KH, KW = depth, height, width
         for task in tasks(at):
@@ -72,46 +73,63 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
 
 
 @functools.cache
-def backward(method: Method, element: Any, number: Any) -> Any:
-    """Adds up the gradients in numbers to compute with."""
+def backward(method: Method, window: tuple[int, ...], tiles: bool, element: Any, number: Any) -> Any:
+    """The kernel for one window, or with zeros for any. Where windows tile the map, each pixel is written once; else
+    gradients add up, in numbers to compute with."""
     second = ELEMENT[number if method.other == "outputs" else element]
     element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real, two = 64 // number.itemsize, number.dtype.type, method.other == "values"
+    lanes, real, count = 64 // number.itemsize, number.dtype.type, 2 if method.other == "values" else 1
+    depth, height, width = window
+    few, result = 2 * lanes * depth * height * width or 1, element if tiles else number
 
-    @kernel(method.name, reduce=method.reduce, gradients=method.gradients)
+    @kernel(method.name, reduce=method.reduce, gradients=method.gradients, give=store if tiles else add)
     def run(at):
         (
             grad_at, x_at, other_at, dx_at, dother_at, parameter, channels, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW,
             PD, PH, PW, LD, LH, LW, xb, xd, xh, xw, block,
         ) = arguments(at, 30)  # fmt: skip
         grad, tensors = memory(grad_at, element), (memory(x_at, element), memory(other_at, second))
-        targets = memory(dx_at, number), memory(dother_at, number)
+        targets = memory(dx_at, result), memory(dother_at, result)
         zero, one, parameter = spread(real(0)), spread(real(1)), spread(real(number_from(parameter)))
         constants = zero, spread(real(-np.inf)), one, spread(real(np.nan)), parameter
-        kept, edges = np.empty(2 * lanes * KD * KH * KW, number.dtype), (0, 0, 0, 0)
+        kept_array, edges = np.empty(2 * lanes * KD * KH * KW, number.dtype), (0, 0, 0, 0)
+        kept = memory(kept_array.ctypes.data, number)
+        near = registers(number, few) if depth else kept
         steps = LD * xd, LH * xh, LW * xw
-        dsteps = LD * H * W * channels, LH * W * channels, LW * channels
+        target_steps = LD * H * W * channels, LH * W * channels, LW * channels
         blocks = (channels + block - 1) // block
+        if depth:
+            KD, KH, KW = depth, height, width
         for task in tasks(at):
             b, first = task // blocks, task % blocks * block
             last = min(first + block, channels)
-            for pixel in range(b * D * H * W, (b + 1) * D * H * W):
-                for c in range(first, last, lanes):
-                    mask = all_lanes(number) if c + lanes <= last else lanes_between(number, 0, last - c)
-                    store(targets[0], pixel * channels + c, zero, mask)
-                    if two:
-                        store(targets[1], pixel * channels + c, zero, mask)
+            for t in range(0 if tiles else count):
+                for pixel in range(b * D * H * W, (b + 1) * D * H * W):
+                    clear(memory(dother_at if t else dx_at, result), pixel * channels + first, last - first)
             for o in range(OD * OH * OW):
                 i_d, i_h, i_w = o // (OH * OW) * SD - PD, o // OW % OH * SH - PH, o % OW * SW - PW
                 (d0, d1), (h0, h1), (w0, w1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH), clip(i_w, W, KW, LW)
-                inside, out = (d0, d1, h0, h1, w0, w1), (b * OD * OH * OW + o) * channels
-                start = b * xb + i_d * xd + i_h * xh + i_w * xw
-                dstart = (((b * D + i_d) * H + i_h) * W + i_w) * channels
+                whole = d1 - d0 == KD and h1 - h0 == KH and w1 - w0 == KW
+                out, start = (b * OD * OH * OW + o) * channels, b * xb + i_d * xd + i_h * xh + i_w * xw
+                target_start = (((b * D + i_d) * H + i_h) * W + i_w) * channels
                 for c in range(first, last, lanes):
-                    mask = all_lanes(number) if c + lanes <= last else lanes_between(number, 0, last - c)
-                    places, dplaces = (start + c, inside, steps, edges, mask), (dstart + c, inside, dsteps, edges, mask)
-                    found = reduce(tensors, out + c, places, 1, False, kept, True, constants)
-                    incoming = load(grad, out + c, mask)
-                    share_out(gradients, targets, dplaces, 1, False, kept, found, incoming, two, constants)
+                    at_edge = True
+                    if depth:  # noqa: SIM102, alone it keeps what is below from the compiler
+                        if whole and c + lanes <= last:
+                            mask, inside = all_lanes(number), (0, KD, 0, KH, 0, KW)
+                            places = start + c, inside, steps, edges, mask
+                            target_places = target_start + c, inside, target_steps, edges, mask
+                            found = reduce(tensors, out + c, places, 1, False, near, True, constants)
+                            incoming = load(grad, out + c, mask)
+                            share_out(gradients, give, targets, target_places, near, found, incoming, count, constants)
+                            at_edge = False
+                    if at_edge:
+                        mask, inside = lanes_between(number, 0, last - c), (d0, d1, h0, h1, w0, w1)
+                        places = start + c, inside, steps, edges, mask
+                        target_places = target_start + c, inside, target_steps, edges, mask
+                        found = reduce(tensors, out + c, places, 1, False, kept, True, constants)
+                        incoming = load(grad, out + c, mask)
+                        share_out(gradients, give, targets, target_places, kept, found, incoming, count, constants)
+        kept_array[0] = 0  # lives until here
 
     return run

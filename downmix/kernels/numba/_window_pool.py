@@ -71,7 +71,13 @@ def forward(
 
 
 def backward(
-    method: Method, grad: Tensor, x: Tensor, other: Tensor | None, window: Sequence[Any], parameter: float = 0.0
+    method: Method,
+    grad: Tensor,
+    x: Tensor,
+    other: Tensor | None,
+    window: Sequence[Any],
+    parameter: float = 0.0,
+    unrolled: tuple[tuple[int, ...], ...] = (),
 ) -> list[Tensor]:
     """The gradients of x and, if it holds values, of the other tensor; arguments as of `forward`."""
     second = [other] if other is not None and method.other == "values" else []
@@ -82,9 +88,11 @@ def backward(
     x, other = _readable(method, x, other)
     in_planes, order = _in_planes(x), memory_format(x)
     grad = grad.contiguous(memory_format=order)
-    # Windows add up in the gradients, so half precision takes wider ones first; so does a layout that the kernel can't
-    # write.
-    dtype = compute_dtype(x)
+    # Where windows add up in the gradients, half precision takes wider ones first; so does a layout that the kernel
+    # can't write.
+    size = geometry[2] if geometry[2] in unrolled else (0, 0, 0)
+    tiles = size != (0, 0, 0) and _tile(geometry)
+    dtype = x.dtype if tiles else compute_dtype(x)
     sums = [
         gradient
         if gradient.dtype == dtype and gradient.is_contiguous(memory_format=order)
@@ -93,9 +101,9 @@ def backward(
     ]
     block = pixels.channels_a_task(*x.shape[:2])
     launch(
-        planes.backward(method, _lane_step(geometry), x.dtype, dtype)
+        planes.backward(method, size, tiles, _lane_step(geometry), x.dtype, compute_dtype(x))
         if in_planes
-        else pixels.backward(method, x.dtype, dtype),
+        else pixels.backward(method, size, tiles, x.dtype, compute_dtype(x)),
         x.shape[0] * (x.shape[1] if in_planes else -(-x.shape[1] // block)),
         x.numel(),
         *(grad.data_ptr(), x.data_ptr(), other.data_ptr(), sums[0].data_ptr(), sums[-1].data_ptr()),
@@ -115,6 +123,13 @@ def _geometry(x: Tensor, *window: Any) -> tuple[tuple[int, ...], ...]:
     ones, zeros = [1] * (3 - len(out)), [0] * (3 - len(out))
     rows = ((ones, x.shape[2:]), (ones, out), (ones, kernel_size), (ones, stride), (zeros, padding), (ones, dilation))
     return tuple((*lead, *row) for lead, row in rows)
+
+
+def _tile(geometry: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether each place of the map lies in exactly one window."""
+    sizes, out, kernel, stride, padding, dilation = geometry
+    covered = tuple(o * k for o, k in zip(out, kernel, strict=True))
+    return covered == sizes and stride == kernel and not any(padding) and set(dilation) == {1}
 
 
 def _lane_step(geometry: tuple[tuple[int, ...], ...]) -> int:

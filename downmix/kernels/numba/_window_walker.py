@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from numba import njit
 
 from ._vectors import choose, is_nan, larger
-from ._window_memory import add, inside, kept_pair, read
+from ._window_memory import inside, kept_pair, read
 
 
 class Method(NamedTuple):
@@ -54,11 +54,11 @@ def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
 def add_up(visit, tensors, window, lane_step, padded, kept, keep, values):
     """Two sums over all places. They are taken row by row, as one long sum would round worse."""
     at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
-    zero = values[0]
-    first, second, n = zero, zero, 0
+    nothing = values[0] / values[1]  # −0: to add to it, unlike to 0, is nothing to compute
+    first, second, n = nothing, nothing, 0
     for kd in range(d0, d1):
         for kh in range(h0, h1):
-            row = zero, zero
+            row = nothing, nothing
             for kw in range(w0, w1):
                 here = inside(kw, edges, lane_step, padded, mask)
                 place = at + kd * step_d + kh * step_h + kw * step_w
@@ -69,9 +69,10 @@ def add_up(visit, tensors, window, lane_step, padded, kept, keep, values):
 
 
 @njit(inline="always")
-def share_out(gradients, targets, window, lane_step, padded, kept, found, incoming, two, constants):
-    """Adds the gradients of all places to the first target, or to both; ``window`` is as it lies in these."""
-    at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
+def share_out(gradients, give, targets, window, kept, found, incoming, count, constants):
+    """Gives the gradients of all places to the first ``count`` targets, in which they lie as ``window`` says; ``give``
+    is `store` or `add`."""
+    at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), _, mask = window
     n = 0
     for kd in range(d0, d1):
         for kh in range(h0, h1):
@@ -79,11 +80,10 @@ def share_out(gradients, targets, window, lane_step, padded, kept, found, incomi
                 pair = kept_pair(kept, n)
                 n += 1
                 first, second = gradients(found, pair, incoming, constants)
-                here = inside(kw, edges, lane_step, padded, mask)
                 place = at + kd * step_d + kh * step_h + kw * step_w
-                add(targets[0], place, first, edges, lane_step, here)
-                if two:
-                    add(targets[1], place, second, edges, lane_step, here)
+                give(targets[0], place, first, mask)
+                if count == 2:
+                    give(targets[1], place, second, mask)
 
 
 @njit(inline="always")

@@ -12,8 +12,9 @@ from ._vectors import choose, exp, is_infinite, is_nan
 from ._window_memory import keep_pair, read
 from ._window_walker import Method, add_up, see_largest, walk
 
-# The usual windows, for which forward kernels are unrolled.
+# The usual windows, for which kernels are unrolled.
 _UNROLLED = ((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2))
+_UNROLLED_BACKWARD = ((1, 2, 2), (1, 3, 3))
 
 
 @njit(inline="always")
@@ -62,4 +63,4 @@ def forward(x: Tensor, *args: Any) -> Tensor:
 
 def backward(grad: Tensor, x: Tensor, *args: Any) -> list[Tensor]:
     *window, gradient = args
-    return window_pool.backward(_METHOD, grad, x, None, window, float(gradient == "exact"))
+    return window_pool.backward(_METHOD, grad, x, None, window, float(gradient == "exact"), _UNROLLED_BACKWARD)
