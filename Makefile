@@ -28,7 +28,7 @@ NETWORKS = resnet50 pix_resnet50 resnet50:base_width=52 resnet26d ecaresnet50d_p
 
 bench: $(READY)  ## times operators and networks and writes the README's tables; over half an hour on two cores
 	$(BIN)/python -m benchmarks.ops
-	$(BIN)/downmix bench $(NETWORKS) --output benchmarks/results/networks_cpu.csv
+	$(BIN)/downmix bench $(NETWORKS) --batch_sizes 1 8 32 --output benchmarks/results/networks_cpu.csv
 	$(BIN)/python -m benchmarks.readme
 
 # On a machine with a GPU and torch already there, so without .venv; each of the five takes less than ten minutes.

@@ -60,8 +60,13 @@ SHOWN = (
 )
 
 
+def described(rows: list[dict[str, str]]) -> dict[str, str]:
+    """Where and with what the rows were measured, as the first says it; of commits all."""
+    return rows[0] | {"commit": ", ".join(dict.fromkeys(row["commit"] for row in rows))}
+
+
 def timed_cases(ops: tuple[str, ...]) -> tuple[dict[tuple[str, ...], dict[str, float]], dict[str, str]]:
-    """Minimum milliseconds by case and contender of these operators, and a row that says where they were measured."""
+    """Minimum milliseconds by case and contender of these operators, and where they were measured."""
     rows = read("ops_cpu.csv")
     rows = [row for row in rows if row["op"].startswith(ops)]
     cases: dict[tuple[str, ...], dict[str, float]] = {}
@@ -70,7 +75,7 @@ def timed_cases(ops: tuple[str, ...]) -> tuple[dict[tuple[str, ...], dict[str, f
             continue
         case = (row["op"], row["shape"], row["layout"], row["pass"])
         cases.setdefault(case, {})[row["contender"]] = float(row["min_ms"])
-    return cases, rows[0]
+    return cases, described(rows)
 
 
 def ops() -> str:
@@ -121,7 +126,7 @@ def ops_on_a_gpu(file: str) -> str:
         eager, compiled = (f"×{float(times[name]['min_ms']) / ours:.2f}" for name in ("eager", "torch.compile"))
         share = f"{speed / float(times['copy of x']['gb_per_s']):.0%}"
         table.append(f"| {' | '.join([*case, f'{ours:.3f}', f'{speed:.0f}', share, eager, compiled])} |")
-    about = rows[0]
+    about = described(rows)
     versions = f"torch {about['torch_version']}, triton {about['triton_version']}, commit {about['commit']}"
     return "\n".join([*table, "", f"{about['device']}, {versions}; × is how many times as long the other takes."])
 
@@ -136,7 +141,7 @@ def networks(file: str) -> str:
     """Milliseconds and speed-up of whole networks, one a column, a configuration a row."""
     rows = read(file)
     costs = {row["network"]: row for row in rows}
-    about = rows[0]
+    about = described(rows)
     params = [f"{int(cost['params']) / 1e6:.2f}" for cost in costs.values()]
     macs = [f"{int(cost['macs']) / 1e9:.2f} ×{float(cost['macs_ratio']):.2f}" for cost in costs.values()]
     table = [f"| | {' | '.join(costs)} |", f"|{'---|' * (len(costs) + 1)}"]
@@ -165,7 +170,7 @@ def exported() -> str:
     names = list(dict.fromkeys(Path(row["file"]).stem for row in rows))
     table = [f"| runtime | batch | {' | '.join(names)} |", f"|{'---|' * (len(names) + 2)}"]
     table += [f"| {' | '.join(case)} | {' | '.join(ms.get(n, '') for n in names)} |" for case, ms in cells.items()]
-    about = rows[0]
+    about = described(rows)
     where = f"{about['device']}, {about['threads']} threads, {about['dtype']}, commit {about['commit']}"
     return "\n".join(
         [*table, "", f"Minimum (median) of {about['rounds']} rounds; {where}; × is relative to the first."]
