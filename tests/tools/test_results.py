@@ -1,5 +1,6 @@
 """Accuracies, operations and latencies come together from the outputs of other commands."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from downmix.tools._results import read_results
 
 RESULTS = Path(downmix.__file__).parents[1] / "benchmarks" / "results"
 COMPARISON, BENCH = RESULTS / "compare_digits_cpu.csv", RESULTS / "networks_cpu.csv"
+
+
+def first_row(path: Path) -> dict[str, str]:
+    return next(csv.DictReader(path.read_text().splitlines()))
 
 
 def make_run(folder: Path, model: str, top1: float, **recipe: object) -> Path:
@@ -76,7 +81,9 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     output = ["--output", str(tmp_path / "tradeoff.png")]
     main(["explain", "tradeoff", str(COMPARISON), str(bench), str(run), str(lonely), *output])
     printed = capsys.readouterr().out
-    assert re.search(r"resnet29_small +│ 98.15 ± 0.32 │ +0.0132 │ +3.50 │ +3.00", printed)
+    compared = first_row(COMPARISON)
+    top1 = f"{100 * float(compared['top1_mean']):.2f} ± {100 * float(compared['top1_std']):.2f}"
+    assert re.search(rf"resnet29_small +│ {top1} │ +0.0132 │ +3.50 │ +3.00", printed)
     assert "pix_resnet29_small pool=soft: operations unknown" in printed
     with Image.open(tmp_path / "tradeoff.png") as picture:
         assert picture.size == (1570, 700)
