@@ -20,6 +20,12 @@ def first_row(path: Path) -> dict[str, str]:
     return next(csv.DictReader(path.read_text().splitlines()))
 
 
+def first_top1() -> str:
+    """The accuracy of the comparison's first network, as it is printed."""
+    row = first_row(COMPARISON)
+    return f"{100 * float(row['top1_mean']):.2f} ± {100 * float(row['top1_std']):.2f}"
+
+
 def make_run(folder: Path, model: str, top1: float, **recipe: object) -> Path:
     """What `downmix train` leaves in its folder, as far as it is read."""
     folder.mkdir()
@@ -81,9 +87,7 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     output = ["--output", str(tmp_path / "tradeoff.png")]
     main(["explain", "tradeoff", str(COMPARISON), str(bench), str(run), str(lonely), *output])
     printed = capsys.readouterr().out
-    compared = first_row(COMPARISON)
-    top1 = f"{100 * float(compared['top1_mean']):.2f} ± {100 * float(compared['top1_std']):.2f}"
-    assert re.search(rf"resnet29_small +│ {top1} │ +0.0132 │ +3.50 │ +3.00", printed)
+    assert re.search(rf"resnet29_small +│ {first_top1()} │ +0.0132 │ +3.50 │ +3.00", printed)
     assert "pix_resnet29_small pool=soft: operations unknown" in printed
     with Image.open(tmp_path / "tradeoff.png") as picture:
         assert picture.size == (1570, 700)
