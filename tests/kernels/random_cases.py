@@ -111,9 +111,17 @@ def _random_maps(rng: random.Random, values: tuple[float, ...] = ()) -> tuple[Te
             return x, tuple(window)
 
 
-def check(operator: Operator, tensors: list[Tensor], constants: tuple[Any, ...], gradient_layout: str) -> None:
-    """Output and gradients are within twice the reference's own error, NaN and infinity where it has them."""
-    grad = torch.randn(operator.reference(*tensors, *constants).shape, device=DEVICE)
+def check(
+    operator: Operator,
+    tensors: list[Tensor],
+    constants: tuple[Any, ...],
+    gradient_layout: str,
+    roundings: int | None = None,
+    grad_scale: float = 1.0,
+) -> None:
+    """Output and gradients are within twice the reference's own error and a few roundings, NaN and infinity where it
+    has them."""
+    grad = torch.randn(operator.reference(*tensors, *constants).shape, device=DEVICE) * grad_scale
     grad = LAYOUTS[gradient_layout](grad.to(tensors[0].dtype))
 
     def run(function: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
@@ -124,6 +132,7 @@ def check(operator: Operator, tensors: list[Tensor], constants: tuple[Any, ...],
     ours = run(operator, *tensors)
     # One value can be exact by luck, so a few roundings of the arithmetic are always allowed.
     wide = torch.float64 if torch.float64 in [t.dtype for t in tensors] else torch.float32
+    usual = 64 if wide == torch.float64 else 16  # there the truth has rounded as well
     for got, reference, truth in zip(ours, own, exact, strict=True):
         assert (got.dtype, got.shape) == (reference.dtype, reference.shape)
         assert torch.equal(got.isnan(), reference.isnan())
@@ -131,8 +140,7 @@ def check(operator: Operator, tensors: list[Tensor], constants: tuple[Any, ...],
         assert torch.equal(got[~finite].nan_to_num(0), reference[~finite].nan_to_num(0))
         if finite.any():
             got, reference, truth = got[finite].double(), reference[finite].double(), truth[finite]
-            roundings = 64 if wide == torch.float64 else 16  # there the truth has rounded as well
-            slack = roundings * torch.finfo(wide).eps * max(1.0, truth.abs().max().item())
+            slack = (roundings or usual) * torch.finfo(wide).eps * max(1.0, truth.abs().max().item())
             assert (got - truth).abs().max() <= 2 * (reference - truth).abs().max() + slack
     assert same_steps(ours[0], own[0])
     if not isinstance(operator.kernel(*tensors, *constants), str):

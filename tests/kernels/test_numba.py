@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import downmix
-from downmix.kernels.numba import _launch
-from downmix.ops import soft_pool, stochastic_pool
+from downmix.kernels.numba import _launch, _window_pool
+from downmix.ops import lip_pool, soft_pool, stochastic_pool
 
 from ..ops.standard import LAYOUTS
 from .random_cases import (
@@ -85,6 +85,71 @@ def test_long_rows_whose_gradients_are_written_down_in_pieces(kernel_size: int, 
         check(soft_pool._soft_pool, [x], ([kernel_size], [stride], [0], [1], False, "exact"), "contiguous")
 
 
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether what kernels by sums of columns met was calm, a word a run."""
+    words: list[bool] = []
+    run = _window_pool._was_calm
+    monkeypatch.setattr(_window_pool, "_was_calm", lambda *args: words.append(run(*args)) or words[-1])
+    return words
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding"),
+    [
+        ([3, 3], [2, 2], [1, 1]),
+        ([3, 3], [1, 1], [0, 0]),
+        ([5, 5], [1, 1], [2, 2]),
+        ([2, 4], [3, 1], [0, 2]),
+        ([4, 7], [2, 3], [1, 3]),
+    ],
+)
+def test_windows_that_share_columns(
+    kernel_size: list[int], stride: list[int], padding: list[int], layout: str, calm: list[bool]
+) -> None:
+    """Rows of many vectors and in pieces, channels that fill no vector; exact wherever calm values lie."""
+    for channels, size in ((1, (9, 274)), (70, (12, 35)), (20, (7, 7))):
+        for offset, scale in ((0, 1), (30, 1), (-20, 3), (0, 7)):
+            x = (torch.randn(2, channels, *size) * scale + offset).clamp(-40, 40)
+            constants = (kernel_size, stride, padding, [1, 1], channels == 20, "exact" if offset else "paper")
+            check(soft_pool._soft_pool, [LAYOUTS[layout](x)], constants, layout, roundings=2)
+            x = torch.nn.functional.pad(x, (0, 1))[..., :-1]
+            check(soft_pool._soft_pool, [LAYOUTS[layout](x)], constants, layout, roundings=2)
+    assert calm
+    assert all(calm)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_global_windows_and_windows_apart(layout: str, calm: list[bool]) -> None:
+    for size, window in (((2, 40, 40, 40), 40), ((3, 5, 30, 33), 3), ((2, 18, 29, 21), 10)):
+        x = LAYOUTS[layout](torch.randn(size))
+        check(soft_pool._soft_pool, [x], ([window] * 2, [window] * 2, [0, 0], [1, 1], False, "exact"), layout)
+    assert calm == [True] * len(calm)
+    assert len(calm) == (6 if layout == "contiguous" else 0)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_one_value_that_is_not_calm_is_enough(layout: str, calm: list[bool]) -> None:
+    constants = ([3, 3], [2, 2], [1, 1], [1, 1], False, "exact")
+    for value in (40.5, -40.5, 300.0, float("nan"), float("inf"), float("-inf")):
+        x = torch.randn(2, 70, 20, 40)
+        x[1, 68, 19, 38] = value
+        check(soft_pool._soft_pool, [LAYOUTS[layout](x)], constants, layout)
+        assert calm[-2:] == [False, False]
+    x = LAYOUTS[layout](torch.randn(2, 70, 20, 40))
+    check(soft_pool._soft_pool, [x], constants, layout, grad_scale=1e17)
+    assert calm[-2:] == [True, False]
+    values, logits = (LAYOUTS[layout](torch.randn(2, 70, 20, 40)) for _ in range(2))
+    for value, expected in ((-40.0, True), (-40.5, False), (float("-inf"), False)):
+        logits[0, 1, 2, 3] = value
+        check(lip_pool._lip_pool, [values, logits], constants[:-1], layout)
+        assert calm[-2:] == [expected] * 2
+
+
 def test_code_on_the_disk_goes_with_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numba looks only at the file that a kernel stands in."""
     words = []
@@ -133,8 +198,8 @@ def test_what_a_kernel_can_t_take_gets_a_sentence() -> None:
     )
     said = downmix.explain_backend(downmix.pick_or_mix, x, p, 4, fusion="weighted", operator="max")
     assert "leaves the probabilities no say" in said
-    said = downmix.explain_backend(downmix.AdaptiveSoftPool2d(1), torch.randn(1, 3, 40, 40))
-    assert said == "soft_pool runs its reference: windows of 1600 values, 1 in a row, are no faster than the reference"
+    said = downmix.explain_backend(downmix.power_avg_pool2d, torch.randn(1, 3, 40, 40), 40)
+    assert said == "power_pool runs its reference: windows of 1600 values, 1 in a row, are no faster than the reference"
     said = downmix.explain_backend(downmix.power_avg_pool2d, x, 2, norm_type=2.5)
     assert said == "power_pool runs its reference: the CPU kernels know the powers 1 and 2, not 2.5"
     said = stochastic_pool._stochastic_pool.kernel(

@@ -30,7 +30,7 @@ from numba import njit, types
 
 from ._common import intrinsic, memory
 
-_INT64 = np.empty(0, np.int64)
+INT64 = np.empty(0, np.int64)
 _HEADER = 3  # next task, tasks, tasks at once
 _SERIAL_ELEMENTS = 1 << 15  # fewer than this are done before a second thread is awake
 _SHARES = 8  # a thread takes this part of its fair share at once
@@ -130,7 +130,7 @@ def arguments(typingctx, at, count):
 @njit
 def tasks(at):
     """The tasks this thread is to do, one after another."""
-    total, share = memory(at, _INT64)[1], memory(at, _INT64)[2]
+    total, share = memory(at, INT64)[1], memory(at, INT64)[2]
     first = _take(at, share)
     while first < total:
         for task in range(first, min(first + share, total)):  # noqa: UP028, Numba knows no `yield from`

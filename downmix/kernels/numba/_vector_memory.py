@@ -263,3 +263,15 @@ def _pick_lanes(builder: Any, rows: list[Value], places: list[int]) -> Value:
         here = [lanes + place % lanes if place // lanes == k else j for j, place in enumerate(places)]
         picked = shuffle(builder, picked, row, here)
     return picked
+
+
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Has the cache line at ``index`` fetched, which need not be memory of the array's."""
+
+    def codegen(context, builder, signature, args):
+        pointer = pointer_to(context, builder, signature.args[0], *args)
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, INT(0), INT(3), INT(1))
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen

@@ -249,6 +249,68 @@ def _exp_float64(builder: Any, value: Value) -> tuple[Value, Value]:
 
 
 @intrinsic
+def exp_of_calm(typingctx, vector):
+    """The exponentials of values of at most 80 in size; of others it gives anything."""
+
+    def codegen(context, builder, signature, args):
+        if vector.number == types.float32:
+            return _exp_of_calm_float32(builder, args[0])
+        return call(builder, f"llvm.exp.{suffix(args[0].type)}", args[0].type, args[0])
+
+    return vector(vector), codegen
+
+
+def _exp_of_calm_float32(builder: Any, value: Value) -> Value:
+    # e^r · 2^n with |r| ≤ ln 2 / 2. Float32's ln 2 is so near (1.9e-9) that one product leaves r exact enough.
+    lanes = value.type.count
+
+    def number(constant: float) -> ir.Constant:
+        return ir.Constant(value.type, [constant] * lanes)
+
+    def product_and_sum(a: Value, b: Value, c: Value) -> Value:
+        return builder.fadd(builder.fmul(a, b, **_CONTRACT), c, **_CONTRACT)
+
+    shift, ln2 = number(12582912.0), math.log(2)
+    shifted = product_and_sum(value, number(1 / ln2), shift)
+    r = product_and_sum(builder.fsub(shifted, shift), number(-ln2), value)
+    y = number(_POWERS[0] / ln2**5)
+    for degree, coefficient in zip((4, 3, 2, 1, 0), _POWERS[1:], strict=True):
+        y = product_and_sum(y, r, number(coefficient / ln2**degree))
+    whole = ir.VectorType(INT, lanes)
+    n = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * lanes))
+    return builder.bitcast(builder.add(builder.bitcast(y, whole), n), value.type)
+
+
+@intrinsic
+def farther(typingctx, size, value):
+    """Lane by lane the larger of a size and that of a value; NaN is the largest of all."""
+
+    def codegen(context, builder, signature, args):
+        # As integers, the bits of numbers of one sign are in their order, and those of NaN come last.
+        whole = ir.VectorType(ir.IntType(vector_bits), size.lanes)
+        here = builder.bitcast(args[1], whole)
+        here = builder.and_(here, ir.Constant(whole, [(1 << (vector_bits - 1)) - 1] * size.lanes))
+        so_far = builder.bitcast(args[0], whole)
+        largest = builder.select(builder.icmp_signed(">", here, so_far), here, so_far)
+        return builder.bitcast(largest, args[0].type)
+
+    vector_bits = size.number.bitwidth
+    return size(size, value), codegen
+
+
+@intrinsic
+def any_beyond(typingctx, sizes, limit):
+    """Whether any lane is above the limit, or no number."""
+
+    def codegen(context, builder, signature, args):
+        above = builder.fcmp_unordered(">", args[0], args[1])
+        bits = builder.bitcast(above, ir.IntType(sizes.lanes))
+        return builder.icmp_unsigned("!=", bits, bits.type(0))
+
+    return types.boolean(sizes, limit), codegen
+
+
+@intrinsic
 def total(typingctx, vector):
     """The sum of all lanes, in float64."""
 

@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from ._common import ELEMENT, memory
 from ._launch import arguments, kernel, number_from, tasks
@@ -104,8 +105,8 @@ def backward(method: Method, window: tuple[int, ...], tiles: bool, element: Any,
             b, first = task // blocks, task % blocks * block
             last = min(first + block, channels)
             for t in range(0 if tiles else count):
-                for pixel in range(b * D * H * W, (b + 1) * D * H * W):
-                    clear(memory(dother_at if t else dx_at, result), pixel * channels + first, last - first)
+                target = memory(dother_at if t else dx_at, result)
+                clear_channels(target, b * D * H * W, (b + 1) * D * H * W, channels, first, last)
             for o in range(OD * OH * OW):
                 i_d, i_h, i_w = o // (OH * OW) * SD - PD, o // OW % OH * SH - PH, o % OW * SW - PW
                 (d0, d1), (h0, h1), (w0, w1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH), clip(i_w, W, KW, LW)
@@ -133,3 +134,13 @@ def backward(method: Method, window: tuple[int, ...], tiles: bool, element: Any,
         kept_array[0] = 0  # lives until here
 
     return run
+
+
+@njit(inline="always")
+def clear_channels(target, first_pixel, end, channels, first, last):
+    """Writes zeros to some channels of a run of pixels."""
+    if last - first == channels:
+        clear(target, first_pixel * channels, (end - first_pixel) * channels)
+    else:
+        for pixel in range(first_pixel, end):
+            clear(target, pixel * channels + first, last - first)

@@ -3,6 +3,7 @@ channels_last."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype, memory_format
 from ...ops._windows import output_sizes
+from . import _column_pixels as column_pixels
+from . import _column_planes as column_planes
 from . import _window_pixels as pixels
 from . import _window_planes as planes
 from ._common import ELEMENT
@@ -22,10 +25,12 @@ from ._window_walker import Method
 _FEW, _LARGE = 8, 64
 
 
-def why_not(x: Tensor, kernel_size: list[int], *window: Any) -> str | None:
+def why_not(x: Tensor, kernel_size: list[int], *window: Any, method: Method | None = None) -> str | None:
     if x.dtype not in ELEMENT:
         return f"the CPU kernels don't know {x.dtype}"
     out = output_sizes(x.shape[2:], kernel_size, *window)
+    if method and _by_columns(method, _geometry(x, kernel_size, *window), _in_planes(x)):
+        return None
     if _in_planes(x) and out[-1] < _FEW and math.prod(kernel_size) > _LARGE:
         return f"windows of {math.prod(kernel_size)} values, {out[-1]} in a row, are no faster than the reference"
     return None
@@ -55,18 +60,17 @@ def forward(
     if y.numel() == 0:
         return y
     x, other = _readable(method, x, other)
-    in_planes, variant = _in_planes(x), (x.dtype, compute_dtype(x))
-    size = geometry[2] if geometry[2] in unrolled else (0, 0, 0)
-    launch(
-        planes.forward(method, size, _lane_step(geometry), *variant)
-        if in_planes
-        else pixels.forward(method, size, *variant),
-        x.shape[0] * (x.shape[1] if in_planes else math.prod(geometry[1][:2])),
-        x.numel(),
-        *(x.data_ptr(), other.data_ptr(), y.data_ptr(), bits(parameter), x.shape[1]),
-        *(number for row in geometry for number in row),
-        *_steps(x),
-    )
+    in_planes, variant = _in_planes(x), _variant(x, geometry)
+    tasks = x.shape[0] * (x.shape[1] if in_planes else math.prod(geometry[1][:2]))
+    before, after = (x.data_ptr(), other.data_ptr()), (y.data_ptr(), *_numbers(x, geometry, parameter))
+    if _by_columns(method, geometry, in_planes):
+        kernels = column_planes if in_planes else column_pixels
+        kernel = kernels.forward(method, _with_own_code(geometry, method.columns), *variant)
+        if _was_calm(kernel, tasks, x.numel(), before, after):
+            return y
+    kernels = planes if in_planes else pixels
+    kernel = kernels.forward(method, _with_own_code(geometry, unrolled), *variant)
+    launch(kernel, tasks, x.numel(), *before, *after)
     return y
 
 
@@ -88,10 +92,11 @@ def backward(
     x, other = _readable(method, x, other)
     in_planes, order = _in_planes(x), memory_format(x)
     grad = grad.contiguous(memory_format=order)
+    by_columns = _by_columns(method, geometry, in_planes, gradients=True)
+    size = _with_own_code(geometry, unrolled)
+    tiles = any(size) and _tile(geometry) and not by_columns
     # Where windows add up in the gradients, half precision takes wider ones first; so does a layout that the kernel
     # can't write.
-    size = geometry[2] if geometry[2] in unrolled else (0, 0, 0)
-    tiles = size != (0, 0, 0) and _tile(geometry)
     dtype = x.dtype if tiles else compute_dtype(x)
     sums = [
         gradient
@@ -99,19 +104,18 @@ def backward(
         else torch.empty(x.shape, dtype=dtype, memory_format=order)
         for gradient in gradients
     ]
-    block = pixels.channels_a_task(*x.shape[:2])
-    launch(
-        planes.backward(method, size, tiles, _lane_step(geometry), x.dtype, compute_dtype(x))
-        if in_planes
-        else pixels.backward(method, size, tiles, x.dtype, compute_dtype(x)),
-        x.shape[0] * (x.shape[1] if in_planes else -(-x.shape[1] // block)),
-        x.numel(),
-        *(grad.data_ptr(), x.data_ptr(), other.data_ptr(), sums[0].data_ptr(), sums[-1].data_ptr()),
-        *(bits(parameter), x.shape[1]),
-        *(number for row in geometry for number in row),
-        *_steps(x),
-        block,
-    )
+    block, variant = pixels.channels_a_task(*x.shape[:2]), _variant(x, geometry)
+    tasks = x.shape[0] * (x.shape[1] if in_planes else -(-x.shape[1] // block))
+    before = grad.data_ptr(), x.data_ptr(), other.data_ptr()
+    after = sums[0].data_ptr(), sums[-1].data_ptr(), *_numbers(x, geometry, parameter), block
+    calm = False
+    if by_columns:
+        kernels = column_planes if in_planes else column_pixels
+        kernel = kernels.backward(method, _with_own_code(geometry, method.columns), *variant)
+        calm = _was_calm(kernel, tasks, x.numel(), before, after)
+    if not calm:
+        kernels = planes if in_planes else pixels
+        launch(kernels.backward(method, size, tiles, *variant), tasks, x.numel(), *before, *after)
     pairs = zip(gradients, sums, strict=True)
     return [gradient if total is gradient else gradient.copy_(total) for gradient, total in pairs]
 
@@ -132,9 +136,39 @@ def _tile(geometry: tuple[tuple[int, ...], ...]) -> bool:
     return covered == sizes and stride == kernel and not any(padding) and set(dilation) == {1}
 
 
-def _lane_step(geometry: tuple[tuple[int, ...], ...]) -> int:
-    step = geometry[3][-1]
-    return step if step in (1, 2) else 0
+def _by_columns(
+    method: Method, geometry: tuple[tuple[int, ...], ...], in_planes: bool, gradients: bool = False
+) -> bool:
+    """Whether sums of columns are the faster way: for LIP, whose general kernels have more to do; where windows of a
+    row share columns; and in NCHW where their places are so far apart that they are read one by one, as then only a
+    column's sums are."""
+    _, _, (depth, height, width), (_, _, stride), _, dilation = geometry
+    if not method.columns or set(dilation) != {1} or stride > width:
+        return False
+    shared, apart = stride < width > 2, in_planes and stride > 2 and (gradients or depth * height > 2)
+    return method.other == "values" or shared or apart
+
+
+def _was_calm(kernel: Any, tasks: int, elements: int, before: Sequence[int], after: Sequence[int]) -> bool:
+    """Runs a kernel of `_column_sums`; whether all it met were values that it can take."""
+    restless = ctypes.c_int64(0)
+    launch(kernel, tasks, elements, *before, ctypes.addressof(restless), *after)
+    return not restless.value
+
+
+def _with_own_code(geometry: tuple[tuple[int, ...], ...], windows: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """The window, if it gets code of its own, or zeros."""
+    return geometry[2] if geometry[2] in windows else (0, 0, 0)
+
+
+def _variant(x: Tensor, geometry: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:
+    """What else a kernel is made for: a stride along rows of 1, 2, or 0 for any, in NCHW; and dtypes."""
+    step = geometry[3][-1] if geometry[3][-1] in (1, 2) else 0
+    return (*((step,) if _in_planes(x) else ()), x.dtype, compute_dtype(x))
+
+
+def _numbers(x: Tensor, geometry: tuple[tuple[int, ...], ...], parameter: float) -> tuple[int, ...]:
+    return bits(parameter), x.shape[1], *(number for row in geometry for number in row), *_steps(x)
 
 
 def _steps(x: Tensor) -> tuple[int, ...]:

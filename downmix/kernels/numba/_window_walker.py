@@ -27,12 +27,14 @@ class Method(NamedTuple):
       of the outputs. With ``keep`` it stores for each place a pair of vectors, by `keep_pair`.
     - ``gradients(found, pair, incoming, constants)``: of one place, for the first and the second tensor, from what
       `reduce` found and kept.
+    - ``columns``: for SoftPool and LIP, which `_column_sums` can do as well: windows that get code of their own there.
     """
 
     name: str
     reduce: Any
     gradients: Any
     other: str = "nothing"
+    columns: tuple[tuple[int, ...], ...] = ()
 
 
 @njit(inline="always")

@@ -57,11 +57,11 @@ def _gradients(found, pair, incoming, constants):
     return choose(left_out, zero, dx), choose(endless | left_out, zero, dx * (value - mean))
 
 
-_METHOD = Method("lip_pool", _reduce, _gradients, "values")
+_METHOD = Method("lip_pool", _reduce, _gradients, "values", columns=_UNROLLED)
 
 
 def why_not(x: Tensor, logits: Tensor, *window: Any) -> str | None:
-    return window_pool.why_not(x, *window) or window_pool.why_not(logits, *window)
+    return window_pool.why_not(x, *window, method=_METHOD) or window_pool.why_not(logits, *window, method=_METHOD)
 
 
 def forward(x: Tensor, logits: Tensor, *window: Any) -> Tensor:

@@ -15,6 +15,7 @@ from ._window_walker import Method, add_up, see_largest, walk
 # The usual windows, for which kernels are unrolled.
 _UNROLLED = ((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2))
 _UNROLLED_BACKWARD = ((1, 2, 2), (1, 3, 3))
+_UNROLLED_COLUMNS = ((1, 1, 3), (1, 3, 3), (1, 5, 5))
 
 
 @njit(inline="always")
@@ -50,11 +51,11 @@ def _gradients(found, pair, incoming, constants):
     return gradient, zero
 
 
-_METHOD = Method("soft_pool", _reduce, _gradients)
+_METHOD = Method("soft_pool", _reduce, _gradients, columns=_UNROLLED_COLUMNS)
 
 
 def why_not(x: Tensor, *args: Any) -> str | None:
-    return window_pool.why_not(x, *args[:-1])
+    return window_pool.why_not(x, *args[:-1], method=_METHOD)
 
 
 def forward(x: Tensor, *args: Any) -> Tensor:
