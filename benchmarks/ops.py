@@ -55,6 +55,7 @@ POOLS = (
     (256, (56, 56), 3, 2, 1),
     (64, (12544,), 2, 2, 0),
     (32, (16, 56, 56), 2, 2, 0),
+    (256, (20, 20), 5, 1, 2),  # of YOLO's SPPF
 )
 ROUNDS = {"forward": 25, "forward+backward": 12}
 # How the time grows with the number of elements, with the reduction, and with the dtype.
