@@ -134,7 +134,7 @@ def test_global_windows_and_windows_apart(layout: str, calm: list[bool]) -> None
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_one_value_that_is_not_calm_is_enough(layout: str, calm: list[bool]) -> None:
-    constants = ([3, 3], [2, 2], [1, 1], [1, 1], False, "exact")
+    constants = ([3, 3], [1, 1], [1, 1], [1, 1], False, "exact")
     for value in (40.5, -40.5, 300.0, float("nan"), float("inf"), float("-inf")):
         x = torch.randn(2, 70, 20, 40)
         x[1, 68, 19, 38] = value
