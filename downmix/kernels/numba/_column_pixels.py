@@ -28,8 +28,8 @@ from ._window_memory import clip
 from ._window_pixels import clear_channels
 from ._window_walker import Method
 
-# Windows of a row, and bytes of numbers of a pixel, whose lines are kept: few enough for the cache, and enough that the
-# memory is read in runs.
+# Windows of a row, and vectors of a pixel's channels, whose lines are kept: few enough for the cache, and enough that
+# the memory is read in runs.
 _AT_ONCE, _VECTORS = 8, 4
 
 
@@ -57,12 +57,11 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
         length = ((min(_AT_ONCE, OW) - 1) * SW + KW) * wide
         line_array = np.empty(OF_COLUMNS * length, number.dtype)
         lines, every, edges = memory(line_array.ctypes.data, number), all_lanes(number), (0, 0, 0, 0)
-        pieces, steps = (OW + _AT_ONCE - 1) // _AT_ONCE, (xd, xh)
+        parts, pieces, steps = (channels + wide - 1) // wide, (OW + _AT_ONCE - 1) // _AT_ONCE, (xd, xh)
         for task in tasks(at):
             b, row = task // (OD * OH), task % (OD * OH)
             i_d, i_h = row // OH * SD - PD, row % OH * SH - PH
             rows = (*clip(i_d, D, KD, 1), *clip(i_h, H, KH, 1))
-            parts = (channels + wide - 1) // wide
             for piece in range(parts * pieces):
                 if restless[0]:
                     break

@@ -139,15 +139,15 @@ def _tile(geometry: tuple[tuple[int, ...], ...]) -> bool:
 def _by_columns(
     method: Method, geometry: tuple[tuple[int, ...], ...], in_planes: bool, gradients: bool = False
 ) -> bool:
-    """Whether sums of columns are the faster way, as measured: where windows of a row share columns, if enough of them;
-    in NCHW where their places are so far apart that they are read one by one, as then only a column's sums are; and for
-    nearly all of LIP, whose general kernels have more to do."""
+    """Whether sums of columns are the faster way, as measured: for columns of several places that windows of a row
+    share, if enough of them do; in NCHW for windows so far apart that their places are read one by one, as then only a
+    column's sums are; and for nearly all of LIP, whose general kernels have more to do."""
     _, _, (depth, height, width), (_, _, stride), _, dilation = geometry
     if not method.columns or set(dilation) != {1} or stride > width:
         return False
     if method.other == "values":
         return in_planes or stride < width or width > 2
-    shared = (2 * stride if gradients and not in_planes else stride) < width > 2
+    shared = (2 * stride if gradients and not in_planes else stride) < width > 2 and depth * height > 1
     apart = in_planes and stride > 2 and (gradients or depth * height > 2)
     return shared or apart
 

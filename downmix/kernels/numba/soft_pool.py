@@ -15,7 +15,7 @@ from ._window_walker import Method, add_up, see_largest, walk
 # The usual windows, for which kernels are unrolled.
 _UNROLLED = ((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2))
 _UNROLLED_BACKWARD = ((1, 2, 2), (1, 3, 3))
-_UNROLLED_COLUMNS = ((1, 1, 3), (1, 3, 3), (1, 5, 5))
+_UNROLLED_COLUMNS = ((1, 3, 3), (1, 5, 5))
 
 
 @njit(inline="always")
