@@ -28,8 +28,8 @@ from ._window_memory import clip
 from ._window_pixels import clear_channels
 from ._window_walker import Method
 
-# Windows of a row, and vectors of a pixel's channels, whose lines are kept: few enough for the cache, and enough that
-# the memory is read in runs.
+# The fewest windows of a row, and vectors of a pixel's channels, whose lines are kept: few enough for the cache, and
+# enough that the memory is read in runs. Wide windows take more, as the pieces of a row share columns, too.
 _AT_ONCE, _VECTORS = 8, 4
 
 
@@ -54,10 +54,11 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
         limits = spread(real(CALM)), spread(real(CALM_OTHERS))
         if depth:
             KD, KH, KW = depth, height, width
-        length = ((min(_AT_ONCE, OW) - 1) * SW + KW) * wide
+        at_once = max(_AT_ONCE, 2 * KW)
+        length = ((min(at_once, OW) - 1) * SW + KW) * wide
         line_array = np.empty(OF_COLUMNS * length, number.dtype)
         lines, every, edges = memory(line_array.ctypes.data, number), all_lanes(number), (0, 0, 0, 0)
-        parts, pieces, steps = (channels + wide - 1) // wide, (OW + _AT_ONCE - 1) // _AT_ONCE, (xd, xh)
+        parts, pieces, steps = (channels + wide - 1) // wide, (OW + at_once - 1) // at_once, (xd, xh)
         for task in tasks(at):
             b, row = task // (OD * OH), task % (OD * OH)
             i_d, i_h = row // OH * SD - PD, row % OH * SH - PH
@@ -65,8 +66,8 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
             for piece in range(parts * pieces):
                 if restless[0]:
                     break
-                c, first = piece % parts * wide, piece // parts * _AT_ONCE
-                windows, left, some = min(OW - first, _AT_ONCE), first * SW - PW, min(wide, channels - c)
+                c, first = piece % parts * wide, piece // parts * at_once
+                windows, left, some = min(OW - first, at_once), first * SW - PW, min(wide, channels - c)
                 start = b * xb + i_d * xd + i_h * xh + left * xw + c
                 line = left, W, (windows - 1) * SW + KW, lanes, length
                 sizes = _sum_columns(
@@ -108,11 +109,12 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
         constants, limits = (zero, spread(real(LOWEST))), (spread(real(CALM)), spread(real(CALM_OTHERS)))
         if depth:
             KD, KH, KW = depth, height, width
-        length = ((min(_AT_ONCE, OW) - 1) * SW + KW) * wide
+        at_once = max(_AT_ONCE, 2 * KW)
+        length = ((min(at_once, OW) - 1) * SW + KW) * wide
         line_array = np.empty((OF_COLUMNS + OF_WINDOWS + KD * KH) * length, number.dtype)
         lines, every, edges = memory(line_array.ctypes.data, number), all_lanes(number), (0, 0, 0, 0)
         of_windows, weights = OF_COLUMNS * length, (OF_COLUMNS + OF_WINDOWS) * length
-        pieces, steps, to_steps = (OW + _AT_ONCE - 1) // _AT_ONCE, (xd, xh), (H * W * channels, W * channels)
+        pieces, steps, to_steps = (OW + at_once - 1) // at_once, (xd, xh), (H * W * channels, W * channels)
         blocks = (channels + block - 1) // block
         for task in tasks(at):
             b, c0 = task // blocks, task % blocks * block
@@ -122,10 +124,10 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
             for piece in range(OD * OH * parts * pieces):
                 if restless[0]:
                     break
-                row, c, first = piece // (parts * pieces), c0 + piece % parts * wide, piece // parts % pieces * _AT_ONCE
+                row, c, first = piece // (parts * pieces), c0 + piece % parts * wide, piece // parts % pieces * at_once
                 i_d, i_h = row // OH * SD - PD, row % OH * SH - PH
                 rows = (*clip(i_d, D, KD, 1), *clip(i_h, H, KH, 1))
-                windows, left, some = min(OW - first, _AT_ONCE), first * SW - PW, min(wide, c1 - c)
+                windows, left, some = min(OW - first, at_once), first * SW - PW, min(wide, c1 - c)
                 end = (b * D + i_d + rows[1] - 1) * H + i_h + rows[3]
                 if end > cleared:
                     clear_channels(targets[1], cleared * W, end * W, channels, c0, c1)
