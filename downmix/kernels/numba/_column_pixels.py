@@ -10,20 +10,20 @@ import numpy as np
 from numba import njit
 
 from ._column_sums import (
-    CALM,
-    CALM_OTHERS,
     LOWEST,
     OF_COLUMNS,
     OF_WINDOWS,
     give_column,
     join_columns,
+    restless_ones,
     see_window,
+    store_lines,
     sum_column,
 )
 from ._common import ELEMENT, memory
 from ._launch import INT64, arguments, kernel, number_from, tasks
 from ._vector_memory import load, prefetch, store
-from ._vectors import all_lanes, any_beyond, farther, lanes_between, spread
+from ._vectors import all_lanes, farther, lanes_between, spread
 from ._window_memory import clip
 from ._window_pixels import clear_channels
 from ._window_walker import Method
@@ -51,7 +51,6 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
         x, y, restless = memory(x_at, element), memory(y_at, element), memory(restless_at, INT64)
         tensors = x, (memory(other_at, element) if both else x)
         constants = spread(real(0)), spread(real(LOWEST))
-        limits = spread(real(CALM)), spread(real(CALM_OTHERS))
         if depth:
             KD, KH, KW = depth, height, width
         at_once = max(_AT_ONCE, 2 * KW)
@@ -73,7 +72,7 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
                 sizes = _sum_columns(
                     tensors, start, xw, SH * xh, some, rows, steps, constants, lines, line, False, both
                 )
-                if any_beyond(sizes[0], limits[0]) or any_beyond(sizes[1], limits[1]):
+                if restless_ones(sizes):
                     restless[0] = 1
                 for ow in range(windows):
                     at_line, out = ow * SW * wide, (task * OW + first + ow) * channels + c
@@ -106,7 +105,7 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
         zero, slope, own = spread(real(0)), spread(real(number_from(parameter))), spread(real(1))
         if both:
             slope, own = own, zero
-        constants, limits = (zero, spread(real(LOWEST))), (spread(real(CALM)), spread(real(CALM_OTHERS)))
+        constants = zero, spread(real(LOWEST))
         if depth:
             KD, KH, KW = depth, height, width
         at_once = max(_AT_ONCE, 2 * KW)
@@ -130,25 +129,22 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
                 windows, left, some = min(OW - first, at_once), first * SW - PW, min(wide, c1 - c)
                 end = (b * D + i_d + rows[1] - 1) * H + i_h + rows[3]
                 if end > cleared:
-                    clear_channels(targets[1], cleared * W, end * W, channels, c0, c1)
-                    if both:
-                        clear_channels(targets[0], cleared * W, end * W, channels, c0, c1)
+                    _clear(targets, cleared * W, end * W, channels, c0, c1, both)
                     cleared = end
                 count = (windows - 1) * SW + KW
                 start = b * xb + i_d * xd + i_h * xh + left * xw + c
                 line = left, W, count, lanes, length
-                sizes = _sum_columns(tensors, start, xw, SH * xh, some, rows, steps, constants, lines, line, True, both)
-                grad_size = zero
+                size, others = _sum_columns(
+                    tensors, start, xw, SH * xh, some, rows, steps, constants, lines, line, True, both
+                )
                 for ow in range(windows):
                     at_line, out = ow * SW * wide, ((b * OD * OH + row) * OW + first + ow) * channels + c
                     for v in range(0, some, lanes):
                         top, sums, mean = join_columns(lines, at_line + v, KW, wide, edges, 1, length, every, constants)
                         incoming = load(grad, out + v, lanes_between(number, 0, some - v))
-                        grad_size, to = farther(grad_size, incoming), of_windows + ow * wide + v
-                        store(lines, to, incoming / sums, every)
-                        store(lines, to + length, own - slope * mean, every)
-                        store(lines, to + 2 * length, top, every)
-                if any_beyond(sizes[0], limits[0]) or any_beyond(farther(sizes[1], grad_size), limits[1]):
+                        others, to = farther(others, incoming), of_windows + ow * wide + v
+                        store_lines(lines, to, length, (incoming / sums, own - slope * mean, top), every)
+                if restless_ones((size, others)):
                     restless[0] = 1
                 to_start = (((b * D + i_d) * H + i_h) * W + left) * channels + c
                 for n in range(max(0, -left), min(count, W - left)):
@@ -166,12 +162,17 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
                         else:
                             mask = lanes_between(number, 0, some - v)
                             give_column(x, here, rows, steps, mask, found, kept, target, both)
-            clear_channels(targets[1], cleared * W, (b + 1) * D * H * W, channels, c0, c1)
-            if both:
-                clear_channels(targets[0], cleared * W, (b + 1) * D * H * W, channels, c0, c1)
+            _clear(targets, cleared * W, (b + 1) * D * H * W, channels, c0, c1, both)
         line_array[0] = 0  # lives until here
 
     return run
+
+
+@njit(inline="always")
+def _clear(targets, first_pixel, end, channels, c0, c1, both):
+    clear_channels(targets[1], first_pixel, end, channels, c0, c1)
+    if both:
+        clear_channels(targets[0], first_pixel, end, channels, c0, c1)
 
 
 @njit(inline="always")
@@ -198,7 +199,5 @@ def _sum_columns(tensors, at, step, next_row, some, rows, steps, constants, line
                     top, sums, means, sizes = sum_column(
                         tensors, here, rows, steps, mask, sizes, constants, kept, keep, both
                     )
-            store(lines, to, top, every)
-            store(lines, to + length, sums, every)
-            store(lines, to + 2 * length, means, every)
+            store_lines(lines, to, length, (top, sums, means), every)
     return sizes

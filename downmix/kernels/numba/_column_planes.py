@@ -10,20 +10,20 @@ import numpy as np
 from numba import njit
 
 from ._column_sums import (
-    CALM,
-    CALM_OTHERS,
     LOWEST,
     OF_COLUMNS,
     OF_WINDOWS,
     give_column,
     join_columns,
+    restless_ones,
     see_window,
+    store_lines,
     sum_column,
 )
 from ._common import ELEMENT, memory
 from ._launch import INT64, arguments, kernel, number_from, tasks
 from ._vector_memory import add, clear, load, store, zip_lanes
-from ._vectors import all_lanes, any_beyond, choose, farther, lanes_between, spread
+from ._vectors import all_lanes, choose, farther, lanes_between, spread
 from ._window_memory import clip, read
 from ._window_walker import Method
 
@@ -49,7 +49,6 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
         x, y, restless = memory(x_at, element), memory(y_at, element), memory(restless_at, INT64)
         tensors = x, (memory(other_at, element) if both else x)
         constants = spread(real(0)), spread(real(LOWEST))
-        limits = spread(real(CALM)), spread(real(CALM_OTHERS))
         if depth:
             KD, KH, KW = depth, height, width
         length, row_length = _lengths(OW, SW, KW, lanes)
@@ -70,7 +69,7 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
                     (left, W, (windows - 1) * SW + KW, lanes, length, row_length),
                 )
                 sizes = _sum_columns(tensors, start, rows, steps, constants, lines, line, False, both)
-                if any_beyond(sizes[0], limits[0]) or any_beyond(sizes[1], limits[1]):
+                if restless_ones(sizes):
                     restless[0] = 1
                 out = (task * OD * OH + row) * OW + first
                 for j in range(0, windows, lanes):
@@ -102,7 +101,7 @@ def backward(method: Method, window: tuple[int, ...], lane_step: int, element: A
         zero, slope, own = spread(real(0)), spread(real(number_from(parameter))), spread(real(1))
         if both:
             slope, own = own, zero
-        constants, limits = (zero, spread(real(LOWEST))), (spread(real(CALM)), spread(real(CALM_OTHERS)))
+        constants = zero, spread(real(LOWEST))
         if depth:
             KD, KH, KW = depth, height, width
         length, row_length = _lengths(OW, SW, KW, lanes)
@@ -125,19 +124,18 @@ def backward(method: Method, window: tuple[int, ...], lane_step: int, element: A
                 windows, left = min(OW - first, _AT_ONCE), first * SW - PW
                 count = (windows - 1) * SW + KW
                 start, line = base + i_d * xd + i_h * xh + left, (left, W, count, lanes, length, row_length)
-                sizes = _sum_columns(tensors, start, rows, steps, constants, lines, line, True, both)
-                out, grad_size = (task * OD * OH + row) * OW + first, zero
+                size, others = _sum_columns(tensors, start, rows, steps, constants, lines, line, True, both)
+                out = (task * OD * OH + row) * OW + first
                 for j in range(0, windows, lanes):
                     mask, to = lanes_between(number, 0, windows - j), of_windows + j
                     top, sums, mean = join_columns(lines, j * SW, KW, 1, edges, lane_step, length, every, constants)
                     incoming = load(grad, out + j, mask)
-                    grad_size = farther(grad_size, incoming)
+                    others = farther(others, incoming)
                     # Where no window is, sums may be anything, and those who look there have to find 0.
-                    store(lines, to, choose(mask, incoming / sums, zero), every)
-                    store(lines, to + length, choose(mask, own - slope * mean, zero), every)
-                    store(lines, to + 2 * length, top, every)
+                    share, rest = choose(mask, incoming / sums, zero), choose(mask, own - slope * mean, zero)
+                    store_lines(lines, to, length, (share, rest, top), every)
                 clear(lines, of_windows + (windows + lanes - 1) // lanes * lanes, KW + lanes)
-                if any_beyond(sizes[0], limits[0]) or any_beyond(farther(sizes[1], grad_size), limits[1]):
+                if restless_ones((size, others)):
                     restless[0] = 1
                 hand_back(lines, count, of_windows, windows, KW, SW, length, lanes, zero, slope)
                 to_start = ((task * D + i_d) * H + i_h) * W + left
@@ -171,7 +169,7 @@ def _sum_columns(tensors, at, rows, steps, constants, lines, line, keep, both):
     begin, end = max(0, -left), min(count, W - left)
     sizes, every, weights = (zero, zero), all_lanes(lines), (OF_COLUMNS + OF_WINDOWS) * length
     for n in range(0, begin, lanes):
-        _store_column(lines, n, length, lowest, zero, zero, every)
+        store_lines(lines, n, length, (lowest, zero, zero), every)
     for n in range(begin, end, lanes):
         kept = lines, weights + n, row_length
         if n + lanes <= end:
@@ -182,17 +180,10 @@ def _sum_columns(tensors, at, rows, steps, constants, lines, line, keep, both):
             mask = lanes_between(lines, 0, end - n)
             top, sums, means, sizes = sum_column(tensors, at + n, rows, steps, mask, sizes, constants, kept, keep, both)
             top, sums, means = choose(mask, top, lowest), choose(mask, sums, zero), choose(mask, means, zero)
-        _store_column(lines, n, length, top, sums, means, every)
+        store_lines(lines, n, length, (top, sums, means), every)
     for n in range(end, count, lanes):
-        _store_column(lines, n, length, lowest, zero, zero, every)
+        store_lines(lines, n, length, (lowest, zero, zero), every)
     return sizes
-
-
-@njit(inline="always")
-def _store_column(lines, at, length, top, sums, means, mask):
-    store(lines, at, top, mask)
-    store(lines, at + length, sums, mask)
-    store(lines, at + 2 * length, means, mask)
 
 
 # These write a and b of all columns in place of their u and v.

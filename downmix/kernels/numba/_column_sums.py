@@ -21,7 +21,7 @@ from __future__ import annotations
 from numba import njit
 
 from ._vector_memory import add, load, store
-from ._vectors import exp_of_calm, farther, larger
+from ._vectors import any_beyond, exp_of_calm, farther, larger
 from ._window_memory import read
 
 # Of logits, and of values and gradients. e^40 = 2.4e17: the product of a value and a gradient, multiplied or divided by
@@ -55,6 +55,20 @@ def sum_column(tensors, at, rows, steps, mask, sizes, constants, kept, keep, bot
                 weights_at += row_length
             sums, means = sums + weight, means + weight * (value - top)
     return top, sums, means, (size, x_size)
+
+
+@njit(inline="always")
+def restless_ones(sizes):
+    """Whether any logit, or any value or gradient, is not calm, from their largest sizes."""
+    return any_beyond(sizes[0], CALM) or any_beyond(sizes[1], CALM_OTHERS)
+
+
+@njit(inline="always")
+def store_lines(lines, at, length, vectors, mask):
+    """Stores three vectors, in lines of a length each: m, u and v of columns, or what `see_window` reads."""
+    store(lines, at, vectors[0], mask)
+    store(lines, at + length, vectors[1], mask)
+    store(lines, at + 2 * length, vectors[2], mask)
 
 
 @njit(inline="always")

@@ -300,14 +300,15 @@ def farther(typingctx, size, value):
 
 @intrinsic
 def any_beyond(typingctx, sizes, limit):
-    """Whether any lane is above the limit, or no number."""
+    """Whether any lane is above the limit, a float64, or no number."""
 
     def codegen(context, builder, signature, args):
-        above = builder.fcmp_unordered(">", args[0], args[1])
+        limit = args[1] if sizes.number == types.float64 else builder.fptrunc(args[1], FLOAT)
+        above = builder.fcmp_unordered(">", args[0], spread_out(limit, sizes.lanes, builder))
         bits = builder.bitcast(above, ir.IntType(sizes.lanes))
         return builder.icmp_unsigned("!=", bits, bits.type(0))
 
-    return types.boolean(sizes, limit), codegen
+    return types.boolean(sizes, types.float64), codegen
 
 
 @intrinsic

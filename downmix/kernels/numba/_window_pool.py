@@ -29,9 +29,9 @@ def why_not(x: Tensor, kernel_size: list[int], *window: Any, method: Method | No
     if x.dtype not in ELEMENT:
         return f"the CPU kernels don't know {x.dtype}"
     out = output_sizes(x.shape[2:], kernel_size, *window)
-    if method and _by_columns(method, _geometry(x, kernel_size, *window), _in_planes(x)):
+    if not (_in_planes(x) and out[-1] < _FEW and math.prod(kernel_size) > _LARGE):
         return None
-    if _in_planes(x) and out[-1] < _FEW and math.prod(kernel_size) > _LARGE:
+    if method is None or not _by_columns(method, _geometry(x, kernel_size, *window), in_planes=True):
         return f"windows of {math.prod(kernel_size)} values, {out[-1]} in a row, are no faster than the reference"
     return None
 
@@ -60,7 +60,8 @@ def forward(
     if y.numel() == 0:
         return y
     x, other = _readable(method, x, other)
-    in_planes, variant = _in_planes(x), _variant(x, geometry)
+    in_planes = _in_planes(x)
+    variant = _variant(x, geometry, in_planes)
     tasks = x.shape[0] * (x.shape[1] if in_planes else math.prod(geometry[1][:2]))
     before, after = (x.data_ptr(), other.data_ptr()), (y.data_ptr(), *_numbers(x, geometry, parameter))
     if _by_columns(method, geometry, in_planes):
@@ -104,7 +105,7 @@ def backward(
         else torch.empty(x.shape, dtype=dtype, memory_format=order)
         for gradient in gradients
     ]
-    block, variant = pixels.channels_a_task(*x.shape[:2]), _variant(x, geometry)
+    block, variant = pixels.channels_a_task(*x.shape[:2]), _variant(x, geometry, in_planes)
     tasks = x.shape[0] * (x.shape[1] if in_planes else -(-x.shape[1] // block))
     before = grad.data_ptr(), x.data_ptr(), other.data_ptr()
     after = sums[0].data_ptr(), sums[-1].data_ptr(), *_numbers(x, geometry, parameter), block
@@ -164,10 +165,10 @@ def _with_own_code(geometry: tuple[tuple[int, ...], ...], windows: tuple[tuple[i
     return geometry[2] if geometry[2] in windows else (0, 0, 0)
 
 
-def _variant(x: Tensor, geometry: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:
+def _variant(x: Tensor, geometry: tuple[tuple[int, ...], ...], in_planes: bool) -> tuple[Any, ...]:
     """What else a kernel is made for: a stride along rows of 1, 2, or 0 for any, in NCHW; and dtypes."""
     step = geometry[3][-1] if geometry[3][-1] in (1, 2) else 0
-    return (*((step,) if _in_planes(x) else ()), x.dtype, compute_dtype(x))
+    return (*((step,) if in_planes else ()), x.dtype, compute_dtype(x))
 
 
 def _numbers(x: Tensor, geometry: tuple[tuple[int, ...], ...], parameter: float) -> tuple[int, ...]:
