@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -232,12 +232,22 @@ def _exp_float32(builder: Any, value: Value) -> tuple[Value, Value]:
     power = builder.fmul(cut, number(1 / math.log(2)))
     shifted = builder.fadd(power, shift)
     f = builder.fsub(power, builder.fsub(shifted, shift))
-    y = number(_POWERS[0])
-    for coefficient in _POWERS[1:]:
-        y = builder.fadd(builder.fmul(y, f, **_CONTRACT), number(coefficient), **_CONTRACT)
+    y = _polynomial(builder, f, _POWERS)
     whole = ir.VectorType(INT, lanes)
     scale = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * lanes))
     return cut, builder.fmul(y, builder.bitcast(scale, value.type))
+
+
+def _polynomial(builder: Any, x: Value, coefficients: Sequence[float]) -> Value:
+    """Its value at x, the coefficient of the highest power first."""
+    y, *others = (ir.Constant(x.type, [coefficient] * x.type.count) for coefficient in coefficients)
+    for coefficient in others:
+        y = _product_and_sum(builder, y, x, coefficient)
+    return y
+
+
+def _product_and_sum(builder: Any, a: Value, b: Value, c: Value) -> Value:
+    return builder.fadd(builder.fmul(a, b, **_CONTRACT), c, **_CONTRACT)
 
 
 def _exp_float64(builder: Any, value: Value) -> tuple[Value, Value]:
@@ -267,15 +277,10 @@ def _exp_of_calm_float32(builder: Any, value: Value) -> Value:
     def number(constant: float) -> ir.Constant:
         return ir.Constant(value.type, [constant] * lanes)
 
-    def product_and_sum(a: Value, b: Value, c: Value) -> Value:
-        return builder.fadd(builder.fmul(a, b, **_CONTRACT), c, **_CONTRACT)
-
     shift, ln2 = number(12582912.0), math.log(2)
-    shifted = product_and_sum(value, number(1 / ln2), shift)
-    r = product_and_sum(builder.fsub(shifted, shift), number(-ln2), value)
-    y = number(_POWERS[0] / ln2**5)
-    for degree, coefficient in zip((4, 3, 2, 1, 0), _POWERS[1:], strict=True):
-        y = product_and_sum(y, r, number(coefficient / ln2**degree))
+    shifted = _product_and_sum(builder, value, number(1 / ln2), shift)
+    r = _product_and_sum(builder, builder.fsub(shifted, shift), number(-ln2), value)
+    y = _polynomial(builder, r, [c / ln2**degree for degree, c in zip((5, 4, 3, 2, 1, 0), _POWERS, strict=True)])
     whole = ir.VectorType(INT, lanes)
     n = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * lanes))
     return builder.bitcast(builder.add(builder.bitcast(y, whole), n), value.type)
