@@ -3,9 +3,9 @@
 How a call travels::
 
     downmix.pick_or_mix(x, p, …)          checks the arguments once, then
-      └─ Operator.__call__                under torch.export, and where torch.compile is faster: the reference, inlined;
-           │                              in plain inference that nobody watches: a kernel, straight away
-           └─ torch.ops.downmix.<name>    otherwise one torch operator, so autograd, profilers and counters see it
+      └─ Operator.__call__                under exporters, and where torch.compile is faster: the reference, inlined;
+           │                              where nobody but autograd watches: a kernel, straight away
+           └─ torch.ops.downmix.<name>    otherwise one torch operator, so modes, profilers and compilers see it
                 ├─ kernels/numba/<stem>   on the CPU  ┐ where a kernel exists and its `why_not`
                 ├─ kernels/triton/<stem>  on CUDA     ┘ has nothing to say against these inputs
                 └─ the reference          everywhere else, and under use_backend("reference")
@@ -28,12 +28,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "reference")
 _KERNEL_FOLDERS = {"cpu": "numba", "cuda": "triton"}
 # Where our kernels beat what torch.compile makes of the reference (benchmarks/results), but for an operator's
 # `compiles_well`. On a GPU that is not measured yet, and the reference can fuse with what is around it.
 _KERNELS_BEAT_COMPILE = ("cpu",)
+_PLAIN = (Tensor, torch.nn.Parameter)
 _library = torch.library.Library("downmix", "DEF")
 _backend = "auto"
 _log: list[str] | None = None  # where explain_backend listens
@@ -136,8 +138,8 @@ class Operator:
         self._flops_registered = False
 
     def __call__(self, *args: Any) -> Tensor:
-        # Exported graphs then hold ATen operators only; torch.func can't enter a torch.library operator.
-        if exporting() or torch._C._are_functorch_transforms_active():
+        # Exported graphs then hold ATen operators only; torch.func and forward derivatives can't enter ours.
+        if exporting() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return self.reference(*args)
         if torch.compiler.is_compiling():
             inline = args[0].device.type not in _KERNELS_BEAT_COMPILE or self.compiles_well(*args)
@@ -148,9 +150,10 @@ class Operator:
         if _log is not None:
             runs = f"its reference: {kernel}" if isinstance(kernel, str) else kernel.__name__
             _log.append(f"{self.name} runs {runs}")
-        if not isinstance(kernel, str) and _nobody_watches(args):
-            return kernel.forward(*args)  # torch's dispatcher takes longer than a small kernel
-        return self._torch_op(*args)
+        if isinstance(kernel, str) or _watched(args):
+            return self._torch_op(*args)
+        # Torch's dispatcher, and what torch.library does for autograd, take longer than a small kernel.
+        return _WithGradient.apply(*args, self, kernel) if _for_autograd(args) else kernel.forward(*args)
 
     def _register_flops(self) -> None:
         # Only once somebody counts: importing the counter loads triton, which `import downmix` must not.
@@ -186,11 +189,14 @@ class Operator:
     def _backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, constants = ctx.saved_tensors, ctx.constants
         kernel = self.kernel(*tensors, *constants)
-        if isinstance(kernel, str) or torch.is_grad_enabled():  # the latter for create_graph=True
+        # Grad mode means create_graph=True, a batch of gradients is_grads_batched=True.
+        if isinstance(kernel, str) or torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
             needed = ctx.needs_input_grad[: len(tensors)]
             gradients = self._differentiate(grad, tensors, constants, needed)
-        else:
+        elif torch.compiler.is_compiling() or _watched((grad, *tensors)):
             gradients = self._torch_op_backward(grad, *tensors, *constants)
+        else:
+            gradients = kernel.backward(grad, *tensors, *constants)
         return (*gradients, *(None for _ in constants))
 
     def _differentiate(self, grad: Tensor, tensors: Any, constants: Any, needed: Any) -> tuple[Tensor | None, ...]:
@@ -202,6 +208,21 @@ class Operator:
             wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
             found = iter(torch.autograd.grad(output, wanted, grad, create_graph=create_graph, materialize_grads=True))
         return tuple(next(found) if need else None for need in needed)
+
+
+class _WithGradient(torch.autograd.Function):
+    """A kernel for autograd, called with the operator's arguments, the operator and the kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        *inputs, ctx.operator, kernel = args
+        output = kernel.forward(*inputs)
+        Operator._save_inputs(ctx, tuple(inputs), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*ctx.operator._backward(ctx, grad), None, None)
 
 
 class InplaceOperator(Operator):
@@ -217,25 +238,34 @@ class InplaceOperator(Operator):
         self._torch_op, self._flops_registered = reference, True
 
     def kernel(self, *args: Any) -> ModuleType | str:
-        return super().kernel(*args) if _nobody_watches(args) else "autograd, a mode or a profiler watches"
+        if _watched(args) or _for_autograd(args):
+            return "autograd, a mode or a profiler watches"
+        return super().kernel(*args)
 
 
 def exporting() -> bool:
-    """Whether torch.export is at work."""
+    """Whether torch.export or torch.jit.trace is at work."""
     # Not torch.compiler.is_exporting(): Dynamo of torch 2.11 takes that for true in whatever it compiles.
-    return torch.compiler._is_exporting_flag
+    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
-def _nobody_watches(args: tuple[Any, ...]) -> bool:
-    """Whether a call is plain inference, which no autograd, mode, tensor subclass or profiler has to hear of."""
-    tensors = [value for value in args if isinstance(value, Tensor)]
-    return (
-        all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._len_torch_function_stack()
-        and not torch.autograd._profiler_enabled()
+def _watched(args: tuple[Any, ...]) -> bool:
+    """Whether a mode, a profiler or a subclass of tensors has to hear of a call, or the memory of a tensor does not
+    hold its values: signs can be turned (`torch.imag` of a conjugate) and zeros left out."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch.autograd._profiler_enabled()
+        or any(
+            type(value) not in _PLAIN or value.is_neg() or value._is_zerotensor()
+            for value in args
+            if isinstance(value, Tensor)
+        )
     )
+
+
+def _for_autograd(args: tuple[Any, ...]) -> bool:
+    return torch.is_grad_enabled() and any(value.requires_grad for value in args if isinstance(value, Tensor))
 
 
 def _empty_gradients(grad: Tensor, *args: Any) -> list[Tensor]:
@@ -263,11 +293,13 @@ def check_choice(argument: str, value: object, known: tuple[str, ...]) -> None:
 
 
 def check_floating(argument: str, value: object) -> None:
-    """Raises a TypeError unless ``value`` is a floating-point tensor."""
+    """Raises a TypeError unless ``value`` is a dense floating-point tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{argument} must be a floating-point tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise TypeError(f"{argument} must be a floating-point tensor, got {value.dtype}; convert it with .float()")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{argument} must be a dense tensor, got one of {value.layout}; convert it with .to_dense()")
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

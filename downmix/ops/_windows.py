@@ -94,7 +94,7 @@ def places_first(windows: Tensor, n: int) -> Tensor:
     """[B, C, *out, *kernel], of ``n`` dimensions each, to [K, B, C, *out]."""
     if exporting():
         # On torch 2.11 a view that merges permuted dimensions leaves a guard on the batch size; this copies twice.
-        return windows.flatten(-n).movedim(-1, 0)
+        return windows.flatten(-n).movedim(windows.dim() - n, 0)  # the old ONNX exporter knows no -1
     return windows.movedim(list(range(-n, 0)), list(range(n))).contiguous().flatten(0, n - 1)
 
 

@@ -91,7 +91,8 @@ def _reference(
     def reduce(kind: str) -> Tensor:
         if kind == "avg":
             parts = [group.sum(2, dtype=dtype) / (reduction if legacy_tail else group.shape[2]) for group in groups]
-        elif torch.is_grad_enabled():  # their gradients go to one winner, the first; those of amax and amin to all
+        elif torch.is_grad_enabled() and not torch.jit.is_tracing():
+            # Their gradients go to one winner, the first; those of amax and amin to all.
             parts = [(group.max(2) if kind == "max" else group.min(2)).values for group in groups]
         else:
             parts = [group.amax(2) if kind == "max" else group.amin(2) for group in groups]

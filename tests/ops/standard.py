@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from downmix.ops._define import Operator
 
@@ -149,6 +149,46 @@ class StandardTests:
         expected = with_gradients(lambda *t: self.call(*t, **option), [first, *others], torch.ones_like)[1]
         got = torch.func.grad(lambda x: self.call(x, *(o.detach() for o in others), **option).sum())(first.detach())
         torch.testing.assert_close(got, expected)
+
+    @pytest.mark.filterwarnings("ignore:.torch.jit.script")  # its rules are written in that
+    def test_forward_derivatives(self) -> None:
+        option = self.options[0]
+        first, *others = (t.detach() for t in self.leaves(option))
+        tangent = _random_like(first)
+        _, expected = torch.func.jvp(lambda x: self.call(x, *others, **option), (first,), (tangent,))
+        with forward_ad.dual_level():
+            output = self.call(forward_ad.make_dual(first, tangent), *others, **option)
+            torch.testing.assert_close(forward_ad.unpack_dual(output).tangent, expected)
+
+    def test_gradients_in_batches(self) -> None:
+        option = self.options[0]
+        leaves = self.leaves(option, dtype=torch.float32)
+        output = self.call(*leaves, **option)
+        grads = torch.stack([_random_like(output), torch.ones_like(output)])
+        batched = torch.autograd.grad(output, leaves, grads, is_grads_batched=True, retain_graph=True)
+        for i, grad in enumerate(grads):
+            single = torch.autograd.grad(output, leaves, grad, retain_graph=True)
+            for got, expected in zip(batched, single, strict=True):
+                torch.testing.assert_close(got[i], expected)
+
+    def test_values_whose_sign_is_turned_in_a_view(self) -> None:
+        option = self.options[0]
+        first, *others = (t.detach() for t in self.leaves(option, dtype=torch.float32))
+        turned = torch._neg_view(-first)
+        assert turned.is_neg()
+        torch.testing.assert_close(self.call(turned, *others, **option), self.call(first, *others, **option))
+
+    @pytest.mark.filterwarnings("ignore")  # that torch.jit.trace is deprecated, and of constants in its graph
+    @pytest.mark.parametrize("grad_mode", [True, False])
+    def test_jit_trace(self, grad_mode: bool) -> None:
+        option = self.options[0]
+        module = _Module(lambda *t: self.call(*t, **option))
+        first, others = (
+            [t.detach() for t in self.leaves(option, dtype=torch.float32, batch=batch)] for batch in (2, 3)
+        )
+        with torch.set_grad_enabled(grad_mode):
+            traced = torch.jit.trace(module, tuple(first))
+        torch.testing.assert_close(traced(*others), self.call(*others, **option))
 
     def test_autocast_keeps_the_dtype_of_x(self) -> None:
         option = self.options[0]

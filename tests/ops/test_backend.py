@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 from torch.utils.flop_counter import FlopCounterMode
 
 import downmix
@@ -72,6 +73,39 @@ def test_who_watches_sees_the_operator_also_in_inference() -> None:
         downmix.pick_or_mix(x, p, 4)
     assert counter.get_total_flops() == (8 - 2) * 16
     assert type(downmix.pick_or_mix(x.as_subclass(Marked), p, 4)) is Marked
+
+
+def test_who_watches_sees_the_operator_in_training_as_well() -> None:
+    x, p = torch.randn(1, 8, 4, 4, requires_grad=True), torch.rand(1, 2)
+    unseen = downmix.pick_or_mix(x, p, 4)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
+        downmix.pick_or_mix(x, p, 4)
+        unseen.sum().backward()
+    assert {"downmix::pick_or_mix", "downmix::pick_or_mix_backward"} <= {event.key for event in profiler.key_averages()}
+    with FlopCounterMode(display=False) as counter:
+        downmix.pick_or_mix(x, p, 4)
+    assert counter.get_total_flops() == (8 - 2) * 16
+
+
+@pytest.mark.filterwarnings("ignore")  # the tracer's own
+def test_compiled_backward_passes_hold_the_operator() -> None:
+    x, p = torch.randn(1, 8, 4, 4, requires_grad=True), torch.rand(1, 2)
+    (expected,) = torch.autograd.grad(downmix.pick_or_mix(x, p, 4).square().sum(), x)
+    called: list[str] = []
+
+    def compile(graph: torch.fx.GraphModule, inputs: object) -> object:
+        called.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    with compiled_autograd._enable(torch.compile(backend=compile)):
+        downmix.pick_or_mix(x, p, 4).square().sum().backward()
+    torch.testing.assert_close(x.grad, expected)
+    assert "downmix.pick_or_mix_backward" in called
+
+
+def test_sparse_tensors_are_refused_in_a_sentence() -> None:
+    with pytest.raises(TypeError, match=r"x must be a dense tensor, got one of torch.sparse_coo; convert it with"):
+        downmix.soft_pool2d(torch.ones(1, 1, 4, 4).to_sparse(), 2)
 
 
 class Marked(torch.Tensor):
