@@ -21,13 +21,14 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "reference")
@@ -121,6 +122,7 @@ class Operator:
         self.name, self.reference, self.stem, self.operations = name, reference, stem, operations
         self.compiles_well = compiles_well
         schema = torch.library.infer_schema(reference, mutates_args=())
+        self._tensors = schema.partition("->")[0].count("Tensor ")
         _library.define(name + schema)
         _library.impl(name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"downmix::{name}", reference, lib=_library)
@@ -150,10 +152,11 @@ class Operator:
         if _log is not None:
             runs = f"its reference: {kernel}" if isinstance(kernel, str) else kernel.__name__
             _log.append(f"{self.name} runs {runs}")
-        if isinstance(kernel, str) or _watched(args):
+        tensors = args[: self._tensors]
+        if isinstance(kernel, str) or _watched(tensors):
             return self._torch_op(*args)
         # Torch's dispatcher, and what torch.library does for autograd, take longer than a small kernel.
-        return _WithGradient.apply(*args, self, kernel) if _for_autograd(args) else kernel.forward(*args)
+        return _WithGradient.apply(*args, self, kernel) if _for_autograd(tensors) else kernel.forward(*args)
 
     def _register_flops(self) -> None:
         # Only once somebody counts: importing the counter loads triton, which `import downmix` must not.
@@ -181,16 +184,15 @@ class Operator:
             raise RuntimeError(f"downmix::{self.name}_backward only exists where a kernel does: {kernel}")
         return list(kernel.backward(grad, *args))
 
-    @staticmethod
-    def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
-        ctx.constants = tuple(value for value in inputs if not isinstance(value, Tensor))
+    def _save_inputs(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[: self._tensors])
+        ctx.constants = inputs[self._tensors :]
 
     def _backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, constants = ctx.saved_tensors, ctx.constants
         kernel = self.kernel(*tensors, *constants)
         # Grad mode means create_graph=True, a batch of gradients is_grads_batched=True.
-        if isinstance(kernel, str) or torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
+        if isinstance(kernel, str) or torch.is_grad_enabled() or is_legacy_batchedtensor(grad):
             needed = ctx.needs_input_grad[: len(tensors)]
             gradients = self._differentiate(grad, tensors, constants, needed)
         elif torch.compiler.is_compiling() or _watched((grad, *tensors)):
@@ -215,14 +217,14 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        *inputs, ctx.operator, kernel = args
+        inputs, (ctx.operator, kernel) = args[:-2], args[-2:]
         output = kernel.forward(*inputs)
-        Operator._save_inputs(ctx, tuple(inputs), output)
+        ctx.operator._save_inputs(ctx, inputs, output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*ctx.operator._backward(ctx, grad), None, None)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (*ctx.operator._backward(ctx, *grads), None, None)
 
 
 class InplaceOperator(Operator):
@@ -235,7 +237,7 @@ class InplaceOperator(Operator):
     def __init__(self, name: str, reference: Callable[..., Tensor], *, stem: str):
         self.name, self.reference, self.stem = name, reference, stem
         self.compiles_well = lambda *args: True
-        self._torch_op, self._flops_registered = reference, True
+        self._torch_op, self._flops_registered, self._tensors = reference, True, None  # all are tensors
 
     def kernel(self, *args: Any) -> ModuleType | str:
         if _watched(args) or _for_autograd(args):
@@ -249,23 +251,18 @@ def exporting() -> bool:
     return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
-def _watched(args: tuple[Any, ...]) -> bool:
+def _watched(tensors: Sequence[Tensor]) -> bool:
     """Whether a mode, a profiler or a subclass of tensors has to hear of a call, or the memory of a tensor does not
     hold its values: signs can be turned (`torch.imag` of a conjugate) and zeros left out."""
-    return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch.autograd._profiler_enabled()
-        or any(
-            type(value) not in _PLAIN or value.is_neg() or value._is_zerotensor()
-            for value in args
-            if isinstance(value, Tensor)
-        )
-    )
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor():
+            return True
+    modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
+    return bool(modes or torch.autograd._profiler_enabled())
 
 
-def _for_autograd(args: tuple[Any, ...]) -> bool:
-    return torch.is_grad_enabled() and any(value.requires_grad for value in args if isinstance(value, Tensor))
+def _for_autograd(tensors: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _empty_gradients(grad: Tensor, *args: Any) -> list[Tensor]:

@@ -124,6 +124,8 @@ def check_map(n: int, x: Tensor) -> None:
 
 def read_sizes(argument: str, value: Any, n: int, least: int) -> list[int]:
     """A size as a list of ``n`` integers of ``least`` or more; raises a sentence where it is none."""
+    if type(value) is int and value >= least:  # the usual case; all that follows takes longer than some kernels
+        return [value] * n
     values = [value] * n if isinstance(value, numbers.Integral) else value
     if isinstance(value, bool) or not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")

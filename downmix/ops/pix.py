@@ -124,6 +124,8 @@ def operations(x_shape: tuple[int, ...], reduction: int, fusion: str = "threshol
 
 def check_reduction(reduction: int) -> int:
     """Returns ``reduction`` as a plain int, or raises the sentence that says what is allowed."""
+    if type(reduction) is int and reduction > 0:  # the usual case; all that follows takes longer
+        return reduction
     allowed = "reduction must be a positive integer: the number of input channels per output channel"
     if isinstance(reduction, bool) or not isinstance(reduction, numbers.Real | torch.SymInt):
         raise TypeError(f"{allowed}, got {reduction!r}")

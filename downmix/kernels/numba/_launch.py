@@ -16,6 +16,7 @@ import gc
 import hashlib
 import os
 import struct
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,8 +73,8 @@ def launch(kernel: Any, tasks: int, elements: int, *arguments: int) -> None:
     """Runs all tasks, in as many threads as torch uses, or in one where ``elements`` are too few to be worth more."""
     threads = min(torch.get_num_threads(), tasks) if elements >= _SERIAL_ELEMENTS else 1
     # The array must live until the call is over: `at` alone does not hold it.
-    values = (ctypes.c_int64 * (_HEADER + len(arguments)))(0, tasks, max(1, tasks // (threads * _SHARES)), *arguments)
-    at = ctypes.addressof(values)
+    values = array("q", (0, tasks, max(1, tasks // (threads * _SHARES)), *arguments))
+    at, _ = values.buffer_info()
     if threads == 1:
         kernel.ctypes(at)
     else:

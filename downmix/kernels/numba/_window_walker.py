@@ -27,13 +27,16 @@ class Method(NamedTuple):
       of the outputs. With ``keep`` it stores for each place a pair of vectors, by `keep_pair`.
     - ``gradients(found, pair, incoming, constants)``: of one place, for the first and the second tensor, from what
       `reduce` found and kept.
-    - ``columns``: for SoftPool and LIP, which `_column_sums` can do as well: windows that get code of their own there.
+    - ``unrolled``, ``unrolled_backward``, and for SoftPool and LIP, which `_column_sums` can do as well, ``columns``:
+      the windows, as of three dimensions, that get code of their own there; each takes a second to compile.
     """
 
     name: str
     reduce: Any
     gradients: Any
     other: str = "nothing"
+    unrolled: tuple[tuple[int, ...], ...] = ()
+    unrolled_backward: tuple[tuple[int, ...], ...] = ()
     columns: tuple[tuple[int, ...], ...] = ()
 
 

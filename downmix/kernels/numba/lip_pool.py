@@ -12,6 +12,7 @@ from ...ops._define import compute_dtype
 from . import _window_pool as window_pool
 from ._vectors import choose, exp, is_infinite, is_nan
 from ._window_memory import keep_pair, read
+from ._window_plan import why_not as why_not_windows
 from ._window_walker import Method, see_largest, walk
 
 _UNROLLED = ((1, 2, 2), (1, 3, 3))
@@ -57,17 +58,17 @@ def _gradients(found, pair, incoming, constants):
     return choose(left_out, zero, dx), choose(endless | left_out, zero, dx * (value - mean))
 
 
-_METHOD = Method("lip_pool", _reduce, _gradients, "values", columns=_UNROLLED)
+_METHOD = Method("lip_pool", _reduce, _gradients, "values", unrolled=_UNROLLED, columns=_UNROLLED)
 
 
 def why_not(x: Tensor, logits: Tensor, *window: Any) -> str | None:
-    return window_pool.why_not(x, *window, method=_METHOD) or window_pool.why_not(logits, *window, method=_METHOD)
+    return why_not_windows(_METHOD, x, *window) or why_not_windows(_METHOD, logits, *window)
 
 
 def forward(x: Tensor, logits: Tensor, *window: Any) -> Tensor:
     dtype = x.dtype
     x, logits = _alike(x, logits)
-    return window_pool.forward(_METHOD, x, logits, window, _scale(*window), _UNROLLED).to(dtype)
+    return window_pool.forward(_METHOD, x, logits, window, _scale(*window)).to(dtype)
 
 
 def backward(grad: Tensor, x: Tensor, logits: Tensor, *window: Any) -> list[Tensor]:

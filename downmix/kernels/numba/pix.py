@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...ops._define import compute_dtype, memory_format
+from .._layouts import Layout, blank, layout, remembered
 from . import _pix_pixels as pixels
 from . import _pix_planes as planes
 from ._common import ELEMENT
@@ -31,110 +32,78 @@ def why_not(
     return None
 
 
-def forward(
-    x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
-) -> Tensor:
-    (batch, channels, height, width), groups = x.shape, p.shape[1]
-    order = memory_format(x)
-    y = torch.empty((batch, groups, height, width), dtype=x.dtype, memory_format=order)
+def forward(x: Tensor, p: Tensor, *rule: Any) -> Tensor:
+    order, p = memory_format(x), _probabilities(x, p)
+    y = torch.empty((x.shape[0], p.shape[1], *x.shape[2:]), dtype=x.dtype, memory_format=order)
     if y.numel() == 0:
         return y
-    in_planes = order == torch.contiguous_format
-    if not (_in_planes if in_planes else _in_pixels)(x):
-        x = x.contiguous(memory_format=order)
-    p = _probabilities(x, p)
-    space, strides = height * width, _plane_strides if in_planes else _pixel_strides
-    variant = _variant(x, p, reduction, operator, in_planes)
-    block = pixels.pixels_a_task(batch, space)
-    launch(
-        (planes if in_planes else pixels).forward(*variant),
-        batch * (groups if in_planes else -(-space // block)),
-        x.numel(),
-        *(x.data_ptr(), y.data_ptr(), p.data_ptr()),
-        *(channels, groups, space, block),
-        *_rule(channels, reduction, threshold, fusion, operator, legacy_tail),
-        *strides(x),
-        *strides(y),
-    )
+    x = _readable(x, order)
+    plan = _plan("forward", layout(x), (x.stride(), y.stride()), p.dtype, *rule)
+    launch(plan.kernel, plan.tasks, x.numel(), x.data_ptr(), y.data_ptr(), p.data_ptr(), *plan.numbers)
     return y
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    p: Tensor,
+def backward(grad: Tensor, x: Tensor, p: Tensor, *rule: Any) -> list[Tensor]:
+    dx, dp_dtype = torch.empty_like(x), p.dtype
+    if grad.numel() == 0:
+        return [dx, torch.zeros_like(p)]
+    order, p = memory_format(x), _probabilities(x, p)
+    grad, x, out = (_readable(tensor, order) for tensor in (grad, x, dx))
+    plan = _plan("backward", layout(x), (grad.stride(), x.stride(), out.stride()), p.dtype, *rule)
+    dp = torch.empty((x.shape[0], plan.blocks, p.shape[1]), dtype=p.dtype)
+    launch(plan.kernel, plan.tasks, x.numel(), *(t.data_ptr() for t in (grad, x, out, p, dp)), *plan.numbers)
+    if out is not dx:
+        dx.copy_(out)
+    return [dx, (dp.squeeze(1) if plan.blocks == 1 else dp.sum(1)).to(dp_dtype)]
+
+
+class _Plan(NamedTuple):
+    """What a launch needs but for addresses; ``blocks`` is how many parts the gradient of p comes in."""
+
+    kernel: Any
+    tasks: int
+    blocks: int
+    numbers: tuple[int, ...]
+
+
+@remembered
+def _plan(
+    name: str,
+    x: Layout,
+    strides: tuple[tuple[int, ...], ...],
+    number: torch.dtype,
     reduction: int,
     threshold: float,
     fusion: str,
     operator: str,
     legacy_tail: bool,
-) -> list[Tensor]:
-    (batch, channels, height, width), groups, dp_dtype = x.shape, p.shape[1], p.dtype
-    dx = torch.empty_like(x)
-    if grad.numel() == 0:
-        return [dx, torch.zeros_like(p)]
-    order = memory_format(x)
-    in_planes = order == torch.contiguous_format
-    fits = _in_planes if in_planes else _in_pixels
-    x, grad, out = (t if fits(t) else t.contiguous(memory_format=order) for t in (x, grad, dx))
-    p = _probabilities(x, p)
-    space, strides = height * width, _plane_strides if in_planes else _pixel_strides
-    variant = _variant(x, p, reduction, operator, in_planes)
-    # In channels_last each block of pixels gives its part of dp.
+) -> _Plan:
+    (batch, channels, height, width), _, element = x
+    groups, space = -(-channels // reduction), height * width
+    in_planes = memory_format(blank(x)) == torch.contiguous_format
+    # What a kernel is made for: an unrolled reduction or 0, maxima or with −1 minima, as −max(−x), and dtypes.
+    known = reduction in _IN_PLANES and channels % reduction == 0 if in_planes else reduction in _IN_PIXELS
+    make = getattr(planes if in_planes else pixels, name)
+    kernel = make(reduction if known else 0, -1 if operator == "min" else 1, element, number)
     block = pixels.pixels_a_task(batch, space)
     blocks = 1 if in_planes else -(-space // block)
-    dp = torch.empty((batch, blocks, groups), dtype=p.dtype)
-    launch(
-        (planes if in_planes else pixels).backward(*variant),
-        batch * (groups if in_planes else blocks),
-        x.numel(),
-        *(tensor.data_ptr() for tensor in (grad, x, out, p, dp)),
-        *(channels, groups, space, block),
-        *_rule(channels, reduction, threshold, fusion, operator, legacy_tail),
-        *strides(grad),
-        *strides(x),
-        *strides(out),
-    )
-    if out is not dx:
-        dx.copy_(out)
-    return [dx, (dp.squeeze(1) if blocks == 1 else dp.sum(1)).to(dp_dtype)]
-
-
-def _variant(x: Tensor, p: Tensor, reduction: int, operator: str, in_planes: bool) -> tuple[Any, ...]:
-    """What a kernel is made for: an unrolled reduction or 0, maxima or with −1 minima, as −max(−x), and dtypes."""
-    known = reduction in _IN_PLANES and x.shape[1] % reduction == 0 if in_planes else reduction in _IN_PIXELS
-    return reduction if known else 0, -1 if operator == "min" else 1, x.dtype, p.dtype
+    # What decides how a group is reduced: its size, what the last one is divided by, the mode, and the threshold.
+    mode = BLEND if fusion == "weighted" else {"max+avg": BY_THRESHOLD, "avg": MIX}.get(operator, PICK)
+    rule = reduction, reduction if legacy_tail else channels % reduction or reduction, mode, bits(threshold)
+    steps = [step for stride in strides for step in (stride[:2] if in_planes else (stride[0], stride[3]))]
+    tasks = batch * (groups if in_planes else blocks)
+    return _Plan(kernel, tasks, blocks, (channels, groups, space, block, *rule, *steps))
 
 
 def _probabilities(x: Tensor, p: Tensor) -> Tensor:
     return p.to(compute_dtype(x, p)).contiguous()
 
 
-def _plane_strides(x: Tensor) -> tuple[int, ...]:
-    return x.stride()[:2]
-
-
-def _in_planes(x: Tensor) -> bool:
-    """Whether each channel's map is one run of memory."""
-    _, _, step_h, step_w = x.stride()
-    height, width = x.shape[2:]
-    return (width == 1 or step_w == 1) and (height == 1 or step_h == width)
-
-
-def _in_pixels(x: Tensor) -> bool:
-    """Whether each pixel's channels are one run of memory, and the pixels evenly apart."""
-    _, step_c, step_h, step_w = x.stride()
-    return step_c == 1 and (x.shape[2] == 1 or step_h == x.shape[3] * step_w)
-
-
-def _pixel_strides(x: Tensor) -> tuple[int, int]:
-    return x.stride(0), x.stride(3)
-
-
-def _rule(
-    channels: int, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
-) -> tuple[int, int, int, int]:
-    """What decides how a group is reduced: its size, what the last one is divided by, the mode, and the threshold."""
-    mode = BLEND if fusion == "weighted" else {"max+avg": BY_THRESHOLD, "avg": MIX}.get(operator, PICK)
-    tail = reduction if legacy_tail else channels % reduction or reduction
-    return reduction, tail, mode, bits(threshold)
+def _readable(x: Tensor, order: torch.memory_format) -> Tensor:
+    """Itself where a kernel can walk it: planes, or in channels_last pixels, that are runs of memory, evenly apart."""
+    (_, step_c, step_h, step_w), (height, width) = x.stride(), x.shape[2:]
+    if order == torch.contiguous_format:
+        fits = (width == 1 or step_w == 1) and (height == 1 or step_h == width)
+    else:
+        fits = step_c == 1 and (height == 1 or step_h == width * step_w)
+    return x if fits else x.contiguous(memory_format=order)

@@ -10,6 +10,7 @@ from torch import Tensor
 from . import _window_pool as window_pool
 from ._vectors import choose, is_infinite, is_nan, larger, sqrt
 from ._window_memory import keep_pair, read
+from ._window_plan import why_not as why_not_windows
 from ._window_walker import Method, add_up, walk
 
 
@@ -63,7 +64,7 @@ def why_not(x: Tensor, *args: Any) -> str | None:
     *window, norm_type = args
     if norm_type not in (1.0, 2.0):
         return f"the CPU kernels know the powers 1 and 2, not {norm_type:g}"
-    return window_pool.why_not(x, *window)
+    return why_not_windows(_METHOD, x, *window)
 
 
 def forward(x: Tensor, *args: Any) -> Tensor:

@@ -10,12 +10,8 @@ from torch import Tensor
 from . import _window_pool as window_pool
 from ._vectors import choose, exp, is_infinite, is_nan
 from ._window_memory import keep_pair, read
+from ._window_plan import why_not as why_not_windows
 from ._window_walker import Method, add_up, see_largest, walk
-
-# The usual windows, for which kernels are unrolled.
-_UNROLLED = ((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2))
-_UNROLLED_BACKWARD = ((1, 2, 2), (1, 3, 3))
-_UNROLLED_COLUMNS = ((1, 3, 3), (1, 5, 5))
 
 
 @njit(inline="always")
@@ -51,17 +47,24 @@ def _gradients(found, pair, incoming, constants):
     return gradient, zero
 
 
-_METHOD = Method("soft_pool", _reduce, _gradients, columns=_UNROLLED_COLUMNS)
+_METHOD = Method(
+    "soft_pool",
+    _reduce,
+    _gradients,
+    unrolled=((1, 1, 2), (1, 1, 3), (1, 2, 2), (1, 3, 3), (2, 2, 2)),
+    unrolled_backward=((1, 2, 2), (1, 3, 3)),
+    columns=((1, 3, 3), (1, 5, 5)),
+)
 
 
 def why_not(x: Tensor, *args: Any) -> str | None:
-    return window_pool.why_not(x, *args[:-1], method=_METHOD)
+    return why_not_windows(_METHOD, x, *args[:-1])
 
 
 def forward(x: Tensor, *args: Any) -> Tensor:
-    return window_pool.forward(_METHOD, x, None, args[:-1], unrolled=_UNROLLED)
+    return window_pool.forward(_METHOD, x, None, args[:-1])
 
 
 def backward(grad: Tensor, x: Tensor, *args: Any) -> list[Tensor]:
     *window, gradient = args
-    return window_pool.backward(_METHOD, grad, x, None, window, float(gradient == "exact"), _UNROLLED_BACKWARD)
+    return window_pool.backward(_METHOD, grad, x, None, window, float(gradient == "exact"))

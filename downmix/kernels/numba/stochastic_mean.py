@@ -10,6 +10,7 @@ from torch import Tensor
 from . import _window_pool as window_pool
 from ._vectors import choose, is_infinite, is_nan, larger
 from ._window_memory import keep_pair, read
+from ._window_plan import why_not as why_not_windows
 from ._window_walker import Method, add_up, see_largest, walk
 
 
@@ -53,7 +54,7 @@ _METHOD = Method("stochastic_mean", _reduce, _gradients)
 
 
 def why_not(x: Tensor, *window: Any) -> str | None:
-    return window_pool.why_not(x, *window)
+    return why_not_windows(_METHOD, x, *window)
 
 
 def forward(x: Tensor, *window: Any) -> Tensor:

@@ -13,6 +13,7 @@ from . import _window_pool as window_pool
 from ._vector_memory import load
 from ._vectors import choose, is_infinite, is_nan, larger
 from ._window_memory import keep_pair, read
+from ._window_plan import why_not as why_not_windows
 from ._window_walker import Method, see_largest, walk
 
 
@@ -62,7 +63,7 @@ _METHOD = Method("stochastic_pool", _reduce, _gradients, "outputs")
 def why_not(x: Tensor, draws: Tensor, *window: Any) -> str | None:
     if compute_dtype(x, draws) != compute_dtype(x):
         return f"the CPU kernels compute in {compute_dtype(x)} for {x.dtype}, and draws are {draws.dtype}"
-    return window_pool.why_not(x, *window)
+    return why_not_windows(_METHOD, x, *window)
 
 
 def forward(x: Tensor, draws: Tensor, *window: Any) -> Tensor:

@@ -23,11 +23,8 @@ OPTIONS = {"num_warps": THREADS // 32, "enable_fp_fusion": True}
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 _STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
 # A grid, the arguments behind the pointers, and those by name.
 Launch = tuple[tuple[int], tuple[Any, ...], dict[str, Any]]
-#: For functions that make a Launch of layouts: they take longer than a small kernel, and networks repeat themselves.
-remembered = functools.lru_cache(maxsize=4096)
 
 
 @triton.jit
@@ -63,17 +60,6 @@ def too_old(device: torch.device) -> str | None:
     if torch.version.hip or (capability := torch.cuda.get_device_capability(device)) >= (7, 0):
         return None
     return f"Triton needs a GPU of compute capability 7.0 or more, and {device} has {'.'.join(map(str, capability))}"
-
-
-def layout(x: Tensor) -> Layout:
-    """All of a tensor that decides how a kernel is launched."""
-    return x.shape, x.stride(), x.dtype
-
-
-def blank(layout: Layout) -> Tensor:
-    """A tensor of this layout, without memory."""
-    shape, strides, dtype = layout
-    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
 
 def power_of_two(size: int, at_most: int) -> int:

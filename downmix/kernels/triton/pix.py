@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...ops._define import compute_dtype
+from .._layouts import Layout, blank, layout, remembered
 from . import _common
 from ._common import (
     LOAD_BYTES,
@@ -23,17 +24,13 @@ from ._common import (
     THREADS,
     TRITON_DTYPES,
     Launch,
-    Layout,
     aligned,
     alignment,
-    blank,
     divide,
     empty_output,
     larger,
-    layout,
     on_device_of,
     power_of_two,
-    remembered,
 )
 
 

@@ -12,19 +12,16 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype
 from ...ops._windows import output_sizes
+from .._layouts import Layout, blank, layout, remembered
 from . import _common
 from ._common import (
     OPTIONS,
     Launch,
-    Layout,
     aligned,
-    blank,
     divide,
     empty_output,
     larger,
-    layout,
     on_device_of,
-    remembered,
 )
 from ._plan import Plan
 from ._windows import coordinates, element, largest_in_window, offsets_of, spread, sum_over_window, windows_of
