@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import downmix
 from downmix.models._networks import registered
@@ -108,6 +109,18 @@ def test_features_only(name: str, output_stride: int) -> None:
     assert [64 // f.shape[2] for f in features] == reductions
     if name not in SMALL:
         assert max(reductions) == output_stride
+
+
+@pytest.mark.parametrize("name", ["pix_resnet50", "softpool_resnet18"])
+def test_graphs_of_torch_fx_hold_our_layers(name: str) -> None:
+    model, images = timm.create_model(name).eval(), torch.randn(1, 3, 64, 64)
+    traced = create_feature_extractor(
+        model, {"layer2": "map"}, tracer_kwargs={"leaf_modules": timm.layers.get_notrace_modules()}
+    )
+    expected = model.forward_intermediates(images, indices=[2], intermediates_only=True)[0]
+    torch.testing.assert_close(traced(images)["map"], expected)
+    of_timm = timm.create_model(name, features_only=True, feature_cls="fx")
+    assert [f.shape[2] for f in of_timm(images)] == [32, 16, 8, 4, 2]
 
 
 @pytest.mark.parametrize("name", NARROW)
