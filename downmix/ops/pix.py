@@ -140,7 +140,7 @@ def check_threshold(threshold: float) -> None:
     """Raises unless ``threshold`` is a number that p can be compared with."""
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
         raise TypeError(f"threshold must be a number, usually between 0 and 1, got {threshold!r}")
-    if math.isnan(threshold):
+    if threshold != threshold:  # as math.isnan, which torch.compile can't follow where numbers are dynamic
         raise ValueError("threshold must be a number, usually between 0 and 1, got NaN")
 
 

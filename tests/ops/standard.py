@@ -97,6 +97,13 @@ class StandardTests:
                 for got, wanted in zip(with_gradients(compiled, tensors), expected, strict=True):
                     torch.testing.assert_close(got, wanted)
 
+    def test_compile_with_dynamic_numbers(self) -> None:
+        torch.compiler.reset()
+        option = self.options[0]
+        compiled = torch.compile(lambda *t: self.call(*t, **option), fullgraph=True, dynamic=True, backend="aot_eager")
+        tensors = self.leaves(option, dtype=torch.float32)
+        torch.testing.assert_close(compiled(*tensors), self.call(*tensors, **option))
+
     def test_export_with_any_batch_size(self, option: dict[str, Any]) -> None:
         module = _Module(lambda *t: self.call(*t, **option))
         tensors = [t.detach() for t in self.leaves(option, dtype=torch.float32)]
