@@ -77,6 +77,15 @@ def test_windows_that_tile_the_map(kernel_size: list[int], layout: str, dtype: t
 
 
 @pytest.mark.usefixtures("poisoned_memory")
+def test_a_map_of_one_column_is_contiguous_whatever_the_step_between_columns() -> None:
+    x = LAYOUTS["transposed"](torch.randn(2, 3, 40, 1))
+    assert x.is_contiguous()
+    assert x.stride(-1) == 40
+    for window in ([2, 1], [3, 1]):
+        check(soft_pool._soft_pool, [x], (window, [2, 1], [1, 0], [1, 1], False, "exact"), "transposed")
+
+
+@pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("kernel_size", [2, 3])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_long_rows_whose_gradients_are_written_down_in_pieces(kernel_size: int, stride: int) -> None:

@@ -24,7 +24,8 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x.contiguous(),
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous(),
     "every_second": _every_second,
-    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    # A copy, as a map of one column is contiguous however it lies.
+    "transposed": lambda x: x.transpose(-1, -2).clone(memory_format=torch.contiguous_format).transpose(-1, -2),
     "expanded": lambda x: x[:1].expand_as(x),
 }
 

@@ -115,7 +115,7 @@ def why_not(method: Method, x: Tensor, kernel_size: Sequence[int], *window: Any)
 
 def in_planes(x: Tensor) -> bool:
     """Whether rows are runs of memory, and the output will have them so too."""
-    return x.stride(-1) == 1 and memory_format(x) == torch.contiguous_format
+    return (x.stride(-1) == 1 or x.shape[-1] == 1) and memory_format(x) == torch.contiguous_format
 
 
 def in_pixels(x: Tensor) -> bool:
