@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -73,7 +74,10 @@ def gather_windows(
     if any(pads):
         x = F.pad(x, pads, value=fill)
     for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
-        x = x.unfold(2 + i, (k - 1) * d + 1, s)[..., ::d]
+        if isinstance(k, torch.SymInt) and k == x.shape[2 + i]:  # a whole map of any size, which unfold would fix
+            x = x.movedim(2 + i, -1).unsqueeze(2 + i)
+        else:
+            x = x.unfold(2 + i, (k - 1) * d + 1, s)[..., ::d]
     return places_first(x, n)
 
 
@@ -130,8 +134,8 @@ def read_sizes(argument: str, value: Any, n: int, least: int) -> list[int]:
     if isinstance(value, bool) or not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")
     values = list(values) * n if len(values) == 1 else list(values)
-    if any(isinstance(v, bool) or not isinstance(v, numbers.Integral) for v in values):
+    if any(isinstance(v, bool) or not isinstance(v, numbers.Integral | torch.SymInt) for v in values):
         raise TypeError(f"{argument} must be an integer or {n} of them, got {value!r}")
     if len(values) != n or any(v < least for v in values):
         raise ValueError(f"{argument} must be an integer of {least} or more, or {n} of them, got {value!r}")
-    return [int(v) for v in values]
+    return [v if isinstance(v, torch.SymInt) else int(v) for v in values]  # pyright: ignore[reportReturnType]

@@ -43,6 +43,21 @@ def test_global_is_the_softmax_weighted_mean() -> None:
     torch.testing.assert_close(downmix.AdaptiveSoftPool2d(1)(x).flatten(1), expected)
 
 
+def test_global_pooling_exports_with_any_size() -> None:
+    pool, any_size = downmix.AdaptiveSoftPool2d(1), {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(pool, (torch.randn(2, 3, 4, 6),), dynamic_shapes=(any_size,))
+    x = torch.randn(2, 3, 7, 5)
+    torch.testing.assert_close(exported.module()(x), pool(x))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # that it is deprecated
+def test_global_pooling_is_traced_for_one_size_with_a_warning() -> None:
+    pool, x = downmix.AdaptiveSoftPool2d(1), torch.randn(2, 3, 4, 6)
+    with pytest.warns(torch.jit.TracerWarning, match="might cause the trace to be incorrect"):
+        traced = torch.jit.trace(pool, torch.randn(2, 3, 4, 6))
+    torch.testing.assert_close(traced(x), pool(x))
+
+
 def test_paper_gradient_takes_the_weights_as_constants() -> None:
     x = torch.randn(1, 1, 2, 2, requires_grad=True)
     downmix.SoftPool2d(2, gradient="paper")(x).sum().backward()
