@@ -309,6 +309,10 @@ def memory_format(x: Tensor) -> torch.memory_format:
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if last is None or x.is_contiguous() or x.stride(1) != 1 or x.shape[1] == 1:
         return torch.contiguous_format
-    # Slices of a channels_last map are channels_last too: steps fall from H to W, and W steps over all channels.
-    steps = [*x.stride()[2:], x.shape[1]]
+    # Slices of a channels_last map are channels_last too: steps fall from H to W, and W steps over all channels. One
+    # along a dimension of size 1 is never taken, and may be anything.
+    steps = [step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True) if size > 1]
+    if not steps:
+        return torch.contiguous_format
+    steps.append(x.shape[1])
     return last if all(a >= b for a, b in pairwise(steps)) else torch.contiguous_format

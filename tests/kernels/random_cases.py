@@ -174,6 +174,10 @@ def random_values(rng: random.Random, shape: list[int], dtype: torch.dtype, valu
     x = LAYOUTS[rng.choice(list(LAYOUTS))](x.to(dtype))
     if rng.random() < 0.2 and x.shape[-1] > 1:
         x = x[..., 1:]  # not aligned, and its rows not one after the other
+    if rng.random() < 0.3:  # steps that are never taken
+        x = x.as_strided(
+            x.shape, [rng.choice((0, 1, 7)) if n == 1 else s for n, s in zip(x.shape, x.stride(), strict=True)]
+        )
     return x
 
 

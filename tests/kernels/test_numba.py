@@ -8,7 +8,7 @@ import torch
 
 import downmix
 from downmix.kernels.numba import _launch, _window_pool
-from downmix.ops import lip_pool, soft_pool, stochastic_pool
+from downmix.ops import lip_pool, pix, soft_pool, stochastic_pool
 
 from ..ops.standard import LAYOUTS
 from .random_cases import (
@@ -83,6 +83,15 @@ def test_a_map_of_one_column_is_contiguous_whatever_the_step_between_columns() -
     assert x.stride(-1) == 40
     for window in ([2, 1], [3, 1]):
         check(soft_pool._soft_pool, [x], (window, [2, 1], [1, 0], [1, 1], False, "exact"), "transposed")
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+def test_steps_that_are_never_taken_say_nothing() -> None:
+    x = torch.randn(2, 3, 40, 1).contiguous(memory_format=torch.channels_last)
+    for step in (1, 7):
+        odd = x.as_strided(x.shape, [120, 1, 3, step])
+        check(pix._pick_or_mix, [odd, torch.rand(2, 1)], (3, 0.5, "threshold", "max+avg", False), "transposed")
+        check(soft_pool._soft_pool, [odd], ([2, 1], [2, 1], [0, 0], [1, 1], False, "exact"), "transposed")
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -90,7 +90,9 @@ def _plan(
     # What decides how a group is reduced: its size, what the last one is divided by, the mode, and the threshold.
     mode = BLEND if fusion == "weighted" else {"max+avg": BY_THRESHOLD, "avg": MIX}.get(operator, PICK)
     rule = reduction, reduction if legacy_tail else channels % reduction or reduction, mode, bits(threshold)
-    steps = [step for stride in strides for step in (stride[:2] if in_planes else (stride[0], stride[3]))]
+    # From sample to sample, and from plane to plane or from pixel to pixel.
+    inner = 1 if in_planes else 3 if width > 1 else 2
+    steps = [stride[i] for stride in strides for i in (0, inner)]
     tasks = batch * (groups if in_planes else blocks)
     return _Plan(kernel, tasks, blocks, (channels, groups, space, block, *rule, *steps))
 
@@ -100,7 +102,10 @@ def _probabilities(x: Tensor, p: Tensor) -> Tensor:
 
 
 def _readable(x: Tensor, order: torch.memory_format) -> Tensor:
-    """Itself where a kernel can walk it: planes, or in channels_last pixels, that are runs of memory, evenly apart."""
+    """Itself where a kernel can walk it: planes, or in channels_last pixels, that are runs of memory, evenly apart.
+
+    A step along a dimension of size 1 is never taken and may be anything, also in what is_contiguous.
+    """
     (_, step_c, step_h, step_w), (height, width) = x.stride(), x.shape[2:]
     if order == torch.contiguous_format:
         fits = (width == 1 or step_w == 1) and (height == 1 or step_h == width)
