@@ -60,14 +60,14 @@ def backward(
 
 def _run(plan: plans.Plan, x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> None:
     """Launches the faster kernel, and the general one where that met values it can't take."""
-    if not (plan.by_columns and _was_calm(plan.calm_kernel, plan, x, before, after)):
+    if not (plan.by_columns and _was_calm(plan, x, before, after)):
         launch(plan.kernel, plan.tasks, x.numel(), *before, *after, *plan.numbers)
 
 
-def _was_calm(kernel: Any, plan: plans.Plan, x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Runs a kernel of `_column_sums`; whether all it met were values that it can take."""
+def _was_calm(plan: plans.Plan, x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Runs the kernel of `_column_sums`; whether all it met were values that it can take."""
     restless = ctypes.c_int64(0)
-    launch(kernel, plan.tasks, x.numel(), *before, ctypes.addressof(restless), *after, *plan.numbers)
+    launch(plan.calm_kernel, plan.tasks, x.numel(), *before, ctypes.addressof(restless), *after, *plan.numbers)
     return not restless.value
 
 
