@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor
 from ._define import check_floating, compute_dtype, exporting
 
 Size = int | Sequence[int]
+_MOST_PARTS = 32  # more take torch.compile too long
 
 
 def read_window(
@@ -65,20 +68,52 @@ def gather_windows(
 
     Places in the window come first: arithmetic then runs along maps, not along a handful of values.
     """
-    n = len(kernel_size)
-    out = output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)
-    pads: list[Any] = []
-    for size, o, k, s, p, d in zip(x.shape[-n:], out, kernel_size, stride, padding, dilation, strict=True):
-        # As far as the last window reaches, which ceil_mode may lead beyond the padding.
-        pads = [p, max((o - 1) * s + (k - 1) * d + 1 - size - p, 0), *pads]
-    if any(pads):
-        x = F.pad(x, pads, value=fill)
+    x, _ = _padded(x, fill, kernel_size, stride, padding, dilation, ceil_mode)
     for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
         if isinstance(k, torch.SymInt) and k == x.shape[2 + i]:  # a whole map of any size, which unfold would fix
             x = x.movedim(2 + i, -1).unsqueeze(2 + i)
         else:
             x = x.unfold(2 + i, (k - 1) * d + 1, s)[..., ::d]
-    return places_first(x, n)
+    return places_first(x, len(kernel_size))
+
+
+def part_windows(
+    x: Tensor,
+    fill: float,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> list[Tensor]:
+    """The same in parts: one, or where torch.compile then joins all that is done to them, K of a place each."""
+    if exporting() or not torch.compiler.is_compiling() or math.prod(kernel_size) > _MOST_PARTS:
+        return [gather_windows(x, fill, kernel_size, stride, padding, dilation, ceil_mode)]
+    x, out = _padded(x, fill, kernel_size, stride, padding, dilation, ceil_mode)
+    parts = []
+    for place in itertools.product(*map(range, kernel_size)):
+        starts = [i * d for i, d in zip(place, dilation, strict=True)]
+        steps = [slice(a, a + (o - 1) * s + 1, s) for a, o, s in zip(starts, out, stride, strict=True)]
+        parts.append(x[:, :, *steps].unsqueeze(0))
+    return parts
+
+
+def _padded(
+    x: Tensor,
+    fill: float,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> tuple[Tensor, list[int]]:
+    """The map as far as its windows reach, and the sizes of the output."""
+    out = output_sizes(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    pads: list[Any] = []
+    for size, o, k, s, p, d in zip(x.shape[2:], out, kernel_size, stride, padding, dilation, strict=True):
+        # As far as the last window reaches, which ceil_mode may lead beyond the padding.
+        pads = [p, max((o - 1) * s + (k - 1) * d + 1 - size - p, 0), *pads]
+    return (F.pad(x, pads, value=fill) if any(pads) else x), out
 
 
 def count_values(

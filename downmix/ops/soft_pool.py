@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._define import Operator, check_choice, compute_dtype, memory_format
-from ._windows import Size, call_batched, check_map, gather_windows, read_window
+from ._windows import Size, call_batched, check_map, part_windows, read_window
 
 GRADIENTS = ("exact", "paper")
 
@@ -135,7 +136,7 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
         windows = windows.index_select(i, index.flatten()).unflatten(i, index.shape)
         windows = windows.masked_fill(~valid.reshape(*valid.shape, *[1] * (windows.dim() - i - 2)), -torch.inf)
         windows = torch.cat(windows.unbind(i + 1))  # a view would leave torch 2.11's exporter a guard on the batch size
-    pooled = _softened(windows, gradient).to(x.dtype).unflatten(0, x.shape[:2])
+    pooled = _softened([windows], gradient).to(x.dtype).unflatten(0, x.shape[:2])
     return pooled.contiguous(memory_format=memory_format(x))
 
 
@@ -162,20 +163,24 @@ def _reference(
     ceil_mode: bool,
     gradient: str,
 ) -> Tensor:
-    windows = gather_windows(x.to(compute_dtype(x)), -torch.inf, kernel_size, stride, padding, dilation, ceil_mode)
-    return _softened(windows, gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
+    parts = part_windows(x.to(compute_dtype(x)), -torch.inf, kernel_size, stride, padding, dilation, ceil_mode)
+    return _softened(parts, gradient).to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-def _softened(windows: Tensor, gradient: str) -> Tensor:
-    """The weighted mean over the first dimension, where −inf stands for what takes no part."""
-    top = windows.detach().amax(0)
+def _softened(parts: Sequence[Tensor], gradient: str) -> Tensor:
+    """The weighted mean over the first dimension of all parts, where −inf stands for what takes no part."""
+    top = functools.reduce(torch.maximum, [values.detach().amax(0) for values in parts])
     infinite = top.isinf()
     # a − m, cut off where its exponential vanishes, so that −∞ times weight 0 is 0; windows with m = ±∞ end below.
-    vanishes = -746.0 if windows.dtype == torch.float64 else -104.0
-    below = windows - top
-    below = torch.where((below < vanishes) | infinite, vanishes, below)
-    weight = below.detach().exp() if gradient == "paper" else below.exp()
-    mean = (weight * below).sum(0) / weight.sum(0)
+    vanishes = -746.0 if top.dtype == torch.float64 else -104.0
+    means, weights = [], []
+    for values in parts:
+        below = values - top
+        below = torch.where((below < vanishes) | infinite, vanishes, below)
+        weight = below.detach().exp() if gradient == "paper" else below.exp()
+        means.append((weight * below).sum(0))
+        weights.append(weight.sum(0))
+    mean = functools.reduce(torch.add, means) / functools.reduce(torch.add, weights)
     return top + mean.masked_fill(infinite, 0.0)
 
 

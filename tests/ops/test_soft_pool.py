@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from downmix.ops import soft_pool
 
 from .by_the_book import of_all, pool_by_the_book
-from .standard import StandardTests
+from .standard import StandardTests, with_gradients
 
 POOLS = {1: soft_pool.soft_pool1d, 2: soft_pool.soft_pool2d, 3: soft_pool.soft_pool3d}
 
@@ -86,6 +86,32 @@ def test_one_and_three_dimensions(n: int, option: dict[str, Any]) -> None:
     x = torch.randn(2, 2, *(7, 5, 4)[:n], dtype=torch.float64)
     torch.testing.assert_close(POOLS[n](x, **option), by_the_book(x, **option))
     assert torch.autograd.gradcheck(lambda t: POOLS[n](t, **option), x[:1, :1].detach().requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    [
+        ([2, 2], [2, 2], [0, 0], [1, 1], False),
+        ([3, 2], [2, 1], [1, 0], [1, 2], True),
+        ([6, 6], [6, 6], [0, 0], [1, 1], False),  # too many places to be parts
+        ([3], [2], [1], [1], False),
+    ],
+)
+@pytest.mark.parametrize("gradient", soft_pool.GRADIENTS)
+def test_the_compiled_reference_is_the_same_place_by_place(
+    kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool, gradient: str
+) -> None:
+    window = kernel_size, stride, padding, dilation, ceil_mode
+    torch.compiler.reset()
+    compiled = torch.compile(soft_pool._reference, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (8, 11):
+        x = torch.randn(2, 3, *[size] * len(window[0]))
+        x[0, 0, ..., 3], x[0, 1, ..., 5], x[0, 2, ..., 7] = torch.inf, -torch.inf, torch.nan
+        got, expected = (
+            with_gradients(lambda t, f=f: f(t, *window, gradient), [x]) for f in (compiled, soft_pool._reference)
+        )
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True)
 
 
 def test_values_worked_out_by_hand() -> None:
