@@ -77,19 +77,12 @@ def gather_windows(
     return places_first(x, len(kernel_size))
 
 
-def part_windows(
-    x: Tensor,
-    fill: float,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-) -> list[Tensor]:
+def part_windows(x: Tensor, fill: float, *window: Any) -> list[Tensor]:
     """The same in parts: one, or where torch.compile then joins all that is done to them, K of a place each."""
+    kernel_size, stride, _, dilation, _ = window
     if exporting() or not torch.compiler.is_compiling() or math.prod(kernel_size) > _MOST_PARTS:
-        return [gather_windows(x, fill, kernel_size, stride, padding, dilation, ceil_mode)]
-    x, out = _padded(x, fill, kernel_size, stride, padding, dilation, ceil_mode)
+        return [gather_windows(x, fill, *window)]
+    x, out = _padded(x, fill, *window)
     parts = []
     for place in itertools.product(*map(range, kernel_size)):
         starts = [i * d for i, d in zip(place, dilation, strict=True)]
@@ -98,17 +91,10 @@ def part_windows(
     return parts
 
 
-def _padded(
-    x: Tensor,
-    fill: float,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-) -> tuple[Tensor, list[int]]:
+def _padded(x: Tensor, fill: float, *window: Any) -> tuple[Tensor, list[int]]:
     """The map as far as its windows reach, and the sizes of the output."""
-    out = output_sizes(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    kernel_size, stride, padding, dilation, _ = window
+    out = output_sizes(x.shape[2:], *window)
     pads: list[Any] = []
     for size, o, k, s, p, d in zip(x.shape[2:], out, kernel_size, stride, padding, dilation, strict=True):
         # As far as the last window reaches, which ceil_mode may lead beyond the padding.
@@ -116,17 +102,10 @@ def _padded(
     return (F.pad(x, pads, value=fill) if any(pads) else x), out
 
 
-def count_values(
-    x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-) -> Tensor:
+def count_values(x: Tensor, *window: Any) -> Tensor:
     """How many values of the map each window holds, [1, 1, *out] in x's dtype of arithmetic; 1 where it holds none."""
     ones = x.new_ones(1, 1, *x.shape[2:], dtype=compute_dtype(x))
-    return gather_windows(ones, 0.0, kernel_size, stride, padding, dilation, ceil_mode).sum(0).clamp(min=1.0)
+    return gather_windows(ones, 0.0, *window).sum(0).clamp(min=1.0)
 
 
 def places_first(windows: Tensor, n: int) -> Tensor:
