@@ -42,6 +42,7 @@ class Plan:
     def __init__(self, method: Method, layout: Layout, window: Window, parameter: float):
         x = blank(layout)
         self.method, self.in_planes, self.order = method, in_planes(x), memory_format(x)
+        self.kernels = planes if self.in_planes else pixels
         self.geometry = _geometry(x, *window)
         _, out, _, stride, *_ = self.geometry
         self.shape = (*x.shape[:2], *out[5 - x.dim() :])
@@ -56,14 +57,14 @@ class Plan:
     @functools.cached_property
     def kernel(self) -> Any:
         """The kernel that takes any values."""
-        kernels = planes if self.in_planes else pixels
-        return kernels.forward(self.method, self.unrolled(self.method.unrolled), *self.variant)
+        return self.kernels.forward(self.method, self.unrolled(self.method.unrolled), *self.variant)
 
     @functools.cached_property
     def calm_kernel(self) -> Any:
         """The kernel of `_column_sums`, where it is the faster one."""
         kernels = column_planes if self.in_planes else column_pixels
-        return kernels.forward(self.method, self.unrolled(self.method.columns), *self.variant)
+        make = kernels.backward if self.backward else kernels.forward
+        return make(self.method, self.unrolled(self.method.columns), *self.variant)
 
     def unrolled(self, windows: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
         """The window, if it is among these, or zeros."""
@@ -89,19 +90,13 @@ class GradientPlan(Plan):
 
     @functools.cached_property
     def kernel(self) -> Any:
-        kernels = planes if self.in_planes else pixels
-        return kernels.backward(self.method, self.size, self.tiles, *self.variant)
-
-    @functools.cached_property
-    def calm_kernel(self) -> Any:
-        kernels = column_planes if self.in_planes else column_pixels
-        return kernels.backward(self.method, self.unrolled(self.method.columns), *self.variant)
+        return self.kernels.backward(self.method, self.size, self.tiles, *self.variant)
 
 
 plan, gradient_plan = remembered(Plan), remembered(GradientPlan)
 
 
-def why_not(method: Method, x: Tensor, kernel_size: Sequence[int], *window: Any) -> str | None:
+def why_not_windows(method: Method, x: Tensor, kernel_size: Sequence[int], *window: Any) -> str | None:
     if x.dtype not in ELEMENT:
         return f"the CPU kernels don't know {x.dtype}"
     if math.prod(kernel_size) <= _LARGE or not in_planes(x):

@@ -12,7 +12,7 @@ from ...ops._define import compute_dtype
 from . import _window_pool as window_pool
 from ._vectors import choose, exp, is_infinite, is_nan
 from ._window_memory import keep_pair, read
-from ._window_plan import why_not as why_not_windows
+from ._window_plan import why_not_windows
 from ._window_walker import Method, see_largest, walk
 
 _UNROLLED = ((1, 2, 2), (1, 3, 3))

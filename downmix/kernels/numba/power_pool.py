@@ -10,7 +10,7 @@ from torch import Tensor
 from . import _window_pool as window_pool
 from ._vectors import choose, is_infinite, is_nan, larger, sqrt
 from ._window_memory import keep_pair, read
-from ._window_plan import why_not as why_not_windows
+from ._window_plan import why_not_windows
 from ._window_walker import Method, add_up, walk
 
 

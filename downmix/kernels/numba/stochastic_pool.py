@@ -13,7 +13,7 @@ from . import _window_pool as window_pool
 from ._vector_memory import load
 from ._vectors import choose, is_infinite, is_nan, larger
 from ._window_memory import keep_pair, read
-from ._window_plan import why_not as why_not_windows
+from ._window_plan import why_not_windows
 from ._window_walker import Method, see_largest, walk
 
 
