@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from downmix.kernels.triton import pix, soft_pool
+from downmix.kernels.triton import _overlapping, pix, soft_pool
 
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
 POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
@@ -28,13 +28,13 @@ class Compiled:
     """Stands in for a kernel: takes its launches and compiles instead, specialised as a launch would be."""
 
     def __init__(self, kernel: Any):
-        self.kernel = kernel
+        self.kernel, self.arg_names = kernel, kernel.arg_names
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return self.launch
 
     def launch(self, *args: Any, num_warps: int, enable_fp_fusion: bool, **constants: Any) -> None:
-        names = self.kernel.arg_names
+        names = self.arg_names
         fixed: dict[tuple[int, ...], Any] = {(names.index(name),): value for name, value in constants.items()}
         attributes: dict[tuple[int, ...], Any] = {}
 
@@ -83,7 +83,7 @@ def stack_bytes(binary: bytes) -> int:
 
 
 def main() -> None:
-    for module in (pix, soft_pool):
+    for module in (pix, soft_pool, _overlapping):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name)))
     for shape, reduction, layout, dtype, operator, fusion in [

@@ -13,6 +13,7 @@ import torch
 
 import downmix
 from downmix.ops import _define, pix, soft_pool
+from downmix.ops._windows import output_sizes
 
 from ..ops.standard import LAYOUTS
 from ..ops.test_pix import TestPickOrMix as _TestPickOrMix
@@ -22,6 +23,8 @@ from .random_cases import DEVICE, check, check_pick_or_mix, check_soft_pool
 triton = pytest.importorskip("triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 _common = pytest.importorskip("downmix.kernels.triton._common")
+_overlapping = pytest.importorskip("downmix.kernels.triton._overlapping")
+_plan = pytest.importorskip("downmix.kernels.triton._plan")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy, about NaN and infinity
 
 
@@ -142,13 +145,61 @@ def test_every_kernel_compiles_for_gpus() -> None:
         "_soft_pool_backward_kernel",
         "_soft_pool_statistics_kernel",
         "_soft_pool_gather_kernel",
+        "_soft_pool_rows_forward_kernel",
+        "_soft_pool_rows_backward_kernel",
     }
     assert {arch for _, arch, *_ in lines} == {"80", "90"}
     assert [line for line in lines if int(line[2]) > 0] == []  # no spilled registers
-    # The last maps of both, whose sizes 4 divides but not 16, are loaded 16 bytes at a time.
+    # The last maps of PiX and of windows side by side, whose sizes 4 divides but not 16, are loaded 16 bytes at a time.
+    # Of those that overlap a thread has as many channels of float16 as its registers hold windows of.
     assert {name: wide for name, *_, wide in lines if "gather" not in name and "statistics" not in name} == {
         "_pick_or_mix_forward_kernel": "16",
         "_pick_or_mix_backward_kernel": "16",
         "_soft_pool_forward_kernel": "16",
         "_soft_pool_backward_kernel": "16",
+        "_soft_pool_rows_forward_kernel": "8",
+        "_soft_pool_rows_backward_kernel": "4",
     }
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "by_rows"),
+    [
+        ([3, 3], [2, 2], [1, 1], True),
+        ([5, 5], [1, 1], [1, 1], True),
+        ([3], [1], [1], True),
+        ([2, 2], [2, 2], [1, 1], False),  # side by side
+        ([3, 3], [2, 2], [2, 2], False),
+        ([2, 3], [3, 1], [1, 1], False),  # a gap between rows
+        ([7, 7], [2, 2], [1, 1], False),  # more than registers hold
+        ([3, 3, 3], [2, 2, 2], [1, 1, 1], False),
+    ],
+)
+def test_which_windows_are_taken_row_by_row(
+    kernel: list[int], stride: list[int], dilation: list[int], by_rows: bool
+) -> None:
+    x = torch.empty(1, 2, *[20] * len(kernel))
+    windows = (kernel, stride, [0] * len(kernel), dilation)
+    sizes = output_sizes(x.shape[2:], *windows, False)
+    assert _overlapping.fits(_plan.Plan([x], [torch.empty(1, 2, *sizes)], *windows, loads=4)) == by_rows
+
+
+def test_launches_keep_what_was_compiled_for_a_device_and_an_alignment() -> None:
+    calls: list[tuple[object, ...]] = []
+
+    class Kernel:
+        arg_names = ("x_ptr", "size", "BLOCK")
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Callable[..., None]]:
+            def compile(*args: object, **options: object) -> Any:
+                calls.append(("compiled", grid, args[1:], options["BLOCK"]))
+                return {grid: lambda *args: calls.append(("launched", grid, args[1:]))}
+
+            return compile
+
+    launch = _common.Launch(Kernel(), 7, [64], {"BLOCK": 16})
+    memory = torch.zeros(64, device=DEVICE)
+    for x in (memory, memory, memory[1:], memory):
+        launch(x)
+    compiled, launched = ("compiled", (7, 1, 1), (64,), 16), ("launched", (7, 1, 1), (64, 16))
+    assert calls == [compiled, launched, compiled, launched]

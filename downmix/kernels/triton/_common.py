@@ -21,10 +21,37 @@ LOAD_BYTES = 16
 # Fused multiply-adds round once, so are nearer the truth; said here because Triton's default is about to change.
 OPTIONS = {"num_warps": THREADS // 32, "enable_fp_fusion": True}
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+_HERE = contextlib.nullcontext()
 _STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# A grid, the arguments behind the pointers, and those by name.
-Launch = tuple[tuple[int], tuple[Any, ...], dict[str, Any]]
+
+class Launch:
+    """A kernel with all that it is launched with, but for the tensors in front.
+
+    It keeps what Triton has compiled: to find that again takes Triton longer than all else that a launch does.
+
+    Args:
+        kernel: what ``triton.jit`` gives.
+        programs: how many there are.
+        arguments: those between the tensors and the constants.
+        constants: the compile-time arguments.
+    """
+
+    def __init__(self, kernel: Any, programs: int, arguments: Sequence[Any], constants: dict[str, Any]):
+        self.kernel, self.grid, self.arguments, self.constants = kernel, (programs, 1, 1), arguments, constants
+        self.all = (*arguments, *(constants[name] for name in kernel.arg_names if name in constants))
+        self.compiled: dict[tuple[int | bool, ...], Any] = {}
+
+    def __call__(self, *tensors: Tensor) -> None:
+        # Triton compiles anew for each device, and for memory that wide loads must not take for aligned.
+        key = (tensors[0].get_device(), *[tensor.data_ptr() % LOAD_BYTES == 0 for tensor in tensors])
+        compiled = self.compiled.get(key)
+        with on_device_of(tensors[0]):
+            if compiled is None:  # always so in the interpreter
+                launch = self.kernel[self.grid]
+                self.compiled[key] = launch(*tensors, *self.arguments, **self.constants, **OPTIONS)
+            else:
+                compiled[self.grid](*tensors, *self.all)
 
 
 @triton.jit
@@ -83,4 +110,4 @@ def alignment(*values: int) -> int:
 
 def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[object]:
     """Launches within go to the device of ``x``, which need not be the current one."""
-    return torch.cuda.device_of(x) if x.is_cuda else contextlib.nullcontext()
+    return torch.cuda.device_of(x) if x.is_cuda and x.get_device() != torch.cuda.current_device() else _HERE

@@ -71,15 +71,18 @@ class Plan:
             "STEPS": steps,
             "UNROLL": steps if at_once else max(1, min(8, 64 // of_a_thread)),
         }
-        self.grid = (triton.cdiv(self.rows, block_r) * triton.cdiv(self.lanes, block_l),)
+        self.programs = triton.cdiv(self.rows, block_r) * triton.cdiv(self.lanes, block_l)
 
     @property
     def side_by_side(self) -> bool:
         """Whether no element is in two windows and none lies between two."""
         return self.stride == self.kernel and max(self.dilation) == 1
 
-    def gather(self) -> tuple[tuple[int], int, int, list[int], dict[str, Any]]:
-        """For a kernel that visits inputs by the cells between windows' starts: grid, rows, lanes, cells, constants."""
+    def gather(self) -> tuple[int, int, int, list[int], dict[str, Any]]:
+        """For a kernel that visits inputs by the cells between windows' starts.
+
+        The programs, rows, lanes and cells in all, and the constants.
+        """
         shape = self.inputs[0].shape[2:]
         cells = [triton.cdiv(size + p, s) for size, p, s in zip(shape, self.padding, self.stride, strict=True)]
         overlaps = tuple(
@@ -100,7 +103,7 @@ class Plan:
             "STEPS": steps,
             "UNROLL": steps if steps <= 16 else 4,
         }
-        return (triton.cdiv(rows, block_r) * triton.cdiv(lanes, block_l),), rows, lanes, cells, constants
+        return triton.cdiv(rows, block_r) * triton.cdiv(lanes, block_l), rows, lanes, cells, constants
 
     def alignments(self, **tensors: Tensor) -> dict[str, int]:
         """The constants that say of each tensor what divides its steps and lanes."""

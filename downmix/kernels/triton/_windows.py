@@ -30,7 +30,6 @@ def coordinates(
         lane = lane.to(INDEX) * BLOCK_L + tl.arange(0, BLOCK_L * BLOCK_K) // BLOCK_K
     row_exists, lane_exists = row < rows, lane < aligned(lanes, ALIGN)
     channels, depth, height, width = sizes
-    # The divisions in 32 bits where those suffice, the products with strides in 64.
     if CHANNELS_INNER:
         c = lane
         w = row % width
@@ -43,17 +42,17 @@ def coordinates(
     if not CHANNELS_INNER:
         c = b % channels
         b = b // channels
-    return b.to(tl.int64), c.to(tl.int64), d.to(tl.int64), h.to(tl.int64), w.to(tl.int64), row_exists, lane_exists
+    return b, c, d, h, w, row_exists, lane_exists
 
 
 @triton.jit
 def offsets_of(strides, b, c, d, h, w, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr):
     """Where elements lie, [row, lane]; ALIGN divides every stride but the lanes'."""
-    row = b * strides[0] + d * strides[2] + h * strides[3]
+    row = b.to(tl.int64) * strides[0] + d.to(tl.int64) * strides[2] + h.to(tl.int64) * strides[3]
     if CHANNELS_INNER:
-        row, lane = row + w * strides[4], c * strides[1]
+        row, lane = row + w.to(tl.int64) * strides[4], c.to(tl.int64) * strides[1]
     else:
-        row, lane = row + c * strides[1], w * strides[4]
+        row, lane = row + c.to(tl.int64) * strides[1], w.to(tl.int64) * strides[4]
     return aligned(row, ALIGN)[:, None] + lane[None, :]
 
 
@@ -69,7 +68,7 @@ def windows_of(
         rows, lanes, sizes, INDEX, CHANNELS_INNER, lane_align, BLOCK_R, BLOCK_L, BLOCK_K
     )
     if WIDE:  # STRIDE[2] == KERNEL[2] == BLOCK_K; said so that the compiler sees that lanes are contiguous
-        w = (tl.program_id(0) % tl.cdiv(lanes, BLOCK_L)).to(tl.int64) * (BLOCK_L * BLOCK_K)
+        w = (tl.program_id(0) % tl.cdiv(lanes, BLOCK_L)).to(INDEX) * (BLOCK_L * BLOCK_K)
         w += tl.arange(0, BLOCK_L * BLOCK_K)
         lane_exists = w < aligned(lanes * BLOCK_K, ALIGN)
     else:
@@ -78,20 +77,52 @@ def windows_of(
 
 
 @triton.jit
-def element(
-    step, strides, windows, sizes, KERNEL: tl.constexpr, DILATION: tl.constexpr, EDGES: tl.constexpr,
+def elements(
+    ptr, strides, windows, DILATION: tl.constexpr, CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Pointers to the elements of the first step through the windows; ``step_of`` leads from there to the others."""
+    b, c, d, h, w, _, _ = windows
+    if not WIDE:
+        w += tl.arange(0, w.shape[0]) % BLOCK_K * DILATION[2]
+    return ptr + offsets_of(strides, b, c, d, h, w, CHANNELS_INNER, ALIGN)
+
+
+@triton.jit
+def step_of(
+    step, strides, KERNEL: tl.constexpr, DILATION: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """How far the elements of a step lie from those of the first."""
+    K_STEPS: tl.constexpr = (KERNEL[2] + BLOCK_K - 1) // BLOCK_K
+    d = step // K_STEPS // KERNEL[1] * DILATION[0]
+    h = step // K_STEPS % KERNEL[1] * DILATION[1]
+    return distance(strides, d, h, step % K_STEPS * (BLOCK_K * DILATION[2]), CHANNELS_INNER, ALIGN)
+
+
+@triton.jit
+def distance(strides, d, h, w, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr):
+    """How far elements lie from those that are d, h and w less, the same for all."""
+    slow = tl.full([], d, tl.int64) * strides[2] + tl.full([], h, tl.int64) * strides[3]
+    inner = w * strides[4]
+    return aligned(slow + inner, ALIGN) if CHANNELS_INNER else aligned(slow, ALIGN) + inner
+
+
+@triton.jit
+def within(
+    step, windows, sizes, KERNEL: tl.constexpr, DILATION: tl.constexpr, EDGES: tl.constexpr,
     CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Where the elements of one step through the windows lie, and which of them are within x."""
-    b, c, d, h, w, row_exists, lane_exists = windows
+    """Which elements of one step through the windows exist."""
+    _, _, d, h, w, row_exists, lane_exists = windows
     _, depth, height, width = sizes
     K_STEPS: tl.constexpr = (KERNEL[2] + BLOCK_K - 1) // BLOCK_K
-    d += step // K_STEPS // KERNEL[1] * DILATION[0]
-    h += step // K_STEPS % KERNEL[1] * DILATION[1]
     row_exists &= tl.full([1], step, tl.int32) < KERNEL[0] * KERNEL[1] * K_STEPS
     if EDGES[0]:
+        d += step // K_STEPS // KERNEL[1] * DILATION[0]
         row_exists &= (d >= 0) & (d < depth)
     if EDGES[1]:
+        h += step // K_STEPS % KERNEL[1] * DILATION[1]
         row_exists &= (h >= 0) & (h < height)
     w_exists = w == w
     if not WIDE:
@@ -105,8 +136,7 @@ def element(
         row_exists &= w_exists
     else:
         lane_exists &= w_exists
-    offsets = offsets_of(strides, b, c, d, h, w, CHANNELS_INNER, ALIGN)
-    return offsets, row_exists[:, None] & lane_exists[None, :]
+    return row_exists[:, None] & lane_exists[None, :]
 
 
 # One return a function from here on: Triton compiles what follows a return too.

@@ -1,6 +1,6 @@
 # Triton's types mean the compiled language, not the Python that pyright reads.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 """Triton kernels of pick_or_mix: x is read once, and in backward written once, whatever the reduction.
 
 A program holds a tile of one sample: BLOCK_S positions by BLOCK_G groups. Where positions lie side by side in memory
@@ -20,7 +20,6 @@ from .._layouts import Layout, blank, layout, remembered
 from . import _common
 from ._common import (
     LOAD_BYTES,
-    OPTIONS,
     THREADS,
     TRITON_DTYPES,
     Launch,
@@ -29,7 +28,6 @@ from ._common import (
     divide,
     empty_output,
     larger,
-    on_device_of,
     power_of_two,
 )
 
@@ -160,52 +158,12 @@ def _pick_or_mix_forward_kernel(
 
 
 @triton.jit
-def _pick_or_mix_backward_kernel(
-    grad_ptr, x_ptr, p_ptr, dx_ptr, dp_ptr, dp_strides, grad_strides, x_strides, p_strides, dx_strides,
-    channels, groups, space, width, s_tiles, threshold: tl.float64,
-    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
-    SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
-    X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+def _write(
+    dx_ptr, dx_strides, b, s, g_start, channels, space, width, to_winner, to_each, first,
+    REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    r"""Both gradients from one reading of x.
-
-    With g the incoming gradient, M the picked and A the other reduction of a group of n channels:
-
-    - threshold: y = p v, v = M or A, so dp = Σ g v over the positions, and dv = g p goes to the one chosen;
-    - weighted: y = p M + (1 − p) A, so dp = Σ g (M − A), dM = g p and dA = g (1 − p).
-
-    dM goes to the first channel that attains it, dA / n to each channel. dp_ptr gets this tile's part of the sum.
-    """
-    if CHANNELS_INNER:
-        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
-    else:
-        space = aligned(space, X_ALIGN)
-    b, s_tile, g_start = _program(groups, s_tiles, BLOCK_G)
-    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
-    upper, lower, first, size = _reduce(
-        x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
-        DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
-    )  # fmt: skip
-    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
-    mask = (s < space)[:, None] & (g < groups)[None, :]
-    grad_offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
-    grad = tl.load(grad_ptr + grad_offsets, mask, other=0).to(DTYPE)
-    picks = p < tl.full([1, 1], threshold, DTYPE)
-    if WEIGHTED:
-        dp = grad * (upper - lower)
-        d_upper, d_lower = grad * p, grad * (1 - p)
-    else:
-        dp = grad * tl.where(picks, upper, lower)
-        d_upper, d_lower = tl.where(picks, grad * p, 0.0), tl.where(picks, 0.0, grad * p)
-    dp = tl.sum(tl.where(mask, dp, 0.0), 0)  # beyond the mask −∞ · 0
-    dp_offsets = b * dp_strides[0] + g * dp_strides[1] + s_tile * dp_strides[2]
-    tl.store(dp_ptr + dp_offsets, dp.to(dp_ptr.dtype.element_ty), g < groups)
-
-    to_winner = d_upper if OPERATOR == "max+avg" else d_upper + d_lower
-    to_each = d_lower if OPERATOR == "max+avg" else d_upper + d_lower
-    to_each = _share(to_each, size, REDUCTION, LEGACY_TAIL or not SHORT_TAIL)
-    to_winner, to_each, first = _by_lane(to_winner, BLOCK_R), _by_lane(to_each, BLOCK_R), _by_lane(first, BLOCK_R)
+    """The gradients of the channels of a tile of groups."""
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         for k in tl.static_range(UNROLL):
             c, j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
@@ -216,8 +174,70 @@ def _pick_or_mix_backward_kernel(
                 dx = won + to_each
             else:
                 dx = won
-            offsets = _offsets(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, DX_ALIGN)
+            offsets = _offsets(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
+
+
+@triton.jit
+def _pick_or_mix_backward_kernel(
+    grad_ptr, x_ptr, p_ptr, dx_ptr, dp_ptr, dp_strides, grad_strides, x_strides, p_strides, dx_strides,
+    channels, groups, space, width, s_parts, threshold: tl.float64,
+    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
+    SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    AT_ONCE: tl.constexpr, X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    r"""Both gradients from one reading of x.
+
+    With g the incoming gradient, M the picked and A the other reduction of a group of n channels:
+
+    - threshold: y = p v, v = M or A, so dp = Σ g v over the positions, and dv = g p goes to the one chosen;
+    - weighted: y = p M + (1 − p) A, so dp = Σ g (M − A), dM = g p and dA = g (1 − p).
+
+    dM goes to the first channel that attains it, dA / n to each channel. dp_ptr gets this
+    program's part of the sum.
+    """
+    if CHANNELS_INNER:
+        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
+    else:
+        space = aligned(space, X_ALIGN)
+    b, s_part, g_start = _program(groups, s_parts, BLOCK_G)
+    s_start, g = s_part * AT_ONCE * BLOCK_S, g_start + tl.arange(0, BLOCK_G)
+    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
+    picks = p < tl.full([1, 1], threshold, DTYPE)
+    # The loads of all tiles first, as none moves up past a store.
+    uppers, lowers, firsts, grads = (), (), (), ()
+    for k in tl.static_range(AT_ONCE):
+        s = s_start + k * BLOCK_S + tl.arange(0, BLOCK_S)
+        upper, lower, first, size = _reduce(
+            x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
+            DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+        )  # fmt: skip
+        offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
+        grad = tl.load(grad_ptr + offsets, (s < space)[:, None] & (g < groups)[None, :], other=0).to(DTYPE)
+        uppers, lowers, firsts, grads = uppers + (upper,), lowers + (lower,), firsts + (first,), grads + (grad,)
+
+    dp = tl.zeros([BLOCK_S, BLOCK_G], DTYPE)
+    for k in tl.static_range(AT_ONCE):
+        s = s_start + k * BLOCK_S + tl.arange(0, BLOCK_S)
+        upper, lower, grad = uppers[k], lowers[k], grads[k]
+        if WEIGHTED:
+            part = grad * (upper - lower)
+            d_upper, d_lower = grad * p, grad * (1 - p)
+        else:
+            part = grad * tl.where(picks, upper, lower)
+            d_upper, d_lower = tl.where(picks, grad * p, 0.0), tl.where(picks, 0.0, grad * p)
+        dp += tl.where((s < space)[:, None] & (g < groups)[None, :], part, 0.0)  # beyond the mask −∞ · 0
+        to_winner = d_upper if OPERATOR == "max+avg" else d_upper + d_lower
+        to_each = d_lower if OPERATOR == "max+avg" else d_upper + d_lower
+        to_each = _share(to_each, size, REDUCTION, LEGACY_TAIL or not SHORT_TAIL)
+        _write(
+            dx_ptr, dx_strides, b, s, g_start, channels, space, width,
+            _by_lane(to_winner, BLOCK_R), _by_lane(to_each, BLOCK_R), _by_lane(firsts[k], BLOCK_R),
+            REDUCTION, OPERATOR, FLAT, CHANNELS_INNER, DX_ALIGN, BLOCK_G, BLOCK_R, UNROLL,
+        )  # fmt: skip
+    dp_offsets = b * dp_strides[0] + g * dp_strides[1] + s_part * dp_strides[2]
+    tl.store(dp_ptr + dp_offsets, tl.sum(dp, 0).to(dp_ptr.dtype.element_ty), g < groups)
 
 
 def why_not(x: Tensor, p: Tensor, *constants: Any) -> str | None:
@@ -230,22 +250,21 @@ def forward(
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
     if y.numel() == 0:
         return y
-    grid, sizes, constants = _forward_launch(layout(x), layout(p), layout(y), reduction, fusion, operator, legacy_tail)
-    with on_device_of(x):
-        _pick_or_mix_forward_kernel[grid](x, p, y, *sizes, threshold, **constants)
+    layouts = layout(x), layout(p), layout(y)
+    _forward_launch(layouts, reduction, threshold, fusion, operator, legacy_tail)(x, p, y)
     return y
 
 
 @remembered
 def _forward_launch(
-    x_layout: Layout, p_layout: Layout, y_layout: Layout, reduction: int, fusion: str, operator: str, legacy_tail: bool
+    layouts: tuple[Layout, ...], reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
 ) -> Launch:
-    x, p, y = map(blank, (x_layout, p_layout, y_layout))
-    programs, s_tiles, constants = _plan((x, y), p, reduction, fusion, operator, legacy_tail, loads=4)
+    x, p, y = map(blank, layouts)
+    programs, s_tiles, constants = _plan((x, y), p, reduction, fusion, operator, legacy_tail, backward=False)
     channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
-    sizes = (_strides(x, flat), p.stride(), _strides(y, flat), *_sizes(x, p), s_tiles)
+    arguments = (_strides(x, flat), p.stride(), _strides(y, flat), *_sizes(x, p), s_tiles, threshold)
     alignments = {"X_ALIGN": _alignment(x, channels_inner), "Y_ALIGN": _alignment(y, channels_inner)}
-    return (programs,), sizes, {**constants, **alignments, **OPTIONS}
+    return Launch(_pick_or_mix_forward_kernel, programs, arguments, constants | alignments)
 
 
 def backward(
@@ -262,35 +281,50 @@ def backward(
     if x.numel() == 0:
         return [dx, dp.zero_()]
     layouts = layout(grad), layout(x), layout(p), layout(dx)
-    grid, (*sizes, s_tiles), constants = _backward_launch(layouts, reduction, fusion, operator, legacy_tail)
-    # Tiles leave their sums side by side, and a second sum finishes: the same at every run, unlike atomic additions.
+    s_parts, launch = _backward_launch(layouts, reduction, threshold, fusion, operator, legacy_tail)
+    # Programs leave their sums side by side, and a second sum finishes: the same at every run, unlike atomic additions.
     dtype = compute_dtype(x, p)
-    parts = dp.unsqueeze(-1) if s_tiles == 1 else torch.empty((*p.shape, s_tiles), dtype=dtype, device=p.device)
-    with on_device_of(x):
-        _pick_or_mix_backward_kernel[grid](
-            grad, x, p, dx, parts, parts.stride(), *sizes, s_tiles, threshold, **constants
-        )
-    return [dx, dp if s_tiles == 1 else dp.copy_(parts.sum(-1))]
+    parts = dp.unsqueeze(-1) if s_parts == 1 else torch.empty((*p.shape, s_parts), dtype=dtype, device=p.device)
+    launch(grad, x, p, dx, parts)
+    return [dx, dp if s_parts == 1 else dp.copy_(parts.sum(-1))]
 
 
 @remembered
 def _backward_launch(
-    layouts: tuple[Layout, ...], reduction: int, fusion: str, operator: str, legacy_tail: bool
-) -> Launch:
+    layouts: tuple[Layout, ...], reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
+) -> tuple[int, Launch]:
+    """The parts that the sums for dp are left in, and the launch."""
     grad, x, p, dx = map(blank, layouts)
-    programs, s_tiles, constants = _plan((x, grad, dx), p, reduction, fusion, operator, legacy_tail, loads=2)
+    programs, s_tiles, constants = _plan((x, grad, dx), p, reduction, fusion, operator, legacy_tail, backward=True)
     channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
-    sizes = (_strides(grad, flat), _strides(x, flat), p.stride(), _strides(dx, flat), *_sizes(x, p), s_tiles)
+    # With channels inside, larger tiles would make threads exchange what they have; so some small ones at once.
+    at_once = (2 if x.element_size() < 4 and reduction > 2 else 4) if channels_inner else 1
+    constants["AT_ONCE"] = min(at_once, s_tiles)
+    s_parts = triton.cdiv(s_tiles, constants["AT_ONCE"])
+    parts = torch.empty_like(p).unsqueeze(-1) if s_parts == 1 else p.new_empty(*p.shape, s_parts)
+    arguments = (
+        *(parts.stride(), _strides(grad, flat), _strides(x, flat), p.stride(), _strides(dx, flat)),
+        *(*_sizes(x, p), s_parts, threshold),
+    )
     alignments = {
         "X_ALIGN": _alignment(x, channels_inner),
         "GRAD_ALIGN": _alignment(grad, channels_inner),
         "DX_ALIGN": _alignment(dx, channels_inner),
     }
-    return (programs,), sizes, {**constants, **alignments, **OPTIONS}
+    return s_parts, Launch(
+        _pick_or_mix_backward_kernel, programs // s_tiles * s_parts, arguments, constants | alignments
+    )
 
 
 def _plan(
-    tensors: tuple[Tensor, ...], p: Tensor, reduction: int, fusion: str, operator: str, legacy_tail: bool, loads: int
+    tensors: tuple[Tensor, ...],
+    p: Tensor,
+    reduction: int,
+    fusion: str,
+    operator: str,
+    legacy_tail: bool,
+    *,
+    backward: bool,
 ) -> tuple[int, int, dict[str, Any]]:
     """The number of programs and of tiles of positions, and the kernels' constants."""
     x = tensors[0]
@@ -299,8 +333,9 @@ def _plan(
     channels_inner = channels > 1 and x.stride(1) == 1 and space > 1 and x.stride(3) != 1
     block_r = power_of_two(reduction, 64) if channels_inner else 1
     steps = triton.cdiv(reduction, block_r)
-    # One load of 16 bytes a thread and step, and several under way in all: four in forward, two in backward, which
-    # needs the registers.
+    # Loads of 16 bytes that a thread has under way. Of neighbouring channels, larger tiles would make threads of a
+    # backward pass exchange what they have.
+    loads = 4 if reduction == 1 or not backward else 1 if channels_inner else 2
     elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
     if channels_inner:
         # 512 bytes of neighbouring channels: whole cache lines, while many positions share the sum for dp.

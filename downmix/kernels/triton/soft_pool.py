@@ -13,33 +13,22 @@ from torch import Tensor
 from ...ops._define import compute_dtype
 from ...ops._windows import output_sizes
 from .._layouts import Layout, blank, layout, remembered
-from . import _common
-from ._common import (
-    OPTIONS,
-    Launch,
-    aligned,
-    divide,
-    empty_output,
-    larger,
-    on_device_of,
-)
+from . import _common, _overlapping
+from ._common import Launch, aligned, empty_output, larger
 from ._plan import Plan
-from ._windows import coordinates, element, largest_in_window, offsets_of, spread, sum_over_window, windows_of
-
-# exp(LOWEST) is 0, but unlike exp(−∞) it can be multiplied by its exponent.
-LOWEST: tl.constexpr = tl.constexpr(-1e4)
-
-
-@triton.jit
-def _exp(a):
-    # exp2 does without the instructions that only results below 1e-38 need.
-    return tl.exp2(a * 1.4426950408889634) if a.dtype == tl.float32 else tl.exp(a)
-
-
-@triton.jit
-def _below(value, top):
-    """value − top, within what exp can turn into 0, for −∞ too. Of no use where top is +∞."""
-    return larger(value - tl.where(top == float("-inf"), 0.0, top), LOWEST)
+from ._softmax import below, element_gradient, exp, for_elements
+from ._windows import (
+    coordinates,
+    distance,
+    elements,
+    largest_in_window,
+    offsets_of,
+    spread,
+    step_of,
+    sum_over_window,
+    windows_of,
+    within,
+)
 
 
 @triton.jit
@@ -48,7 +37,7 @@ def _soften(
     DTYPE: tl.constexpr, CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_K: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """For each window m = max a, Σ e^(a − m) and the mean of a − m with these weights; one reading of x.
+    """For each window m = max a, Σ e^(a − m) and Σ e^(a − m) (a − m); one reading of x.
 
     A window of more than UNROLL steps is read in that many pieces, and the sums follow its maximum as it grows.
     """
@@ -57,39 +46,37 @@ def _soften(
     top = tl.full([ROWS, LANES], float("-inf"), DTYPE)
     total = tl.zeros([ROWS, LANES], DTYPE)
     mean = tl.zeros([ROWS, LANES], DTYPE)
+    pointers = elements(x_ptr, strides, windows, DILATION, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K)
     for start in range(0, STEPS, UNROLL):
         peak = top
         for k in tl.static_range(UNROLL):
-            offsets, mask = element(
-                start + k, strides, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K
-            )
-            peak = larger(peak, tl.load(x_ptr + offsets, mask, other=float("-inf")).to(DTYPE))
+            step = pointers + step_of(start + k, strides, KERNEL, DILATION, CHANNELS_INNER, ALIGN, BLOCK_K)
+            mask = within(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K)
+            peak = larger(peak, tl.load(step, mask, other=float("-inf")).to(DTYPE))
         if STEPS <= UNROLL:
             peak = spread(largest_in_window(peak, CHANNELS_INNER, BLOCK_K), CHANNELS_INNER, BLOCK_K)
         else:
-            total, mean = _lowered(total, mean, _below(top, peak))
+            total, mean = _lowered(total, mean, below(top, peak))
         for k in tl.static_range(UNROLL):  # the compiler keeps the loads from above
-            offsets, mask = element(
-                start + k, strides, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K
-            )
-            below = _below(tl.load(x_ptr + offsets, mask, other=float("-inf")).to(DTYPE), peak)
-            weight = _exp(below)
+            step = pointers + step_of(start + k, strides, KERNEL, DILATION, CHANNELS_INNER, ALIGN, BLOCK_K)
+            mask = within(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K)
+            a = below(tl.load(step, mask, other=float("-inf")).to(DTYPE), peak)
+            weight = exp(a)
             total += weight
-            mean += weight * below
+            mean += weight * a
         top = peak
     if STEPS > UNROLL and BLOCK_K > 1:
         peak = spread(largest_in_window(top, CHANNELS_INNER, BLOCK_K), CHANNELS_INNER, BLOCK_K)
-        total, mean = _lowered(total, mean, _below(top, peak))
+        total, mean = _lowered(total, mean, below(top, peak))
         top = peak
-    total = sum_over_window(total, CHANNELS_INNER, BLOCK_K)
-    return top, total, divide(sum_over_window(mean, CHANNELS_INNER, BLOCK_K), total)
+    return top, sum_over_window(total, CHANNELS_INNER, BLOCK_K), sum_over_window(mean, CHANNELS_INNER, BLOCK_K)
 
 
 @triton.jit
-def _lowered(total, mean, below):
-    """Σ e^(a − m) and Σ e^(a − m) (a − m) once the maximum m is −below higher."""
-    scale = _exp(below)
-    return total * scale, (mean + total * below) * scale
+def _lowered(total, mean, a):
+    """Σ e^(a − m) and Σ e^(a − m) (a − m) once the maximum m is −a higher."""
+    scale = exp(a)
+    return total * scale, (mean + total * a) * scale
 
 
 @triton.jit
@@ -104,27 +91,17 @@ def _soft_pool_forward_kernel(
     windows = windows_of(
         rows, lanes, out_sizes, STRIDE, PADDING, INDEX, CHANNELS_INNER, WIDE, X_ALIGN, BLOCK_R, BLOCK_L, BLOCK_K
     )
-    top, _total, mean = _soften(
+    top, total, mean = _soften(
         x_ptr, x_strides, windows, sizes, KERNEL, DILATION, EDGES, DTYPE, CHANNELS_INNER, WIDE, X_ALIGN,
         BLOCK_R, BLOCK_L, BLOCK_K, STEPS, UNROLL,
     )  # fmt: skip
     top = largest_in_window(top, CHANNELS_INNER, BLOCK_K)
-    y = tl.where(tl.abs(top) == float("inf"), top, top + mean)
+    y = tl.where(tl.abs(top) == float("inf"), top, top + mean / total)
     b, c, d, h, w, row_exists, lane_exists = coordinates(
         rows, lanes, out_sizes, INDEX, CHANNELS_INNER, Y_ALIGN, BLOCK_R, BLOCK_L, 1
     )
     offsets = offsets_of(y_strides, b, c, d, h, w, CHANNELS_INNER, Y_ALIGN)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), row_exists[:, None] & lane_exists[None, :])
-
-
-@triton.jit
-def _element_gradient(value, top, scale, mean, EXACT: tl.constexpr):
-    """g w (1 + a − y), or g w where not EXACT, from scale = g / Σ e^(a − m), which is 0 where no gradient flows."""
-    below = _below(value, top)
-    gradient = scale * _exp(below)
-    if EXACT:
-        gradient *= 1 + below - mean
-    return tl.where(scale == 0, 0.0, gradient)
 
 
 @triton.jit
@@ -161,29 +138,28 @@ def _soft_pool_backward_kernel(
         lane_exists = w < aligned(out_sizes[3], GRAD_ALIGN)
     offsets = offsets_of(grad_strides, b, c, d, h, w, CHANNELS_INNER, GRAD_ALIGN)
     grad = tl.load(grad_ptr + offsets, row_exists[:, None] & lane_exists[None, :], other=0).to(DTYPE)
-    seen = (row_exists[:, None] & lane_exists[None, :]) & (
-        tl.abs(largest_in_window(top, CHANNELS_INNER, BLOCK_K)) != float("inf")
-    )
-    scale = spread(tl.where(seen, divide(grad, total), 0.0), CHANNELS_INNER, BLOCK_K)
-    mean = spread(mean, CHANNELS_INNER, BLOCK_K)
+    top = largest_in_window(top, CHANNELS_INNER, BLOCK_K)
+    top, scale, less = for_elements(top, total, mean, grad, row_exists[:, None] & lane_exists[None, :])
+    top = spread(top, CHANNELS_INNER, BLOCK_K)
+    scale = spread(scale, CHANNELS_INNER, BLOCK_K)
+    less = spread(less, CHANNELS_INNER, BLOCK_K)
+    x_pointers = elements(x_ptr, x_strides, windows, DILATION, CHANNELS_INNER, WIDE, X_ALIGN, BLOCK_K)
+    dx_pointers = elements(dx_ptr, dx_strides, windows, DILATION, CHANNELS_INNER, WIDE, DX_ALIGN, BLOCK_K)
     for start in range(0, STEPS, UNROLL):
         for k in tl.static_range(UNROLL):
-            x_offsets, mask = element(
-                start + k, x_strides, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, X_ALIGN,
-                BLOCK_K,
-            )  # fmt: skip
-            value = tl.load(x_ptr + x_offsets, mask, other=float("-inf")).to(DTYPE)
-            dx = _element_gradient(value, top, scale, mean, EXACT)
-            dx_offsets, mask = element(
-                start + k, dx_strides, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, DX_ALIGN,
-                BLOCK_K,
-            )  # fmt: skip
-            tl.store(dx_ptr + dx_offsets, dx.to(dx_ptr.dtype.element_ty), mask)
+            step = x_pointers + step_of(start + k, x_strides, KERNEL, DILATION, CHANNELS_INNER, X_ALIGN, BLOCK_K)
+            mask = within(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, X_ALIGN, BLOCK_K)
+            value = tl.load(step, mask, other=float("-inf")).to(DTYPE)
+            a = below(value, top)
+            dx = element_gradient(exp(a), a, scale, less, EXACT)
+            step = dx_pointers + step_of(start + k, dx_strides, KERNEL, DILATION, CHANNELS_INNER, DX_ALIGN, BLOCK_K)
+            mask = within(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, DX_ALIGN, BLOCK_K)
+            tl.store(step, dx.to(dx_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
 def _soft_pool_statistics_kernel(
-    grad_ptr, x_ptr, top_ptr, scale_ptr, mean_ptr, grad_strides, x_strides, y_strides, rows, lanes, sizes, out_sizes,
+    grad_ptr, x_ptr, top_ptr, scale_ptr, less_ptr, grad_strides, x_strides, y_strides, rows, lanes, sizes, out_sizes,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, EDGES: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr,
     X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
@@ -205,15 +181,16 @@ def _soft_pool_statistics_kernel(
     grad = tl.load(grad_ptr + offsets_of(grad_strides, b, c, d, h, w, CHANNELS_INNER, GRAD_ALIGN), mask, other=0).to(
         DTYPE
     )
+    top, scale, less = for_elements(top, total, mean, grad, mask)
     offsets = offsets_of(y_strides, b, c, d, h, w, CHANNELS_INNER, Y_ALIGN)
     tl.store(top_ptr + offsets, top, mask)
-    tl.store(scale_ptr + offsets, tl.where(tl.abs(top) == float("inf"), 0.0, divide(grad, total)), mask)
-    tl.store(mean_ptr + offsets, mean, mask)
+    tl.store(scale_ptr + offsets, scale, mask)
+    tl.store(less_ptr + offsets, less, mask)
 
 
 @triton.jit
 def _soft_pool_gather_kernel(
-    x_ptr, top_ptr, scale_ptr, mean_ptr, dx_ptr, x_strides, y_strides, dx_strides, rows, lanes, sizes, out_sizes, cells,
+    x_ptr, top_ptr, scale_ptr, less_ptr, dx_ptr, x_strides, y_strides, dx_strides, rows, lanes, sizes, out_sizes, cells,
     EXACT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr, OVERLAPS: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
@@ -230,42 +207,41 @@ def _soft_pool_gather_kernel(
     b, c, d, h, w, row_exists, lane_exists = coordinates(
         rows, lanes, cells, INDEX, CHANNELS_INNER, lane_align, BLOCK_R, BLOCK_L, 1
     )
+    xd, xh, xw = d * STRIDE[0] - PADDING[0], h * STRIDE[1] - PADDING[1], w * STRIDE[2] - PADDING[2]
+    x_pointers = x_ptr + offsets_of(x_strides, b, c, xd, xh, xw, CHANNELS_INNER, X_ALIGN)
+    dx_pointers = dx_ptr + offsets_of(dx_strides, b, c, xd, xh, xw, CHANNELS_INNER, DX_ALIGN)
+    window = offsets_of(y_strides, b, c, d, h, w, CHANNELS_INNER, Y_ALIGN)
     for first_phase in range(0, PHASES, PHASES_UNROLL):
         for n in tl.static_range(PHASES_UNROLL):
-            phase = tl.full([1], first_phase + n, tl.int32)
+            phase = first_phase + n
             fd, fh, fw = phase // STRIDE[2] // STRIDE[1], phase // STRIDE[2] % STRIDE[1], phase % STRIDE[2]
-            xd, xh, xw = (
-                d * STRIDE[0] + fd - PADDING[0],
-                h * STRIDE[1] + fh - PADDING[1],
-                w * STRIDE[2] + fw - PADDING[2],
-            )
-            mask = _within(xd, xh, xw, sizes, row_exists, lane_exists, CHANNELS_INNER)
-            offsets = offsets_of(x_strides, b, c, xd, xh, xw, CHANNELS_INNER, X_ALIGN)
-            value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
+            mask = _within(xd + fd, xh + fh, xw + fw, sizes, row_exists, lane_exists, CHANNELS_INNER)
+            far = distance(x_strides, fd, fh, fw, CHANNELS_INNER, X_ALIGN)
+            value = tl.load(x_pointers + far, mask, other=0).to(DTYPE)
             dx = tl.zeros([BLOCK_R, BLOCK_L], DTYPE)
             for start in range(0, STEPS, UNROLL):
                 for k in tl.static_range(UNROLL):
-                    step = tl.full([1], start + k, tl.int32)
+                    step = start + k
                     jd, jh, jw = (
                         step // OVERLAPS[2] // OVERLAPS[1],
                         step // OVERLAPS[2] % OVERLAPS[1],
                         step % OVERLAPS[2],
                     )
                     holds = (
-                        (step < STEPS)
+                        (tl.full([1], step, tl.int32) < STEPS)
                         & _holds(fd + jd * STRIDE[0], KERNEL[0], DILATION[0])
                         & _holds(fh + jh * STRIDE[1], KERNEL[1], DILATION[1])
                         & _holds(fw + jw * STRIDE[2], KERNEL[2], DILATION[2])
                     )
-                    od, oh, ow = d - jd, h - jh, w - jw
-                    window = _within(od, oh, ow, out_sizes, row_exists & holds, lane_exists, CHANNELS_INNER)
-                    at = offsets_of(y_strides, b, c, od, oh, ow, CHANNELS_INNER, Y_ALIGN)
-                    top = tl.load(top_ptr + at, window, other=0)
-                    scale = tl.load(scale_ptr + at, window, other=0)
-                    mean = tl.load(mean_ptr + at, window, other=0)
-                    dx += _element_gradient(value, top, scale, mean, EXACT)
-            offsets = offsets_of(dx_strides, b, c, xd, xh, xw, CHANNELS_INNER, DX_ALIGN)
-            tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask)
+                    exists = _within(d - jd, h - jh, w - jw, out_sizes, row_exists & holds, lane_exists, CHANNELS_INNER)
+                    at = window - distance(y_strides, jd, jh, jw, CHANNELS_INNER, Y_ALIGN)
+                    top = tl.load(top_ptr + at, exists, other=float("inf"))
+                    scale = tl.load(scale_ptr + at, exists, other=0)
+                    less = tl.load(less_ptr + at, exists, other=0)
+                    a = below(value, top)
+                    dx += element_gradient(exp(a), a, scale, less, EXACT)
+            far = distance(dx_strides, fd, fh, fw, CHANNELS_INNER, DX_ALIGN)
+            tl.store(dx_pointers + far, dx.to(dx_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -283,6 +259,7 @@ def _within(d, h, w, sizes, row_exists, lane_exists, CHANNELS_INNER: tl.constexp
 @triton.jit
 def _holds(place, kernel, dilation):
     """Whether a window has an element so far from its start."""
+    place = tl.full([1], place, tl.int32)
     return (place <= (kernel - 1) * dilation) & (place % dilation == 0)
 
 
@@ -303,18 +280,19 @@ def forward(
     if y.numel() == 0:
         return y
     windows = tuple(map(tuple, (kernel_size, stride, padding, dilation)))
-    grid, sizes, constants = _forward_launch(layout(x), layout(y), windows)
-    with on_device_of(x):
-        _soft_pool_forward_kernel[grid](x, y, *sizes, **constants)
+    _forward_launch(layout(x), layout(y), windows)(x, y)
     return y
 
 
 @remembered
 def _forward_launch(x_layout: Layout, y_layout: Layout, windows: tuple[tuple[int, ...], ...]) -> Launch:
     plan = Plan([blank(x_layout)], [blank(y_layout)], *windows, loads=4)
+    if _overlapping.fits(plan):
+        return _overlapping.forward_launch(plan)
     (x,), (y,) = plan.inputs, plan.outputs
-    sizes = (x.stride(), y.stride(), plan.rows, plan.lanes, tuple(x.shape[1:]), tuple(y.shape[1:]))
-    return plan.grid, sizes, {**plan.constants, **plan.alignments(X=x, Y=y), **OPTIONS}
+    arguments = (x.stride(), y.stride(), plan.rows, plan.lanes, tuple(x.shape[1:]), tuple(y.shape[1:]))
+    constants = plan.constants | plan.alignments(X=x, Y=y)
+    return Launch(_soft_pool_forward_kernel, plan.programs, arguments, constants)
 
 
 def backward(
@@ -332,15 +310,12 @@ def backward(
         return [dx]
     windows = tuple(map(tuple, (kernel_size, stride, padding, dilation)))
     first, second = _backward_launches(layout(grad), layout(x), layout(dx), windows, gradient == "exact")
-    grid, sizes, constants = first
-    with on_device_of(x):
-        if second is None:
-            _soft_pool_backward_kernel[grid](grad, x, dx, *sizes, **constants)
-        else:
-            top, scale, mean = (_statistic(x, grad) for _ in range(3))
-            _soft_pool_statistics_kernel[grid](grad, x, top, scale, mean, *sizes, **constants)
-            grid, sizes, constants = second
-            _soft_pool_gather_kernel[grid](x, top, scale, mean, dx, *sizes, **constants)
+    if second is None:
+        first(grad, x, dx)
+    else:
+        statistics = [_statistic(x, grad) for _ in range(3)]
+        first(grad, x, *statistics)
+        second(x, *statistics, dx)
     return [dx]
 
 
@@ -348,11 +323,14 @@ def backward(
 def _backward_launches(
     grad_layout: Layout, x_layout: Layout, dx_layout: Layout, windows: tuple[tuple[int, ...], ...], exact: bool
 ) -> tuple[Launch, Launch | None]:
-    """One launch where windows lie side by side; else one for the statistics of each, and one that gathers them."""
+    """One launch; or, where windows overlap as no single one takes them, one for what their elements need to know of
+    each, and one that gathers it."""
     grad, x, dx = map(blank, (grad_layout, x_layout, dx_layout))
     plan = Plan([x, dx], [grad], *windows, loads=2, cover=True)
     if plan.side_by_side:
         return _side_by_side(plan, exact), None
+    if _overlapping.fits(plan):
+        return _overlapping.backward_launch(plan, exact), None
     plan = Plan([x, dx], [grad, _statistic(x, grad)], *windows, loads=2)
     return _statistics(plan), _gather(plan, exact)
 
@@ -363,26 +341,29 @@ def _statistic(x: Tensor, grad: Tensor) -> Tensor:
 
 def _side_by_side(plan: Plan, exact: bool) -> Launch:
     (x, dx), (grad,) = plan.inputs, plan.outputs
-    sizes = (
+    arguments = (
         grad.stride(), x.stride(), dx.stride(), plan.rows, plan.lanes,
         tuple(x.shape[1:]), tuple(grad.shape[1:]), (x.shape[1], *plan.windows),
     )  # fmt: skip
-    return plan.grid, sizes, {**plan.constants, **plan.alignments(X=x, GRAD=grad, DX=dx), "EXACT": exact, **OPTIONS}
+    constants = {**plan.constants, **plan.alignments(X=x, GRAD=grad, DX=dx), "EXACT": exact}
+    return Launch(_soft_pool_backward_kernel, plan.programs, arguments, constants)
 
 
 def _statistics(plan: Plan) -> Launch:
     (x, _), (grad, top) = plan.inputs, plan.outputs
-    sizes = (
+    arguments = (
         grad.stride(), x.stride(), top.stride(), plan.rows, plan.lanes, tuple(x.shape[1:]), tuple(grad.shape[1:]),
     )  # fmt: skip
-    return plan.grid, sizes, {**plan.constants, **plan.alignments(X=x, GRAD=grad, Y=top), **OPTIONS}
+    constants = plan.constants | plan.alignments(X=x, GRAD=grad, Y=top)
+    return Launch(_soft_pool_statistics_kernel, plan.programs, arguments, constants)
 
 
 def _gather(plan: Plan, exact: bool) -> Launch:
     (x, dx), (grad, top) = plan.inputs, plan.outputs
-    grid, rows, lanes, cells, constants = plan.gather()
-    sizes = (
+    programs, rows, lanes, cells, constants = plan.gather()
+    arguments = (
         x.stride(), top.stride(), dx.stride(), rows, lanes, tuple(x.shape[1:]), tuple(grad.shape[1:]),
         (x.shape[1], *cells),
     )  # fmt: skip
-    return grid, sizes, {**constants, **plan.alignments(X=x, Y=top, DX=dx), "EXACT": exact, **OPTIONS}
+    constants |= {**plan.alignments(X=x, Y=top, DX=dx), "EXACT": exact}
+    return Launch(_soft_pool_gather_kernel, programs, arguments, constants)
