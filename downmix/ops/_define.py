@@ -33,9 +33,6 @@ from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "reference")
 _KERNEL_FOLDERS = {"cpu": "numba", "cuda": "triton"}
-# Where our kernels beat what torch.compile makes of the reference (benchmarks/results), but for an operator's
-# `compiles_well`. On a GPU that is not measured yet, and the reference can fuse with what is around it.
-_KERNELS_BEAT_COMPILE = ("cpu",)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _library = torch.library.Library("downmix", "DEF")
 _backend = "auto"
@@ -107,7 +104,9 @@ class Operator:
         stem (str): the file that holds the kernels, in ``kernels/numba`` and ``kernels/triton``.
         operations (Callable): the number of element operations, from the arguments with shapes in place of tensors;
             what ``torch.utils.flop_counter.FlopCounterMode`` then reports.
-        compiles_well (Callable): whether torch.compile makes the reference as fast as a kernel for these arguments.
+        compiles_well (Callable): whether torch.compile makes the reference as fast as a kernel for these arguments,
+            as it does where there is none: by default everywhere but on the CPU. What is inlined fuses with what is
+            around it.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class Operator:
         *,
         stem: str,
         operations: Callable[..., int],
-        compiles_well: Callable[..., bool] = lambda *args: False,
+        compiles_well: Callable[..., bool] = lambda x, *args: x.device.type != "cpu",
     ):
         self.name, self.reference, self.stem, self.operations = name, reference, stem, operations
         self.compiles_well = compiles_well
@@ -144,8 +143,7 @@ class Operator:
         if exporting() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return self.reference(*args)
         if torch.compiler.is_compiling():
-            inline = args[0].device.type not in _KERNELS_BEAT_COMPILE or self.compiles_well(*args)
-            return (self.reference if inline else self._torch_op)(*args)
+            return (self.reference if self.compiles_well(*args) else self._torch_op)(*args)
         if not self._flops_registered:
             self._register_flops()
         kernel = self.kernel(*args)

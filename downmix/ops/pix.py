@@ -165,9 +165,11 @@ def _flop_formula(x_shape, p_shape, reduction, threshold, fusion, operator, *arg
 
 
 def _compiles_well(x: Tensor, p: Tensor, *constants: object) -> bool:
-    # In NCHW inference: alone nearly even with our kernels, and joined with what is around it.
+    # In inference, on the CPU in NCHW only: alone nearly even with our kernels, and joined with what is around it.
     trains = torch.is_grad_enabled() and (x.requires_grad or p.requires_grad)
-    return not trains and memory_format(x) == torch.contiguous_format
+    if x.device.type in ("cpu", "cuda") and trains:
+        return False
+    return x.device.type != "cpu" or memory_format(x) == torch.contiguous_format
 
 
 _pick_or_mix = Operator("pick_or_mix", _reference, stem="pix", operations=_flop_formula, compiles_well=_compiles_well)

@@ -3,10 +3,11 @@ import sys
 import pytest
 import torch
 from torch._dynamo import compiled_autograd
+from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import downmix
-from downmix.ops import _define
+from downmix.ops import _define, lip_pool, pix, soft_pool
 
 
 def test_reference_holds_inside_the_block_only() -> None:
@@ -101,6 +102,16 @@ def test_compiled_backward_passes_hold_the_operator() -> None:
         downmix.pick_or_mix(x, p, 4).square().sum().backward()
     torch.testing.assert_close(x.grad, expected)
     assert "downmix.pick_or_mix_backward" in called
+
+
+def test_what_compiled_graphs_hold_on_a_gpu() -> None:
+    """The operator where there is a kernel, but for PiX in inference; all others their references."""
+    with FakeTensorMode():
+        x, p = torch.empty(2, 8, 4, 4, device="cuda", requires_grad=True), torch.empty(2, 2, device="cuda")
+        inlined = [op.compiles_well(x, p) for op in (pix._pick_or_mix, soft_pool._soft_pool, lip_pool._lip_pool)]
+        with torch.no_grad():
+            inlined.append(pix._pick_or_mix.compiles_well(x, p))
+    assert inlined == [False, False, True, True]
 
 
 def test_sparse_tensors_are_refused_in_a_sentence() -> None:
