@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops._define import check_choice
+from ._global_mean import global_mean
 from .squeeze_excite import narrowed
 
 
@@ -62,7 +63,7 @@ class CBAM(nn.Module):
         self.norm = nn.BatchNorm2d(1, momentum=0.01, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, top = (self.fc2(self.act(self.fc1(s))) for s in (x.mean((2, 3)), x.flatten(2).max(2).values))
+        mean, top = (self.fc2(self.act(self.fc1(s))) for s in (global_mean(x), x.flatten(2).max(2).values))
         x = x * torch.sigmoid(mean + top)[:, :, None, None]
         seen = torch.cat([x.max(1, keepdim=True).values, x.mean(1, keepdim=True)], 1)  # [B, 2, H, W]
         return x * torch.sigmoid(self.norm(self.spatial(seen)))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.pix import check_reduction
+from ._global_mean import global_mean
 
 
 class ChannelSaliency(nn.Module):
@@ -47,7 +48,7 @@ class ChannelSaliency(nn.Module):
         nn.init.ones_(self.linear.bias)  # so that training starts with every channel let through
 
     def forward(self, x: Tensor) -> Tensor:
-        g = torch.relu(self.linear(x.mean((2, 3))))
+        g = torch.relu(self.linear(global_mean(x)))
         if self.training and torch.is_grad_enabled():
             self._seen = g
         if self.normalize:

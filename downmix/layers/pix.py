@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import pix as op
-from ..ops._define import check_choice, exporting
+from ..ops._define import check_choice
+from ._global_mean import global_mean
 
 GATES = ("sigmoid", "tanh")
 
@@ -87,7 +88,7 @@ class PiX(nn.Module):
 
         ``mean`` [B, C] is that of ``x`` over H and W, where it is known already.
         """
-        logits = F.linear(_global_mean(x) if mean is None else mean, self.weight.flatten(1), self.bias)
+        logits = F.linear(global_mean(x) if mean is None else mean, self.weight.flatten(1), self.bias)
         if self.norm is not None:
             logits = self.norm(logits)
         return torch.sigmoid(logits) if self.gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
@@ -120,11 +121,3 @@ class PiX(nn.Module):
         )
         bias = self.bias is not None
         return f"{self.in_channels}, {self.out_channels}, reduction={self.reduction}{options}, bias={bias}"
-
-
-def _global_mean(x: Tensor) -> Tensor:
-    if exporting() or not (x.requires_grad and torch.is_grad_enabled()):
-        return x.mean((2, 3))
-    # The gradient of a mean is written out at full size, that of a sum is a view of [B, C].
-    total = x.sum((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
-    return (total / x.shape[2:].numel()).to(x.dtype)

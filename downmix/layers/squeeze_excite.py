@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._global_mean import global_mean
+
 
 class SqueezeExcite(nn.Module):
     r"""Scales each channel by a gate computed from the global means of all.
@@ -53,7 +55,7 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Conv2d(width, in_channels, 1, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return x * torch.sigmoid(self.fc2(self.act(self.fc1(global_mean(x)[:, :, None, None]))))
 
 
 def narrowed(in_channels: int, reduction: int) -> int:

@@ -1,0 +1,35 @@
+"""The mean over a map, whose gradient is not written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..ops._define import exporting
+
+
+def global_mean(x: Tensor) -> Tensor:
+    """``x.mean((2, 3))``: [B, C, H, W] to [B, C].
+
+    Torch writes the gradient of its own mean as a map in NCHW, and to add that to a gradient in channels_last takes
+    longer than the mean does. This one is a view of [B, C].
+    """
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    plain = transformed or exporting() or torch.compiler.is_compiling()
+    # Outside autograd torch's own, as tracers know it.
+    return x.mean((2, 3)) if plain or not (torch.is_grad_enabled() and x.requires_grad) else _GlobalMean.apply(x)
+
+
+class _GlobalMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return x.mean((2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        return (grad / ctx.shape[2:].numel())[:, :, None, None].expand(ctx.shape)
