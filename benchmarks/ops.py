@@ -235,9 +235,9 @@ def gpu_ms(call: Callable[[], object]) -> float:
     """The milliseconds that one call keeps the GPU busy."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     # Clears the cache, and takes long enough for all that the call launches to stand in line when the clock starts:
-    # some milliseconds, as half of one was too short for autograd's launches on a machine with slow cores.
+    # two milliseconds, as half of one was too short for autograd's launches on a machine with slow cores.
     memory = torch.empty(1 << 31, dtype=torch.uint8, device=DEVICE)
-    for _ in range(8):
+    for _ in range(4):
         memory.zero_()
     start.record()
     call()

@@ -131,23 +131,35 @@ def test_old_gpus_get_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert say(torch.device("cuda:1")) is None
 
 
-def test_every_kernel_compiles_for_gpus() -> None:
+KERNELS = {
+    "_pick_or_mix_forward_kernel",
+    "_pick_or_mix_backward_kernel",
+    "_soft_pool_forward_kernel",
+    "_soft_pool_backward_kernel",
+    "_soft_pool_statistics_kernel",
+    "_soft_pool_gather_kernel",
+    "_soft_pool_rows_forward_kernel",
+    "_soft_pool_rows_backward_kernel",
+}
+
+
+def run_without_the_interpreter(module: str) -> list[str]:
+    """What a module of these tests prints, which has Triton compile."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.kernels.compile_triton"]
+    command = [sys.executable, "-m", f"tests.kernels.{module}"]
     root = Path(__file__).parents[2]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
     assert result.returncode == 0, result.stderr
-    lines = [line.split("\t") for line in result.stdout.splitlines()]
-    assert {name for name, *_ in lines} == {
-        "_pick_or_mix_forward_kernel",
-        "_pick_or_mix_backward_kernel",
-        "_soft_pool_forward_kernel",
-        "_soft_pool_backward_kernel",
-        "_soft_pool_statistics_kernel",
-        "_soft_pool_gather_kernel",
-        "_soft_pool_rows_forward_kernel",
-        "_soft_pool_rows_backward_kernel",
-    }
+    return result.stdout.splitlines()
+
+
+def test_a_second_launch_gives_the_driver_what_triton_gave_it() -> None:
+    assert set(run_without_the_interpreter("launch_triton")) == KERNELS
+
+
+def test_every_kernel_compiles_for_gpus() -> None:
+    lines = [line.split("\t") for line in run_without_the_interpreter("compile_triton")]
+    assert {name for name, *_ in lines} == KERNELS
     assert {arch for _, arch, *_ in lines} == {"80", "90"}
     assert [line for line in lines if int(line[2]) > 0] == []  # no spilled registers
     # The last maps of PiX and of windows side by side, whose sizes 4 divides but not 16, are loaded 16 bytes at a time.

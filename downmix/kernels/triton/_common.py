@@ -4,7 +4,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,18 +40,17 @@ class Launch:
     def __init__(self, kernel: Any, programs: int, arguments: Sequence[Any], constants: dict[str, Any]):
         self.kernel, self.grid, self.arguments, self.constants = kernel, (programs, 1, 1), arguments, constants
         self.all = (*arguments, *(constants[name] for name in kernel.arg_names if name in constants))
-        self.compiled: dict[tuple[int | bool, ...], Any] = {}
+        self.compiled: dict[tuple[int | bool, ...], Callable[..., None]] = {}
 
     def __call__(self, *tensors: Tensor) -> None:
         # Triton compiles anew for each device, and for memory that wide loads must not take for aligned.
         key = (tensors[0].get_device(), *[tensor.data_ptr() % LOAD_BYTES == 0 for tensor in tensors])
         compiled = self.compiled.get(key)
         with on_device_of(tensors[0]):
-            if compiled is None:  # always so in the interpreter
-                launch = self.kernel[self.grid]
-                self.compiled[key] = launch(*tensors, *self.arguments, **self.constants, **OPTIONS)
-            else:
-                compiled[self.grid](*tensors, *self.all)
+            if compiled is not None:
+                compiled(*tensors, *self.all)
+            elif kernel := self.kernel[self.grid](*tensors, *self.arguments, **self.constants, **OPTIONS):
+                self.compiled[key] = kernel[self.grid]  # the interpreter gives none
 
 
 @triton.jit
