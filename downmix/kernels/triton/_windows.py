@@ -103,8 +103,8 @@ def step_of(
 @triton.jit
 def distance(strides, d, h, w, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr):
     """How far elements lie from those that are d, h and w less, the same for all."""
-    slow = tl.full([], d, tl.int64) * strides[2] + tl.full([], h, tl.int64) * strides[3]
-    inner = w * strides[4]
+    d, h, w = tl.full([], d, tl.int64), tl.full([], h, tl.int64), tl.full([], w, tl.int64)
+    slow, inner = d * strides[2] + h * strides[3], w * strides[4]
     return aligned(slow + inner, ALIGN) if CHANNELS_INNER else aligned(slow, ALIGN) + inner
 
 

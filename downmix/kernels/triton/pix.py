@@ -194,8 +194,7 @@ def _pick_or_mix_backward_kernel(
     - threshold: y = p v, v = M or A, so dp = Σ g v over the positions, and dv = g p goes to the one chosen;
     - weighted: y = p M + (1 − p) A, so dp = Σ g (M − A), dM = g p and dA = g (1 − p).
 
-    dM goes to the first channel that attains it, dA / n to each channel. dp_ptr gets this
-    program's part of the sum.
+    dM goes to the first channel that attains it, dA / n to each channel. dp_ptr gets this program's part of the sum.
     """
     if CHANNELS_INNER:
         channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
