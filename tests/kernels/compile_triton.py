@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from downmix.kernels.triton import _overlapping, pix, soft_pool
+from downmix.kernels.triton import _overlapping, add_relu_mean, pix, soft_pool
 
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
 POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
@@ -83,7 +83,7 @@ def stack_bytes(binary: bytes) -> int:
 
 
 def main() -> None:
-    for module in (pix, soft_pool, _overlapping):
+    for module in (pix, soft_pool, _overlapping, add_relu_mean):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name)))
     for shape, reduction, layout, dtype, operator, fusion in [
@@ -113,6 +113,13 @@ def main() -> None:
         windows = ([kernel] * n, [stride] * n, [padding] * n, [1] * n, False)
         y = soft_pool.forward(x, *windows, "exact")
         soft_pool.backward(torch.empty_like(y), x, *windows, "exact")
+    for shape, layout, dtype in [
+        ((2, 64, 56, 56), torch.channels_last, torch.bfloat16),
+        ((2, 64, 7, 7), torch.contiguous_format, torch.float64),
+        ((64, 64, 14, 14), torch.contiguous_format, torch.float32),
+    ]:
+        x = torch.empty(shape, dtype=dtype, memory_format=layout)
+        add_relu_mean.forward(x, x.clone())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from downmix.kernels.triton import pix, soft_pool
+from downmix.kernels.triton import add_relu_mean, pix, soft_pool
 
 notes: list[tuple[str, tuple[Any, ...]]] = []
 
@@ -62,12 +62,16 @@ def main() -> None:
         soft_pool.backward(grad, *window, False, "exact")
 
     calls: list[Any] = [
+        lambda: add_relu_mean.forward(x, x),
         lambda: pix.forward(x, p, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix.backward(y, x, p, 4, 0.5, "threshold", "max+avg", False),
         *(lambda window=window: soft_pool.forward(*window, False, "exact") for window in windows),
         *(lambda window=window, grad=grad: backward(window, grad) for window, grad in zip(windows, grads, strict=True)),
     ]
-    remembered = (pix._forward_launch, pix._backward_launch, soft_pool._forward_launch, soft_pool._backward_launches)
+    remembered = (
+        *(pix._forward_launch, pix._backward_launch, soft_pool._forward_launch, soft_pool._backward_launches),
+        add_relu_mean._launch,
+    )
     for call in calls:
         for launches in remembered:
             launches.cache_clear()

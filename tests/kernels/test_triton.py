@@ -1,5 +1,7 @@
 """The Triton kernels in Triton's interpreter, or on a GPU where there is one, and their compilation for GPUs."""
 
+import importlib
+import math
 import os
 import subprocess
 import sys
@@ -12,8 +14,9 @@ import pytest
 import torch
 
 import downmix
-from downmix.ops import _define, pix, soft_pool
+from downmix.ops import _define, add_relu_mean, pix, soft_pool
 from downmix.ops._windows import output_sizes
+from downmix.ops.add_relu_mean import add_relu_mean_
 
 from ..ops.standard import LAYOUTS
 from ..ops.test_pix import TestPickOrMix as _TestPickOrMix
@@ -114,6 +117,42 @@ def test_whether_a_kernel_runs_twice_the_same() -> None:
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("programs", [1, 4096])  # that leave means, or parts of sums
+def test_add_relu_mean(programs: int, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = importlib.import_module("downmix.kernels.triton.add_relu_mean")
+    monkeypatch.setattr(kernel, "_PROGRAMS", programs)
+    kernel._launch.cache_clear()
+    for shape in ((2, 21, 37, 31), (3, 64, 8, 8), (1, 5, 1, 3)):
+        x, shortcut = (LAYOUTS[layout](torch.randn(shape, device=DEVICE).to(dtype)) for _ in range(2))
+        x[0, 0, 0, 0], x[0, 1, 0, 1] = math.nan, math.inf
+        assert "runs downmix.kernels.triton" in downmix.explain_backend(add_relu_mean_, x.clone(), shortcut)
+        own, ours, truth = x.clone(), x.clone(), x.double()
+        means = [
+            add_relu_mean_(ours, shortcut),
+            add_relu_mean._reference(own, shortcut),
+            add_relu_mean._reference(truth, shortcut.double()),
+        ]
+        torch.testing.assert_close(ours, own, rtol=0, atol=0, equal_nan=True)
+        assert means[0].dtype == dtype
+        got, reference, exact = (mean.double() for mean in means)
+        assert torch.equal(got.isnan(), exact.isnan())
+        assert got[0, 1] == math.inf
+        got, reference, exact = (mean[exact.isfinite()] for mean in (got, reference, exact))
+        allowed = 2 * (reference - exact).abs().max() + torch.finfo(dtype).eps * exact.abs().max()
+        assert (got - exact).abs().max() <= allowed
+    kernel._launch.cache_clear()
+
+
+def test_which_sums_and_means_the_gpu_kernel_takes() -> None:
+    x = torch.randn(2, 6, 4, 4, device=DEVICE)
+    for other in (x.contiguous(memory_format=torch.channels_last), x[:, :, :1, :1], x.double()):
+        assert "runs its reference: the GPU kernel takes two" in downmix.explain_backend(add_relu_mean_, x * 1, other)
+    assert add_relu_mean_(x[:0], x[:0]).shape == (0, 6)
+
+
 def test_other_dtypes_get_a_sentence() -> None:
     x = torch.zeros(1, 4, 2, 2).to(torch.float8_e5m2)
     said = pix._pick_or_mix.kernel(x, torch.zeros(1, 1), 4, 0.5, "threshold", "max", False)
@@ -132,6 +171,7 @@ def test_old_gpus_get_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 KERNELS = {
+    "_add_relu_mean_kernel",
     "_pick_or_mix_forward_kernel",
     "_pick_or_mix_backward_kernel",
     "_soft_pool_forward_kernel",
@@ -171,6 +211,7 @@ def test_every_kernel_compiles_for_gpus() -> None:
         "_soft_pool_backward_kernel": "16",
         "_soft_pool_rows_forward_kernel": "8",
         "_soft_pool_rows_backward_kernel": "4",
+        "_add_relu_mean_kernel": "16",
     }
 
 

@@ -1,0 +1,104 @@
+# Triton's types mean the compiled language, not the Python that pyright reads.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+"""A residual sum, its ReLU and the means of its channels on the GPU: one pass, written over the first summand."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...ops._define import compute_dtype
+from .._layouts import Layout, blank, layout, remembered
+from . import _common
+from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, Launch, aligned, alignment, larger, power_of_two
+
+# Enough to keep all of an H200 busy. Programs leave their sums side by side, so that more of them have more to add up.
+_PROGRAMS = 4096
+
+
+@triton.jit
+def _add_relu_mean_kernel(
+    x_ptr, shortcut_ptr, sum_ptr, channels, space, parts, tiles,
+    DTYPE: tl.constexpr, CHANNELS_INNER: tl.constexpr, MEAN: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """A program takes ``tiles`` tiles of positions of some channels, and leaves their sum; or with MEAN, its mean."""
+    c_tiles = tl.cdiv(channels, BLOCK_C)
+    row, c = tl.program_id(0) // c_tiles, tl.program_id(0) % c_tiles * BLOCK_C + tl.arange(0, BLOCK_C)
+    b, part = (row // parts).to(tl.int64), row % parts
+    if CHANNELS_INNER:
+        c_exists, s_end = c < aligned(channels, ALIGN), space
+    else:
+        c_exists, s_end = c < channels, aligned(space, ALIGN)
+    total = tl.zeros([BLOCK_S, BLOCK_C], DTYPE)
+    for tile in range(tiles):
+        s = (part * tiles + tile) * BLOCK_S + tl.arange(0, BLOCK_S)
+        if CHANNELS_INNER:
+            offsets = aligned((b * space + s) * channels, ALIGN)[:, None] + c[None, :]
+        else:
+            offsets = s[:, None] + aligned((b * channels + c) * space, ALIGN)[None, :]
+        mask = (s < s_end)[:, None] & c_exists[None, :]
+        value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
+        value = larger(value + tl.load(shortcut_ptr + offsets, mask, other=0).to(DTYPE), 0.0)
+        tl.store(x_ptr + offsets, value.to(x_ptr.dtype.element_ty), mask)
+        total += value
+    result = tl.sum(total, 0)
+    if MEAN:
+        result /= space.to(DTYPE)
+    tl.store(sum_ptr + row.to(tl.int64) * channels + c, result.to(sum_ptr.dtype.element_ty), c < channels)
+
+
+def why_not(x: Tensor, shortcut: Tensor) -> str | None:
+    if shortcut.dtype != x.dtype or x.dim() != 4 or shortcut.shape != x.shape:
+        given = f"{x.dtype} of {list(x.shape)} and {shortcut.dtype} of {list(shortcut.shape)}"
+        return f"the GPU kernel takes two maps [B, C, H, W] of one dtype and size, got {given}"
+    if all(tensor.is_contiguous() for tensor in (x, shortcut)) or _channels_inner(x, shortcut):
+        return _common.why_not(x=x)
+    return "the GPU kernel takes two maps that are both contiguous or both channels_last"
+
+
+def forward(x: Tensor, shortcut: Tensor) -> Tensor:
+    batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    if x.numel() == 0:
+        return x.mean((2, 3))
+    parts, launch = _launch(layout(x), layout(shortcut))
+    if parts == 1:
+        mean = torch.empty(batch, channels, dtype=x.dtype, device=x.device)
+        launch(x, shortcut, mean)
+        return mean
+    sums = torch.empty(batch, parts, channels, dtype=compute_dtype(x), device=x.device)
+    launch(x, shortcut, sums)
+    return (sums.sum(1) / space).to(x.dtype)
+
+
+@remembered
+def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
+    """The parts that the sum of a channel is left in, and the launch."""
+    x, shortcut = blank(x_layout), blank(shortcut_layout)
+    batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    channels_inner = not (x.is_contiguous() and shortcut.is_contiguous())
+    elements = 2 * THREADS * LOAD_BYTES // x.element_size()  # two wide loads of each map for each thread
+    if channels_inner:
+        block_c = power_of_two(channels, 512 // x.element_size())  # whole cache lines
+        block_s = power_of_two(space, elements // block_c)
+    else:
+        block_s = power_of_two(space, elements)
+        block_c = power_of_two(channels, elements // block_s)
+    s_tiles, c_tiles = triton.cdiv(space, block_s), triton.cdiv(channels, block_c)
+    tiles = triton.cdiv(s_tiles, min(s_tiles, triton.cdiv(_PROGRAMS, batch * c_tiles)))
+    parts = triton.cdiv(s_tiles, tiles)
+    constants: dict[str, Any] = {
+        "DTYPE": TRITON_DTYPES[compute_dtype(x)],
+        "CHANNELS_INNER": channels_inner,
+        "MEAN": parts == 1,
+        "ALIGN": alignment(channels if channels_inner else space),
+        "BLOCK_S": block_s,
+        "BLOCK_C": block_c,
+    }
+    return parts, Launch(_add_relu_mean_kernel, batch * parts * c_tiles, (channels, space, parts, tiles), constants)
+
+
+def _channels_inner(x: Tensor, shortcut: Tensor) -> bool:
+    return all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, shortcut))
