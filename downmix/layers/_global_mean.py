@@ -18,9 +18,11 @@ def global_mean(x: Tensor) -> Tensor:
     longer than the mean does. This one is a view of [B, C].
     """
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    plain = transformed or exporting() or torch.compiler.is_compiling()
+    traced = exporting() or torch.compiler.is_compiling() or not isinstance(x, Tensor)  # torch.fx brings stand-ins
     # Outside autograd torch's own, as tracers know it.
-    return x.mean((2, 3)) if plain or not (torch.is_grad_enabled() and x.requires_grad) else _GlobalMean.apply(x)
+    if traced or transformed or not (torch.is_grad_enabled() and x.requires_grad):
+        return x.mean((2, 3))
+    return _GlobalMean.apply(x)
 
 
 class _GlobalMean(torch.autograd.Function):

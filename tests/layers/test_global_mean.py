@@ -41,3 +41,9 @@ def test_layers_learn_the_same_by_torchs_own_mean(layer: torch.nn.Module, monkey
     monkeypatch.setattr("downmix.layers._global_mean._GlobalMean.apply", lambda x: x.mean((2, 3)))
     for got, expected in zip(ours, torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()]), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("layer", [SqueezeExcite(8, 2), CBAM(8, 2)], ids=lambda layer: type(layer).__name__)
+def test_torch_fx_still_traces_layers_of_torchs_own_operators(layer: torch.nn.Module) -> None:
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
