@@ -17,6 +17,16 @@ def layout(x: Tensor) -> Layout:
     return x.shape, x.stride(), x.dtype
 
 
+def are_planes(*tensors: Tensor) -> bool:
+    """Whether all maps are contiguous."""
+    return all(tensor.is_contiguous() for tensor in tensors)
+
+
+def are_pixels(*tensors: Tensor) -> bool:
+    """Whether all maps are channels_last."""
+    return all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors)
+
+
 def blank(layout: Layout) -> Tensor:
     """A tensor of this layout, without memory."""
     shape, strides, dtype = layout

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from ..ops._define import exporting
+from ..ops._define import for_autograd, takes_plain_torch
 
 
 def global_mean(x: Tensor) -> Tensor:
@@ -17,12 +16,8 @@ def global_mean(x: Tensor) -> Tensor:
     Torch writes the gradient of its own mean as a map in NCHW, and to add that to a gradient in channels_last takes
     longer than the mean does. This one is a view of [B, C].
     """
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    traced = exporting() or torch.compiler.is_compiling() or not isinstance(x, Tensor)  # torch.fx brings stand-ins
-    # Outside autograd torch's own, as tracers know it.
-    if traced or transformed or not (torch.is_grad_enabled() and x.requires_grad):
-        return x.mean((2, 3))
-    return _GlobalMean.apply(x)
+    traced = torch.compiler.is_compiling() or not isinstance(x, Tensor)  # torch.fx brings stand-ins
+    return x.mean((2, 3)) if traced or takes_plain_torch() or not for_autograd((x,)) else _GlobalMean.apply(x)
 
 
 class _GlobalMean(torch.autograd.Function):

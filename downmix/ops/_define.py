@@ -104,9 +104,8 @@ class Operator:
         stem (str): the file that holds the kernels, in ``kernels/numba`` and ``kernels/triton``.
         operations (Callable): the number of element operations, from the arguments with shapes in place of tensors;
             what ``torch.utils.flop_counter.FlopCounterMode`` then reports.
-        compiles_well (Callable): whether torch.compile makes the reference as fast as a kernel for these arguments,
-            as it does where there is none: by default everywhere but on the CPU. What is inlined fuses with what is
-            around it.
+        compiles_well (Callable): whether torch.compile makes the reference as fast as a kernel for these arguments;
+            inlined it fuses with what is around it. Where there is no kernel, it always is.
     """
 
     def __init__(
@@ -116,10 +115,15 @@ class Operator:
         *,
         stem: str,
         operations: Callable[..., int],
-        compiles_well: Callable[..., bool] = lambda x, *args: x.device.type != "cpu",
+        compiles_well: Callable[..., bool] = lambda *args: False,
     ):
         self.name, self.reference, self.stem, self.operations = name, reference, stem, operations
         self.compiles_well = compiles_well
+        self._devices = [
+            device
+            for device, folder in _KERNEL_FOLDERS.items()
+            if importlib.util.find_spec(f"downmix.kernels.{folder}.{stem}")
+        ]
         schema = torch.library.infer_schema(reference, mutates_args=())
         self._tensors = schema.partition("->")[0].count("Tensor ")
         _library.define(name + schema)
@@ -139,11 +143,10 @@ class Operator:
         self._flops_registered = False
 
     def __call__(self, *args: Any) -> Tensor:
-        # Exported graphs then hold ATen operators only; torch.func and forward derivatives can't enter ours.
-        if exporting() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        if takes_plain_torch():
             return self.reference(*args)
         if torch.compiler.is_compiling():
-            return (self.reference if self.compiles_well(*args) else self._torch_op)(*args)
+            return (self.reference if self.inlines(*args) else self._torch_op)(*args)
         if not self._flops_registered:
             self._register_flops()
         kernel = self.kernel(*args)
@@ -154,7 +157,11 @@ class Operator:
         if isinstance(kernel, str) or _watched(tensors):
             return self._torch_op(*args)
         # Torch's dispatcher, and what torch.library does for autograd, take longer than a small kernel.
-        return _WithGradient.apply(*args, self, kernel) if _for_autograd(tensors) else kernel.forward(*args)
+        return _WithGradient.apply(*args, self, kernel) if for_autograd(tensors) else kernel.forward(*args)
+
+    def inlines(self, *args: Any) -> bool:
+        """Whether graphs of torch.compile hold the reference, and not the operator."""
+        return args[0].device.type not in self._devices or self.compiles_well(*args)
 
     def _register_flops(self) -> None:
         # Only once somebody counts: importing the counter loads triton, which `import downmix` must not.
@@ -234,11 +241,11 @@ class InplaceOperator(Operator):
 
     def __init__(self, name: str, reference: Callable[..., Tensor], *, stem: str):
         self.name, self.reference, self.stem = name, reference, stem
-        self.compiles_well = lambda *args: True
+        self._devices = []
         self._torch_op, self._flops_registered, self._tensors = reference, True, None  # all are tensors
 
     def kernel(self, *args: Any) -> ModuleType | str:
-        if _watched(args) or _for_autograd(args):
+        if _watched(args) or for_autograd(args):
             return "autograd, a mode or a profiler watches"
         return super().kernel(*args)
 
@@ -247,6 +254,12 @@ def exporting() -> bool:
     """Whether torch.export or torch.jit.trace is at work."""
     # Not torch.compiler.is_exporting(): Dynamo of torch 2.11 takes that for true in whatever it compiles.
     return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
+
+
+def takes_plain_torch() -> bool:
+    """Whether something is at work that takes torch's own operators only: exporters, whose graphs are to run without
+    downmix, and torch.func and forward derivatives, which can't enter what is written for autograd."""
+    return exporting() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _watched(tensors: Sequence[Tensor]) -> bool:
@@ -259,7 +272,8 @@ def _watched(tensors: Sequence[Tensor]) -> bool:
     return bool(modes or torch.autograd._profiler_enabled())
 
 
-def _for_autograd(tensors: Sequence[Tensor]) -> bool:
+def for_autograd(tensors: Sequence[Tensor]) -> bool:
+    """Whether autograd is to follow what is done with these tensors."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 

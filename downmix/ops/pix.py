@@ -8,7 +8,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format
+from ._define import Operator, check_choice, check_floating, compute_dtype, for_autograd, memory_format
 
 FUSIONS = ("threshold", "weighted")
 OPERATORS = ("max+avg", "max", "avg", "min")
@@ -166,10 +166,7 @@ def _flop_formula(x_shape, p_shape, reduction, threshold, fusion, operator, *arg
 
 def _compiles_well(x: Tensor, p: Tensor, *constants: object) -> bool:
     # In inference, on the CPU in NCHW only: alone nearly even with our kernels, and joined with what is around it.
-    trains = torch.is_grad_enabled() and (x.requires_grad or p.requires_grad)
-    if x.device.type in ("cpu", "cuda") and trains:
-        return False
-    return x.device.type != "cpu" or memory_format(x) == torch.contiguous_format
+    return not for_autograd((x, p)) and (x.device.type != "cpu" or memory_format(x) == torch.contiguous_format)
 
 
 _pick_or_mix = Operator("pick_or_mix", _reference, stem="pix", operations=_flop_formula, compiles_well=_compiles_well)

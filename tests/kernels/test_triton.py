@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import downmix
-from downmix.ops import _define, add_relu_mean, pix, soft_pool
+from downmix.ops import _define, pix, soft_pool
 from downmix.ops._windows import output_sizes
 from downmix.ops.add_relu_mean import add_relu_mean_
 
 from ..ops.standard import LAYOUTS
+from ..ops.test_add_relu_mean import check as check_add_relu_mean
 from ..ops.test_pix import TestPickOrMix as _TestPickOrMix
 from ..ops.test_soft_pool import TestSoftPool as _TestSoftPool
 from .random_cases import DEVICE, check, check_pick_or_mix, check_soft_pool
@@ -129,20 +130,7 @@ def test_add_relu_mean(programs: int, layout: str, dtype: torch.dtype, monkeypat
         x, shortcut = (LAYOUTS[layout](torch.randn(shape, device=DEVICE).to(dtype)) for _ in range(2))
         x[0, 0, 0, 0], x[0, 1, 0, 1] = math.nan, math.inf
         assert "runs downmix.kernels.triton" in downmix.explain_backend(add_relu_mean_, x.clone(), shortcut)
-        own, ours, truth = x.clone(), x.clone(), x.double()
-        means = [
-            add_relu_mean_(ours, shortcut),
-            add_relu_mean._reference(own, shortcut),
-            add_relu_mean._reference(truth, shortcut.double()),
-        ]
-        torch.testing.assert_close(ours, own, rtol=0, atol=0, equal_nan=True)
-        assert means[0].dtype == dtype
-        got, reference, exact = (mean.double() for mean in means)
-        assert torch.equal(got.isnan(), exact.isnan())
-        assert got[0, 1] == math.inf
-        got, reference, exact = (mean[exact.isfinite()] for mean in (got, reference, exact))
-        allowed = 2 * (reference - exact).abs().max() + torch.finfo(dtype).eps * exact.abs().max()
-        assert (got - exact).abs().max() <= allowed
+        check_add_relu_mean(x, shortcut)
     kernel._launch.cache_clear()
 
 

@@ -108,9 +108,9 @@ def test_what_compiled_graphs_hold_on_a_gpu() -> None:
     """The operator where there is a kernel, but for PiX in inference; all others their references."""
     with FakeTensorMode():
         x, p = torch.empty(2, 8, 4, 4, device="cuda", requires_grad=True), torch.empty(2, 2, device="cuda")
-        inlined = [op.compiles_well(x, p) for op in (pix._pick_or_mix, soft_pool._soft_pool, lip_pool._lip_pool)]
+        inlined = [op.inlines(x, p) for op in (pix._pick_or_mix, soft_pool._soft_pool, lip_pool._lip_pool)]
         with torch.no_grad():
-            inlined.append(pix._pick_or_mix.compiles_well(x, p))
+            inlined.append(pix._pick_or_mix.inlines(x, p))
     assert inlined == [False, False, True, True]
 
 

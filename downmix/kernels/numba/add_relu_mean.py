@@ -10,6 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from ...ops._define import compute_dtype
+from .._layouts import are_pixels, are_planes
 from ._common import ELEMENT, memory
 from ._launch import arguments, kernel, launch, tasks
 from ._vector_memory import load, store
@@ -24,7 +25,7 @@ def why_not(x: Tensor, shortcut: Tensor) -> str | None:
         return f"the CPU kernel takes two maps of one floating dtype, got {x.dtype} and {shortcut.dtype}"
     if x.dim() != 4 or shortcut.shape != x.shape:
         return f"the CPU kernel takes two maps [B, C, H, W], got {list(x.shape)} and {list(shortcut.shape)}"
-    if not (_in_planes(x, shortcut) or _in_pixels(x, shortcut)):
+    if not (are_planes(x, shortcut) or are_pixels(x, shortcut)):
         return "the CPU kernel takes two maps that are both contiguous or both channels_last"
     return None
 
@@ -34,7 +35,7 @@ def forward(x: Tensor, shortcut: Tensor) -> Tensor:
     space, number = height * width, compute_dtype(x)
     if x.numel() == 0:
         return x.mean((2, 3))
-    if _in_planes(x, shortcut):
+    if are_planes(x, shortcut):
         sums = torch.empty((batch, channels), dtype=number)
         run, count, block = planes(x.dtype, number), batch * channels, 0
     else:
@@ -43,14 +44,6 @@ def forward(x: Tensor, shortcut: Tensor) -> Tensor:
         run, block = pixels(x.dtype, number), _PIXELS
     launch(run, count, x.numel(), x.data_ptr(), shortcut.data_ptr(), sums.data_ptr(), channels, space, block)
     return ((sums if block == 0 else sums.sum(1)) / space).to(x.dtype)
-
-
-def _in_planes(x: Tensor, shortcut: Tensor) -> bool:
-    return x.is_contiguous() and shortcut.is_contiguous()
-
-
-def _in_pixels(x: Tensor, shortcut: Tensor) -> bool:
-    return all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, shortcut))
 
 
 @functools.cache

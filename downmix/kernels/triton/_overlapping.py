@@ -227,10 +227,9 @@ def _soft_pool_rows_backward_kernel(
 
 def fits(plan: Plan) -> bool:
     """Whether these kernels take the windows: they overlap without gaps, and a lane's registers hold theirs."""
-    (_, *kernel), (first, *stride) = plan.kernel, plan.stride
-    if plan.side_by_side or plan.kernel[0] * first > 1 or plan.padding[0] or max(plan.dilation) > 1:
+    if plan.side_by_side or (plan.kernel[0], plan.stride[0], plan.padding[0]) != (1, 1, 0) or max(plan.dilation) > 1:
         return False
-    return all(k >= s for k, s in zip(kernel, stride, strict=True)) and math.prod(kernel) <= 25
+    return all(k >= s for k, s in zip(plan.kernel, plan.stride, strict=True)) and math.prod(plan.kernel) <= 25
 
 
 def forward_launch(plan: Plan) -> Launch:

@@ -109,7 +109,7 @@ def distance(strides, d, h, w, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr
 
 
 @triton.jit
-def within(
+def step_exists(
     step, windows, sizes, KERNEL: tl.constexpr, DILATION: tl.constexpr, EDGES: tl.constexpr,
     CHANNELS_INNER: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...ops._define import compute_dtype
-from .._layouts import Layout, blank, layout, remembered
+from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
 from . import _common
 from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, Launch, aligned, alignment, larger, power_of_two
 
@@ -54,7 +54,7 @@ def why_not(x: Tensor, shortcut: Tensor) -> str | None:
     if shortcut.dtype != x.dtype or x.dim() != 4 or shortcut.shape != x.shape:
         given = f"{x.dtype} of {list(x.shape)} and {shortcut.dtype} of {list(shortcut.shape)}"
         return f"the GPU kernel takes two maps [B, C, H, W] of one dtype and size, got {given}"
-    if all(tensor.is_contiguous() for tensor in (x, shortcut)) or _channels_inner(x, shortcut):
+    if are_planes(x, shortcut) or are_pixels(x, shortcut):
         return _common.why_not(x=x)
     return "the GPU kernel takes two maps that are both contiguous or both channels_last"
 
@@ -78,7 +78,7 @@ def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
     """The parts that the sum of a channel is left in, and the launch."""
     x, shortcut = blank(x_layout), blank(shortcut_layout)
     batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    channels_inner = not (x.is_contiguous() and shortcut.is_contiguous())
+    channels_inner = not are_planes(x, shortcut)
     elements = 2 * THREADS * LOAD_BYTES // x.element_size()  # two wide loads of each map for each thread
     if channels_inner:
         block_c = power_of_two(channels, 512 // x.element_size())  # whole cache lines
@@ -98,7 +98,3 @@ def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
         "BLOCK_C": block_c,
     }
     return parts, Launch(_add_relu_mean_kernel, batch * parts * c_tiles, (channels, space, parts, tiles), constants)
-
-
-def _channels_inner(x: Tensor, shortcut: Tensor) -> bool:
-    return all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, shortcut))

@@ -263,7 +263,7 @@ def _forward_launch(
     channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
     arguments = (_strides(x, flat), p.stride(), _strides(y, flat), *_sizes(x, p), s_tiles, threshold)
     alignments = {"X_ALIGN": _alignment(x, channels_inner), "Y_ALIGN": _alignment(y, channels_inner)}
-    return Launch(_pick_or_mix_forward_kernel, programs, arguments, constants | alignments)
+    return Launch(_pick_or_mix_forward_kernel, programs * s_tiles, arguments, constants | alignments)
 
 
 def backward(
@@ -310,9 +310,7 @@ def _backward_launch(
         "GRAD_ALIGN": _alignment(grad, channels_inner),
         "DX_ALIGN": _alignment(dx, channels_inner),
     }
-    return s_parts, Launch(
-        _pick_or_mix_backward_kernel, programs // s_tiles * s_parts, arguments, constants | alignments
-    )
+    return s_parts, Launch(_pick_or_mix_backward_kernel, programs * s_parts, arguments, constants | alignments)
 
 
 def _plan(
@@ -325,7 +323,7 @@ def _plan(
     *,
     backward: bool,
 ) -> tuple[int, int, dict[str, Any]]:
-    """The number of programs and of tiles of positions, and the kernels' constants."""
+    """The number of programs for each tile of positions, that of these tiles, and the kernels' constants."""
     x = tensors[0]
     batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     groups = triton.cdiv(channels, reduction)
@@ -358,7 +356,7 @@ def _plan(
         "BLOCK_R": block_r,
         "UNROLL": min(steps, 16),
     }
-    return batch * s_tiles * triton.cdiv(groups, block_g), s_tiles, constants
+    return batch * triton.cdiv(groups, block_g), s_tiles, constants
 
 
 def _sizes(x: Tensor, p: Tensor) -> tuple[int, ...]:

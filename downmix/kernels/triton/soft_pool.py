@@ -24,10 +24,10 @@ from ._windows import (
     largest_in_window,
     offsets_of,
     spread,
+    step_exists,
     step_of,
     sum_over_window,
     windows_of,
-    within,
 )
 
 
@@ -51,7 +51,7 @@ def _soften(
         peak = top
         for k in tl.static_range(UNROLL):
             step = pointers + step_of(start + k, strides, KERNEL, DILATION, CHANNELS_INNER, ALIGN, BLOCK_K)
-            mask = within(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K)
+            mask = step_exists(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K)
             peak = larger(peak, tl.load(step, mask, other=float("-inf")).to(DTYPE))
         if STEPS <= UNROLL:
             peak = spread(largest_in_window(peak, CHANNELS_INNER, BLOCK_K), CHANNELS_INNER, BLOCK_K)
@@ -59,7 +59,7 @@ def _soften(
             total, mean = _lowered(total, mean, below(top, peak))
         for k in tl.static_range(UNROLL):  # the compiler keeps the loads from above
             step = pointers + step_of(start + k, strides, KERNEL, DILATION, CHANNELS_INNER, ALIGN, BLOCK_K)
-            mask = within(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K)
+            mask = step_exists(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, ALIGN, BLOCK_K)
             a = below(tl.load(step, mask, other=float("-inf")).to(DTYPE), peak)
             weight = exp(a)
             total += weight
@@ -148,12 +148,16 @@ def _soft_pool_backward_kernel(
     for start in range(0, STEPS, UNROLL):
         for k in tl.static_range(UNROLL):
             step = x_pointers + step_of(start + k, x_strides, KERNEL, DILATION, CHANNELS_INNER, X_ALIGN, BLOCK_K)
-            mask = within(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, X_ALIGN, BLOCK_K)
+            mask = step_exists(
+                start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, X_ALIGN, BLOCK_K
+            )
             value = tl.load(step, mask, other=float("-inf")).to(DTYPE)
             a = below(value, top)
             dx = element_gradient(exp(a), a, scale, less, EXACT)
             step = dx_pointers + step_of(start + k, dx_strides, KERNEL, DILATION, CHANNELS_INNER, DX_ALIGN, BLOCK_K)
-            mask = within(start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, DX_ALIGN, BLOCK_K)
+            mask = step_exists(
+                start + k, windows, sizes, KERNEL, DILATION, EDGES, CHANNELS_INNER, WIDE, DX_ALIGN, BLOCK_K
+            )
             tl.store(step, dx.to(dx_ptr.dtype.element_ty), mask)
 
 
