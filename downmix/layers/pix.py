@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..ops import pix as op
 from ..ops._define import check_choice
 from ._global_mean import global_mean
+from ._shared_passes import may_share, squeeze
 
 GATES = ("sigmoid", "tanh")
 
@@ -89,9 +90,15 @@ class PiX(nn.Module):
         ``mean`` [B, C] is that of ``x`` over H and W, where it is known already.
         """
         logits = F.linear(global_mean(x) if mean is None else mean, self.weight.flatten(1), self.bias)
-        if self.norm is not None:
-            logits = self.norm(logits)
+        return self.gated(logits if self.norm is None else self.norm(logits))
+
+    def gated(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits) if self.gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
+
+    def gate_gradient(self, grad: Tensor, p: Tensor) -> Tensor:
+        """The gradient of the logits, from that of p."""
+        grad = torch.ops.aten.sigmoid_backward(grad, p)
+        return grad if self.gate == "sigmoid" else 2 * grad  # the other is the sigmoid of twice the logits
 
     def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
@@ -99,6 +106,8 @@ class PiX(nn.Module):
             raise ValueError(f"PiX with in_channels={c} takes [B, {c}, H, W] or [{c}, H, W], got {list(x.shape)}")
         if x.dim() == 3:
             return self(x.unsqueeze(0), None if mean is None else mean.unsqueeze(0)).squeeze(0)
+        if mean is None and self.norm is None and may_share(x, self.weight):
+            return squeeze(self, x)
         return op.pick_or_mix(
             x,
             self.probabilities(x, mean),
@@ -107,6 +116,11 @@ class PiX(nn.Module):
             fusion=self.fusion,
             operator=self.operator,
         )
+
+    @property
+    def rule(self) -> tuple[int, float, str, str, bool]:
+        """What the operator takes behind its tensors."""
+        return self.reduction, float(self.threshold), self.fusion, self.operator, False
 
     def extra_repr(self) -> str:
         options = "".join(

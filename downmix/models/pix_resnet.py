@@ -8,9 +8,11 @@ from typing import Any
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_model_deprecations
 from timm.models.resnet import Bottleneck, ResNet
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from ..layers import PiX, create_squeeze
+from ..layers._shared_passes import add_and_rectify, may_share, squeeze
 from ..published import accept_published_names
 
 
@@ -40,6 +42,28 @@ class SqueezeBottleneck(Bottleneck):
         self.conv1 = create_squeeze(squeeze, inplanes, reduction, device=conv.weight.device, dtype=conv.weight.dtype)
         self.bn1 = nn.Identity()
         self.act1 = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        pix: Any = self.conv1
+        if not self._may_share(x):
+            return super().forward(x)
+        x, shortcut = squeeze(pix, x, keep=True)
+        inner = self.conv2, self.bn2, self.drop_block, self.act2, self.aa, self.conv3, self.bn3, self.se, self.drop_path
+        for layer in inner:
+            x = x if layer is None else layer(x)
+        return add_and_rectify(x, shortcut if self.downsample is None else self.downsample(shortcut))
+
+    def _may_share(self, x: Tensor) -> bool:
+        """Whether nobody sees that the first layer and the last ones don't run by themselves."""
+        first, last = self.conv1, self.act3
+        if not isinstance(first, PiX) or first.norm is not None or type(last) is not nn.ReLU:
+            return False
+        return may_share(x, first.weight) and not (_has_hooks(first) or _has_hooks(last))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks) or bool(torch_module._has_any_global_hook())
 
 
 class DownscaledBottleneck(Bottleneck):

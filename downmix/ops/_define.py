@@ -169,12 +169,15 @@ class Operator:
             counter.register_flop_formula(self._torch_op)(self.operations)
             self._flops_registered = True
 
-    def kernel(self, *args: Any) -> ModuleType | str:
-        """The kernel module that will run for these arguments, or the sentence why none will."""
+    def kernel(self, *args: Any, stem: str | None = None) -> ModuleType | str:
+        """The kernel module that will run for these arguments, or the sentence why none will.
+
+        ``stem`` names another file of kernels than the operator's own.
+        """
         if _backend == "reference":
             return 'use_backend("reference") is in force'
         device = args[0].device.type
-        module = _kernel_module(_KERNEL_FOLDERS.get(device, device), self.stem)
+        module = _kernel_module(_KERNEL_FOLDERS.get(device, device), stem or self.stem)
         if module is None:
             return f"it has no kernel for the device {device!r}"
         return module if isinstance(module, str) else module.why_not(*args) or module
@@ -244,10 +247,10 @@ class InplaceOperator(Operator):
         self._devices = []
         self._torch_op, self._flops_registered, self._tensors = reference, True, None  # all are tensors
 
-    def kernel(self, *args: Any) -> ModuleType | str:
+    def kernel(self, *args: Any, stem: str | None = None) -> ModuleType | str:
         if _watched(args) or for_autograd(args):
             return "autograd, a mode or a profiler watches"
-        return super().kernel(*args)
+        return super().kernel(*args, stem=stem)
 
 
 def exporting() -> bool:
@@ -263,13 +266,17 @@ def takes_plain_torch() -> bool:
 
 
 def _watched(tensors: Sequence[Tensor]) -> bool:
-    """Whether a mode, a profiler or a subclass of tensors has to hear of a call, or the memory of a tensor does not
-    hold its values: signs can be turned (`torch.imag` of a conjugate) and zeros left out."""
+    """Whether a mode, a profiler or a subclass of tensors has to hear of a call, or memory does not hold the values."""
+    return not plain(tensors) or torch.autograd._profiler_enabled()
+
+
+def plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether no mode and no subclass of tensors has to hear of a call, and the memory of the tensors holds their
+    values: signs can be turned (`torch.imag` of a conjugate) and zeros left out."""
     for tensor in tensors:
         if type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor():
-            return True
-    modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
-    return bool(modes or torch.autograd._profiler_enabled())
+            return False
+    return not (torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
 
 
 def for_autograd(tensors: Sequence[Tensor]) -> bool:

@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from downmix.kernels.triton import _overlapping, add_relu_mean, pix, soft_pool
+from downmix.kernels.triton import _overlapping, add_relu_mean, pix, pix_layer, soft_pool
 
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
 POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
@@ -83,7 +83,7 @@ def stack_bytes(binary: bytes) -> int:
 
 
 def main() -> None:
-    for module in (pix, soft_pool, _overlapping, add_relu_mean):
+    for module in (pix, pix_layer, soft_pool, _overlapping, add_relu_mean):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name)))
     for shape, reduction, layout, dtype, operator, fusion in [
@@ -97,6 +97,8 @@ def main() -> None:
         x, p = torch.empty(shape, dtype=dtype, memory_format=layout), torch.empty(2, -(-shape[1] // reduction))
         y = pix.forward(x, p, reduction, 0.5, fusion, operator, False)
         pix.backward(y, x, p, reduction, 0.5, fusion, operator, False)
+        mean, constants = torch.empty(shape[:2]), (reduction, 0.5, fusion, operator, False)
+        pix_layer.backward(y, x, p, *constants, through_mean=lambda dp, mean=mean: mean, other=x)
     for shape, kernel, stride, padding, layout, dtype in [
         ((2, 64, 56, 56), 2, 2, 0, torch.contiguous_format, torch.float16),
         ((2, 64, 56, 56), 2, 2, 0, torch.channels_last, torch.bfloat16),

@@ -10,9 +10,10 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from downmix.kernels.triton import add_relu_mean, pix, soft_pool
+from downmix.kernels.triton import _common, _overlapping, add_relu_mean, pix, pix_layer, soft_pool
 
 notes: list[tuple[str, tuple[Any, ...]]] = []
+places: dict[int, str] = {}  # of the tensors that are launched with, by their addresses
 
 
 class Utils:
@@ -33,7 +34,8 @@ class Launcher:
     def __call__(self, *args: Any) -> None:
         # Between the function and its arguments are metadata and hooks.
         (*grid, stream, function), arguments = args[:5], args[9:]
-        seen = [(a.dtype, a.shape, a.stride()) if isinstance(a, Tensor) else a for a in arguments]
+        values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+        seen = [places.get(value, value) for value in values]
         notes.append((function, (*grid, stream, *seen)))
 
 
@@ -50,8 +52,17 @@ class Driver:
         return GPUTarget("cuda", 90, 32)
 
 
+class Launch(_common.Launch):
+    def __call__(self, *tensors: Tensor) -> None:
+        places.clear()
+        places.update({tensor.data_ptr(): f"tensor {i}" for i, tensor in enumerate(tensors)})
+        super().__call__(*tensors)
+
+
 def main() -> None:
     driver.set_active(Driver())
+    for module in (_overlapping, add_relu_mean, pix, pix_layer, soft_pool):
+        module.Launch = Launch
     x, p = torch.zeros(2, 8, 6, 6), torch.zeros(2, 2)
     y = pix.forward(x, p, 4, 0.5, "threshold", "max+avg", False)
     windows = [(x, [n] * 2, [2] * 2, [0] * 2, [1] * 2) for n in (2, 3)]
@@ -65,12 +76,15 @@ def main() -> None:
         lambda: add_relu_mean.forward(x, x),
         lambda: pix.forward(x, p, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix.backward(y, x, p, 4, 0.5, "threshold", "max+avg", False),
+        lambda: pix_layer.backward(
+            y, x, p, 4, 0.5, "threshold", "max+avg", False, through_mean=lambda dp: torch.zeros(2, 8), other=None
+        ),
         *(lambda window=window: soft_pool.forward(*window, False, "exact") for window in windows),
         *(lambda window=window, grad=grad: backward(window, grad) for window, grad in zip(windows, grads, strict=True)),
     ]
     remembered = (
         *(pix._forward_launch, pix._backward_launch, soft_pool._forward_launch, soft_pool._backward_launches),
-        add_relu_mean._launch,
+        *(add_relu_mean._launch, pix_layer._launch_p, pix_layer._launch_x),
     )
     for call in calls:
         for launches in remembered:

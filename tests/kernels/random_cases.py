@@ -39,6 +39,64 @@ def check_pick_or_mix(seed: int, cases: int) -> None:
         check(pix._pick_or_mix, [x, p.to(DEVICE)], constants, layout)
 
 
+def check_pix_layer(seed: int, cases: int, roundings: int) -> None:
+    """Checks the gradient of a PiX layer's input in random cases, p given, and how the mean's follows from dp.
+
+    ``roundings`` are those to the dtype of x beyond a single one at the end.
+    """
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    while cases:
+        dtype, reduction = rng.choice(DTYPES), rng.choice((1, 3, 4, 17))
+        x = random_values(rng, [rng.randint(1, 3), rng.randint(1, 12), rng.randint(1, 6), rng.randint(1, 6)], dtype)
+        groups = -(-x.shape[1] // reduction)
+        p = torch.rand(x.shape[0], groups, device=DEVICE).to(rng.choice((dtype, torch.float32)))
+        constants = (reduction, 0.5, rng.choice(pix.FUSIONS), rng.choice(("max+avg", "max", "avg")), rng.random() < 0.3)
+        if x.isfinite().all() and not isinstance(pix._pick_or_mix.kernel(x, p, *constants), str):
+            layouts = [rng.choice(list(LAYOUTS)) for _ in range(2)]
+            _check_pix_layer(x, p, constants, *layouts, has_other=rng.random() < 0.5, roundings=roundings)
+            cases -= 1
+
+
+def _check_pix_layer(
+    x: Tensor,
+    p: Tensor,
+    constants: tuple[Any, ...],
+    grad_layout: str,
+    other_layout: str,
+    *,
+    has_other: bool,
+    roundings: int,
+) -> None:
+    grad, other = (
+        LAYOUTS[layout](torch.randn(x.shape[0], channels, *x.shape[2:], device=DEVICE).to(x.dtype))
+        for layout, channels in ((grad_layout, p.shape[1]), (other_layout, x.shape[1]))
+    )
+    others = [other] if has_other else []
+    back = torch.randn(p.shape[1], x.shape[1], device=DEVICE)
+
+    def through_mean(dp: Tensor) -> Tensor:
+        return dp @ back.to(dp.dtype)
+
+    def by_definition(*tensors: Tensor) -> Tensor:
+        def run(*leaves: Tensor) -> Tensor:
+            return pix._pick_or_mix.reference(*leaves, *constants)
+
+        _, dx, dp = with_gradients(run, list(tensors), lambda y: grad.to(y.dtype))
+        of_mean = through_mean(dp) / x.shape[2:].numel()
+        return sum(others, dx + of_mean[:, :, None, None].to(dx.dtype))
+
+    kernel: Any = pix._pick_or_mix.kernel(x, p, *constants, stem="pix_layer")
+    got = kernel.backward(grad, x, p, *constants, through_mean=through_mean, other=other if has_other else None)
+    own, truth = by_definition(x, p), by_definition(x.double(), p.double())
+    assert got.dtype == x.dtype
+    assert same_steps(got, torch.empty_like(x))
+    eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+    slack = 64 * eps * max(1.0, _largest(truth), _largest(x) * _largest(grad) * _largest(back))
+    slack += roundings * torch.finfo(x.dtype).eps / 2 * _largest(truth)
+    assert (got - truth).abs().max() <= 2 * (own - truth).abs().max() + slack
+
+
 def check_soft_pool(seed: int, cases: int) -> None:
     """Checks random cases of soft_pool, in one to three dimensions."""
     rng = random.Random(seed)

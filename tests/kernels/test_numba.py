@@ -15,6 +15,7 @@ from .random_cases import (
     check,
     check_lip_pool,
     check_pick_or_mix,
+    check_pix_layer,
     check_power_pool,
     check_soft_pool,
     check_stochastic_mean,
@@ -28,6 +29,12 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="random cases 
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_pick_or_mix_in_random_cases(seed: int) -> None:
     check_pick_or_mix(seed, cases=100)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(100, 110))
+def test_gradients_of_pix_layers_in_random_cases(seed: int) -> None:
+    check_pix_layer(seed, cases=100, roundings=2)
 
 
 @pytest.mark.usefixtures("poisoned_memory")

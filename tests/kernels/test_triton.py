@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..ops.standard import LAYOUTS
 from ..ops.test_add_relu_mean import check as check_add_relu_mean
 from ..ops.test_pix import TestPickOrMix as _TestPickOrMix
 from ..ops.test_soft_pool import TestSoftPool as _TestSoftPool
-from .random_cases import DEVICE, check, check_pick_or_mix, check_soft_pool
+from .random_cases import DEVICE, check, check_pick_or_mix, check_pix_layer, check_soft_pool
 
 triton = pytest.importorskip("triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter")
@@ -89,6 +90,12 @@ class TestSoftPoolOnTriton(_OnTriton, _TestSoftPool):
 @pytest.mark.parametrize("seed", range(10))
 def test_pick_or_mix_in_random_cases(seed: int) -> None:
     check_pick_or_mix(seed, cases=12)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(10))
+def test_gradients_of_pix_layers_in_random_cases(seed: int) -> None:
+    check_pix_layer(seed, cases=12, roundings=0)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -162,6 +169,8 @@ KERNELS = {
     "_add_relu_mean_kernel",
     "_pick_or_mix_forward_kernel",
     "_pick_or_mix_backward_kernel",
+    "_gradient_of_p_kernel",
+    "_gradient_of_x_kernel",
     "_soft_pool_forward_kernel",
     "_soft_pool_backward_kernel",
     "_soft_pool_statistics_kernel",
@@ -195,6 +204,8 @@ def test_every_kernel_compiles_for_gpus() -> None:
     assert {name: wide for name, *_, wide in lines if "gather" not in name and "statistics" not in name} == {
         "_pick_or_mix_forward_kernel": "16",
         "_pick_or_mix_backward_kernel": "16",
+        "_gradient_of_p_kernel": "16",
+        "_gradient_of_x_kernel": "16",
         "_soft_pool_forward_kernel": "16",
         "_soft_pool_backward_kernel": "16",
         "_soft_pool_rows_forward_kernel": "8",
@@ -225,7 +236,9 @@ def test_which_windows_are_taken_row_by_row(
     assert _overlapping.fits(_plan.Plan([x], [torch.empty(1, 2, *sizes)], *windows, loads=4)) == by_rows
 
 
-def test_launches_keep_what_was_compiled_for_a_device_and_an_alignment() -> None:
+def test_launches_keep_what_was_compiled_for_a_device_and_an_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = types.SimpleNamespace(get_current_stream=lambda device: 7)
+    monkeypatch.setattr(_common, "driver", types.SimpleNamespace(active=stream))
     calls: list[tuple[object, ...]] = []
 
     class Kernel:
@@ -234,7 +247,7 @@ def test_launches_keep_what_was_compiled_for_a_device_and_an_alignment() -> None
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Callable[..., None]]:
             def compile(*args: object, **options: object) -> Any:
                 calls.append(("compiled", grid, args[1:], options["BLOCK"]))
-                return {grid: lambda *args: calls.append(("launched", grid, args[1:]))}
+                return {grid: lambda *args, stream: calls.append(("launched", grid, args, stream))}
 
             return compile
 
@@ -242,5 +255,6 @@ def test_launches_keep_what_was_compiled_for_a_device_and_an_alignment() -> None
     memory = torch.zeros(64, device=DEVICE)
     for x in (memory, memory, memory[1:], memory):
         launch(x)
-    compiled, launched = ("compiled", (7, 1, 1), (64,), 16), ("launched", (7, 1, 1), (64, 16))
+    compiled = "compiled", (7, 1, 1), (64,), 16
+    launched = "launched", (7, 1, 1), (memory.data_ptr(), 64, 16), 7
     assert calls == [compiled, launched, compiled, launched]

@@ -1,4 +1,4 @@
-# pyright: reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
 """What the Triton kernels share: arithmetic that follows torch's rules, and the layouts that decide a tile's shape."""
 
 import contextlib
@@ -11,8 +11,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 
 from ...ops._define import memory_format
+from .._layouts import Layout, blank, layout, remembered
 
 # 16 bytes a thread and load in 4 warps: the widest load, and small enough programs for 16 of them to share one of
 # H200's 132 multiprocessors, so that some load while others compute.
@@ -44,11 +46,13 @@ class Launch:
 
     def __call__(self, *tensors: Tensor) -> None:
         # Triton compiles anew for each device, and for memory that wide loads must not take for aligned.
-        key = (tensors[0].get_device(), *[tensor.data_ptr() % LOAD_BYTES == 0 for tensor in tensors])
+        device, addresses = tensors[0].get_device(), [tensor.data_ptr() for tensor in tensors]
+        key = (device, *[address % LOAD_BYTES == 0 for address in addresses])
         compiled = self.compiled.get(key)
         with on_device_of(tensors[0]):
             if compiled is not None:
-                compiled(*tensors, *self.all)
+                # Of a tensor, the launcher would ask the driver whether its memory is on the GPU.
+                compiled(*addresses, *self.all, stream=driver.active.get_current_stream(device))
             elif kernel := self.kernel[self.grid](*tensors, *self.arguments, **self.constants, **OPTIONS):
                 self.compiled[key] = kernel[self.grid]  # the interpreter gives none
 
@@ -93,13 +97,15 @@ def power_of_two(size: int, at_most: int) -> int:
     return min(triton.next_power_of_2(size), at_most)
 
 
-def empty_output(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+def empty_output(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
     """Memory for an output, laid out as ``contiguous(memory_format=memory_format(x))`` would lay it out."""
-    y = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
-    layout = memory_format(x)
-    if y.is_contiguous(memory_format=layout):  # as with one channel, whose strides then say contiguous
-        return y
-    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=layout)
+    return torch.empty_strided(shape, _strides(layout(x), shape), dtype=dtype or x.dtype, device=x.device)
+
+
+@remembered
+def _strides(x: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
+    y = torch.empty(shape, device="meta")
+    return y.contiguous(memory_format=memory_format(blank(x))).stride()  # itself with one channel, say
 
 
 def alignment(*values: int) -> int:

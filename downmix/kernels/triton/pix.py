@@ -158,6 +158,21 @@ def _pick_or_mix_forward_kernel(
 
 
 @triton.jit
+def _spread(
+    grad, p, picks, size,
+    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The gradients that the winner of each group and each of its channels get."""
+    if WEIGHTED:
+        d_upper, d_lower = grad * p, grad * (1 - p)
+    else:
+        d_upper, d_lower = tl.where(picks, grad * p, 0.0), tl.where(picks, 0.0, grad * p)
+    to_winner = d_upper if OPERATOR == "max+avg" else d_upper + d_lower
+    to_each = d_lower if OPERATOR == "max+avg" else d_upper + d_lower
+    return to_winner, _share(to_each, size, REDUCTION, WHOLE)
+
+
+@triton.jit
 def _write(
     dx_ptr, dx_strides, b, s, g_start, channels, space, width, to_winner, to_each, first,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
@@ -220,16 +235,9 @@ def _pick_or_mix_backward_kernel(
     for k in tl.static_range(AT_ONCE):
         s = s_start + k * BLOCK_S + tl.arange(0, BLOCK_S)
         upper, lower, grad = uppers[k], lowers[k], grads[k]
-        if WEIGHTED:
-            part = grad * (upper - lower)
-            d_upper, d_lower = grad * p, grad * (1 - p)
-        else:
-            part = grad * tl.where(picks, upper, lower)
-            d_upper, d_lower = tl.where(picks, grad * p, 0.0), tl.where(picks, 0.0, grad * p)
+        part = grad * (upper - lower if WEIGHTED else tl.where(picks, upper, lower))
         dp += tl.where((s < space)[:, None] & (g < groups)[None, :], part, 0.0)  # beyond the mask −∞ · 0
-        to_winner = d_upper if OPERATOR == "max+avg" else d_upper + d_lower
-        to_each = d_lower if OPERATOR == "max+avg" else d_upper + d_lower
-        to_each = _share(to_each, size, REDUCTION, LEGACY_TAIL or not SHORT_TAIL)
+        to_winner, to_each = _spread(grad, p, picks, size, REDUCTION, WEIGHTED, OPERATOR, LEGACY_TAIL or not SHORT_TAIL)
         _write(
             dx_ptr, dx_strides, b, s, g_start, channels, space, width,
             _by_lane(to_winner, BLOCK_R), _by_lane(to_each, BLOCK_R), _by_lane(firsts[k], BLOCK_R),
@@ -247,18 +255,17 @@ def forward(
     x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
 ) -> Tensor:
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
-    if y.numel() == 0:
-        return y
-    layouts = layout(x), layout(p), layout(y)
-    _forward_launch(layouts, reduction, threshold, fusion, operator, legacy_tail)(x, p, y)
+    if y.numel() > 0:
+        _forward_launch(layout(x), layout(p), reduction, threshold, fusion, operator, legacy_tail)(x, p, y)
     return y
 
 
 @remembered
 def _forward_launch(
-    layouts: tuple[Layout, ...], reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
+    x: Any, p: Any, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
 ) -> Launch:
-    x, p, y = map(blank, layouts)
+    x, p = blank(x), blank(p)
+    y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
     programs, s_tiles, constants = _plan((x, y), p, reduction, fusion, operator, legacy_tail, backward=False)
     channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
     arguments = (_strides(x, flat), p.stride(), _strides(y, flat), *_sizes(x, p), s_tiles, threshold)

@@ -1,0 +1,181 @@
+# Triton's types mean the compiled language, not the Python that pyright reads.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
+"""The gradient of a whole PiX layer: p follows from the mean of x, so x gets a gradient through its mean as well.
+
+That one is known when dp is, so x is read twice: for dp first, and then to write all that x gets at once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...ops._define import compute_dtype
+from .._layouts import Layout, blank, layout, remembered
+from ._common import Launch, aligned
+from .pix import _alignment, _by_lane, _channels, _offsets, _plan, _program, _reduce, _sizes, _spread, _strides, why_not
+
+__all__ = ["backward", "why_not"]
+
+# Enough to keep all of an H200 busy. Programs leave their sums side by side, so that more of them have more to add up.
+_PROGRAMS = 4096
+
+
+@triton.jit
+def _gradient_of_p_kernel(
+    grad_ptr, x_ptr, p_ptr, dp_ptr, grad_strides, x_strides, p_strides,
+    channels, groups, space, width, s_parts, tiles, threshold: tl.float64,
+    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
+    SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """dp of ``tiles`` tiles of positions, [B, s_parts, G], as the kernel of both gradients has it."""
+    if CHANNELS_INNER:
+        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
+    else:
+        space = aligned(space, X_ALIGN)
+    b, s_part, g_start = _program(groups, s_parts, BLOCK_G)
+    g = g_start + tl.arange(0, BLOCK_G)
+    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
+    picks = p < tl.full([1, 1], threshold, DTYPE)
+    dp = tl.zeros([BLOCK_S, BLOCK_G], DTYPE)
+    for tile in range(tiles):
+        s = (s_part * tiles + tile) * BLOCK_S + tl.arange(0, BLOCK_S)
+        upper, lower, _first, _size = _reduce(
+            x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
+            DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+        )  # fmt: skip
+        mask = (s < space)[:, None] & (g < groups)[None, :]
+        offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
+        grad = tl.load(grad_ptr + offsets, mask, other=0).to(DTYPE)
+        dp += tl.where(mask, grad * (upper - lower if WEIGHTED else tl.where(picks, upper, lower)), 0.0)
+    tl.store(dp_ptr + (b * s_parts + s_part) * groups + g, tl.sum(dp, 0), g < groups)
+
+
+@triton.jit
+def _write(
+    dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, b, s, g_start, channels, space, width,
+    to_winner, to_each, first,
+    REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr,
+    CHANNELS_INNER: tl.constexpr, OTHER: tl.constexpr, OTHER_ALIGN: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """All gradients of the channels of a tile of groups."""
+    for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
+        others = ()  # before the first is written, as no load moves up past a store
+        for k in tl.static_range(UNROLL):
+            c, _j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            other = tl.load(mean_ptr + b * channels + c, exists, other=0).to(DTYPE)[None, :] / space.to(DTYPE)
+            if OTHER:
+                offsets = _offsets(other_strides, b, s, c, width, FLAT, CHANNELS_INNER, OTHER_ALIGN)
+                mask = (s < space)[:, None] & exists[None, :]
+                other += tl.load(other_ptr + offsets, mask, other=0).to(DTYPE)
+            others += (other,)
+        for k in tl.static_range(UNROLL):
+            c, j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            dx = others[k] + (to_each if OPERATOR == "avg" else tl.where(first == j[None, :], to_winner, 0.0))
+            if OPERATOR == "max+avg":
+                dx += to_each
+            offsets = _offsets(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
+            tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
+
+
+@triton.jit
+def _gradient_of_x_kernel(
+    grad_ptr, x_ptr, p_ptr, mean_ptr, other_ptr, dx_ptr, grad_strides, x_strides, p_strides, other_strides, dx_strides,
+    channels, groups, space, width, s_tiles, threshold: tl.float64,
+    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
+    SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    OTHER: tl.constexpr, X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, OTHER_ALIGN: tl.constexpr,
+    DX_ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The gradient of x through the fusion, its mean and, with OTHER, other readers."""
+    if CHANNELS_INNER:
+        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
+    else:
+        space = aligned(space, X_ALIGN)
+    b, s_tile, g_start = _program(groups, s_tiles, BLOCK_G)
+    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
+    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
+    picks = p < tl.full([1, 1], threshold, DTYPE)
+    _upper, _lower, first, size = _reduce(
+        x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
+        DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+    )  # fmt: skip
+    offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
+    grad = tl.load(grad_ptr + offsets, (s < space)[:, None] & (g < groups)[None, :], other=0).to(DTYPE)
+    to_winner, to_each = _spread(grad, p, picks, size, REDUCTION, WEIGHTED, OPERATOR, LEGACY_TAIL or not SHORT_TAIL)
+    _write(
+        dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, b, s, g_start, channels, space, width,
+        _by_lane(to_winner, BLOCK_R), _by_lane(to_each, BLOCK_R), _by_lane(first, BLOCK_R),
+        REDUCTION, OPERATOR, DTYPE, FLAT, CHANNELS_INNER, OTHER, OTHER_ALIGN, DX_ALIGN, BLOCK_G, BLOCK_R, UNROLL,
+    )  # fmt: skip
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    p: Tensor,
+    *constants: Any,
+    through_mean: Callable[[Tensor], Tensor],
+    other: Tensor | None,
+) -> Tensor:
+    """The gradient of x.
+
+    Args:
+        grad (Tensor[B, G, H, W]): of the fusion's result.
+        x, p, constants: the fusion's arguments.
+        through_mean: gives the gradient of the mean, [B, C], from dp, [B, G].
+        other (Tensor[B, C, H, W]): the gradient of other readers of x, or None.
+    """
+    if x.numel() == 0:
+        through_mean(torch.zeros_like(p))
+        return torch.empty_like(x)
+    dtype = compute_dtype(x, p)
+    s_parts, launch = _launch_p((layout(grad), layout(x), layout(p)), *constants)
+    parts = torch.empty((x.shape[0], s_parts, p.shape[1]), dtype=dtype, device=p.device)
+    launch(grad, x, p, parts)
+    mean = through_mean(parts.squeeze(1) if s_parts == 1 else parts.sum(1)).contiguous()
+    dx = torch.empty_like(x)
+    read = x if other is None else other
+    launch = _launch_x(tuple(map(layout, (grad, x, p, read, dx))), mean.dtype, other is not None, *constants)
+    launch(grad, x, p, mean, read, dx)
+    return dx
+
+
+@remembered
+def _launch_p(layouts: tuple[Layout, ...], *constants: Any) -> tuple[int, Launch]:
+    """The parts that the sums for dp are left in, and the launch."""
+    reduction, threshold, *rule = constants
+    grad, x, p = map(blank, layouts)
+    programs, s_tiles, meta = _plan((x, grad), p, reduction, *rule, backward=False)
+    tiles = triton.cdiv(s_tiles, min(s_tiles, triton.cdiv(_PROGRAMS, programs)))
+    s_parts = triton.cdiv(s_tiles, tiles)
+    flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
+    arguments = (_strides(grad, flat), _strides(x, flat), p.stride(), *_sizes(x, p), s_parts, tiles, threshold)
+    alignments = {"X_ALIGN": _alignment(x, inner), "GRAD_ALIGN": _alignment(grad, inner)}
+    return s_parts, Launch(_gradient_of_p_kernel, programs * s_parts, arguments, meta | alignments)
+
+
+@remembered
+def _launch_x(layouts: tuple[Layout, ...], mean: torch.dtype, has_other: bool, *constants: Any) -> Launch:
+    reduction, threshold, *rule = constants
+    grad, x, p, other, dx = map(blank, layouts)
+    programs, s_tiles, meta = _plan((x, grad, other, dx), p, reduction, *rule, backward=True)
+    flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
+    strides = (_strides(grad, flat), _strides(x, flat), p.stride(), _strides(other, flat), _strides(dx, flat))
+    meta |= {
+        "UNROLL": min(meta["UNROLL"], 4),  # more would not fit into registers: what is added is held meanwhile
+        "OTHER": has_other,
+        "X_ALIGN": _alignment(x, inner),
+        "GRAD_ALIGN": _alignment(grad, inner),
+        "OTHER_ALIGN": _alignment(other, inner),
+        "DX_ALIGN": _alignment(dx, inner),
+    }
+    return Launch(_gradient_of_x_kernel, programs * s_tiles, (*strides, *_sizes(x, p), s_tiles, threshold), meta)

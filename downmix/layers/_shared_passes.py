@@ -1,0 +1,131 @@
+"""A PiX layer in training, and a residual sum in front of it, in as few passes over the map as can be.
+
+Autograd gives a map that is read three times, by the mean, by the fusion and by a shortcut, three gradients and adds
+them up; each is as large as the map. Here one pass writes their sum. And a map that was just written knows its mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+
+from ..ops._define import for_autograd, plain, takes_plain_torch
+from ..ops.add_relu_mean import add_relu_mean_
+from ..ops.pix import _pick_or_mix
+from ._global_mean import global_mean
+
+if TYPE_CHECKING:
+    from .pix import PiX
+
+
+def may_share(*tensors: Tensor) -> bool:
+    """Whether nobody but autograd needs to see each step: no tracer, compiler, mode or subclass of tensors."""
+    if torch.compiler.is_compiling() or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        return False
+    return plain(tensors) and not takes_plain_torch()
+
+
+def squeeze(layer: PiX, x: Tensor, *, keep: bool = False) -> Any:
+    """``layer(x)``; with ``keep`` also ``x`` for a shortcut, whose gradient joins that of the layer."""
+    mean = global_mean_of(x)
+    if for_autograd((x, layer.weight)):
+        return _PiX.apply(x, mean, layer.weight, layer.bias, layer, keep)
+    y = _pick_or_mix(x, layer.probabilities(x, mean), *layer.rule)
+    return (y, x) if keep else y
+
+
+def add_and_rectify(x: Tensor, shortcut: Tensor) -> Tensor:
+    """ReLU(x + shortcut), written over ``x``; :func:`global_mean_of` finds its mean."""
+    if for_autograd((x, shortcut)):
+        x, mean = _AddReLU.apply(x, shortcut)
+    else:
+        mean = add_relu_mean_(x, shortcut)
+    x._downmix_mean = mean, _version(x)  # type: ignore[attr-defined]
+    return x
+
+
+def global_mean_of(x: Tensor) -> Tensor | None:
+    """The mean [B, C] that came with a map, if nobody has written over that since."""
+    mean, version = getattr(x, "_downmix_mean", (None, None))
+    return mean if version == _version(x) else None
+
+
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else x._version  # those of inference mode don't count
+
+
+class _AddReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+        mean = add_relu_mean_(x, shortcut)
+        ctx.mark_dirty(x)
+        ctx.mark_non_differentiable(mean)
+        ctx.save_for_backward(x)
+        return x, mean
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (x,) = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grads[0], x, 0)
+        return grad, grad
+
+
+class _PiX(torch.autograd.Function):
+    """A PiX layer of a map and its mean, and with ``keep`` the map itself for other readers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor | None, weight: Tensor, bias: Tensor | None, layer: PiX, keep: bool
+    ) -> Any:
+        ctx.layer = layer
+        ctx.set_materialize_grads(False)
+        mean = x.mean((2, 3)) if mean is None else mean
+        p = layer.probabilities(x, mean)
+        ctx.save_for_backward(x, mean, p, weight, bias)
+        y = _pick_or_mix(x, p, *layer.rule)
+        return (y, x) if keep else y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, mean, p, weight, bias = ctx.saved_tensors
+        layer: PiX = ctx.layer
+        grad, other = (*grads, None)[:2]
+        if grad is None:
+            grad = x.new_zeros(x.shape[0], p.shape[1], *x.shape[2:])
+        kernel = _pick_or_mix.kernel(x, p, *layer.rule, stem="pix_layer")
+        # Grad mode means create_graph=True, a batch of gradients is_grads_batched=True.
+        batched = any(is_legacy_batchedtensor(g) for g in grads if g is not None)
+        if isinstance(kernel, str) or torch.is_grad_enabled() or batched:
+            dx, *others = _by_autograd(layer, [x, weight, bias], grad, ctx.needs_input_grad)
+            return dx if other is None or dx is None else dx + other, None, *others, None, None
+        found: list[Tensor] = []
+
+        def through_mean(dp: Tensor) -> Tensor:
+            logits = layer.gate_gradient(dp, p.to(dp.dtype)).to(weight.dtype)
+            found.extend((logits, logits.t() @ mean.to(weight.dtype)))
+            return logits @ weight.flatten(1)
+
+        dx = kernel.backward(grad, x, p, *layer.rule, through_mean=through_mean, other=other)
+        logits, dw = found
+        return dx, None, dw.view_as(weight), None if bias is None else logits.sum(0), None, None
+
+
+def _by_autograd(
+    layer: PiX, tensors: list[Tensor | None], grad: Tensor, needs_grad: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """The gradients of x, weight and bias from the layer's definition, so that they have gradients too."""
+    create_graph = torch.is_grad_enabled()
+    needed = [needs_grad[0], *needs_grad[2:4]]
+    with torch.enable_grad():
+        # Views: a caller's hooks must not fire on this inner pass.
+        inputs: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+        x, weight, bias = inputs
+        p = layer.gated(F.linear(global_mean(x), weight.flatten(1), bias))
+        y = _pick_or_mix(x, p, *layer.rule)
+        wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(y, wanted, grad, create_graph=create_graph, materialize_grads=True))
+    return [next(found) if need else None for need in needed]

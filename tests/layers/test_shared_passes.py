@@ -1,0 +1,189 @@
+"""PiX layers and residual sums that share passes give what they give one by one, and only where nobody watches."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+
+import downmix
+from downmix import PiX
+from downmix.layers import _shared_passes
+from downmix.layers._shared_passes import add_and_rectify, global_mean_of, squeeze
+from downmix.ops.pix import _pick_or_mix
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+VARIANTS: tuple[dict[str, Any], ...] = ({}, {"gate": "tanh", "bias": True}, {"fusion": "weighted"}, {"operator": "avg"})
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes layers run one by one from then on."""
+
+    def switch() -> None:
+        for module in ("layers.pix", "models.pix_resnet"):
+            monkeypatch.setattr(f"downmix.{module}.may_share", lambda *tensors: False)
+
+    return switch
+
+
+def network(name: str = "test_pix_resnet", **options: Any) -> nn.Module:
+    """One whose branches all count: scales of 0 in front of the sums would hide them."""
+    torch.manual_seed(0)
+    net = timm.create_model(name, **options).double()
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    return net
+
+
+def results(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """Outputs in training and inference, and all gradients."""
+    x = x.detach().requires_grad_()
+    y = net.train()(x)
+    grads = torch.autograd.grad(y.square().sum(), [x, *net.parameters()])
+    with torch.no_grad():
+        inference = net.eval()(x)
+    with torch.inference_mode():
+        assert torch.equal(net(x), inference)
+    return [y, inference, *grads]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"layers": (2, 2, 1, 1)}, {"drop_path_rate": 0.3}, {"block_args": {"squeeze": "pix", "attn_layer": "se"}}],
+    ids=str,
+)
+def test_networks_learn_what_they_learn_layer_by_layer(
+    layout: str, options: dict[str, Any], apart: Callable[[], None]
+) -> None:
+    net = network(**options).to(memory_format=LAYOUTS[layout])
+    other, x = copy.deepcopy(net), torch.randn(2, 3, 64, 64).double().contiguous(memory_format=LAYOUTS[layout])
+    torch.manual_seed(1)
+    ours = results(net, x)
+    apart()
+    torch.manual_seed(1)
+    for got, expected in zip(ours, results(other, x), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("shape", [(2, 8, 3, 4), (3, 10, 2, 2)])
+def test_derivatives_of_all_kinds(variant: dict[str, Any], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer, x = PiX(shape[1], 4, **variant).double(), torch.randn(shape).double().requires_grad_()
+
+    def run(x: Tensor, *parameters: Tensor) -> Any:
+        return squeeze(layer, x * 1, keep=True)
+
+    assert isinstance(layer(x).grad_fn, _shared_passes._PiX._backward_cls)
+    inputs = (x, *layer.parameters())
+    assert gradcheck(run, inputs, check_batched_grad=True)
+    assert gradgradcheck(run, inputs, check_batched_grad=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("frozen", ["", "x", "parameters"])
+def test_whatever_is_frozen_or_unused(variant: dict[str, Any], frozen: str, apart: Callable[[], None]) -> None:
+    layer, x = PiX(8, 4, **variant).requires_grad_(frozen != "parameters"), torch.randn(2, 8, 5, 5)
+    x.requires_grad_(frozen != "x")
+    inputs = [tensor for tensor in (x, *layer.parameters()) if tensor.requires_grad]
+
+    def gradients(use: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor | None]:
+        y, kept = squeeze(layer, x, keep=True) if sharing else (layer(x), x)
+        return list(torch.autograd.grad(use(y, kept), inputs, allow_unused=True, materialize_grads=True))
+
+    uses = [lambda y, kept: y.square().sum() + kept.square().sum(), lambda y, kept: y.square().sum()]
+    if frozen != "x":
+        uses.append(lambda y, kept: kept.square().sum())
+    sharing = True
+    ours = [gradients(use) for use in uses]
+    apart()
+    sharing = False
+    for got, expected in zip(ours, [gradients(use) for use in uses], strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_under_autocast(dtype: torch.dtype, apart: Callable[[], None]) -> None:
+    layer, x = PiX(16, 4), torch.randn(2, 16, 5, 5, dtype=dtype, requires_grad=True)
+
+    def gradients() -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        return [y, *torch.autograd.grad(y.float().square().sum(), [x, layer.weight])]
+
+    ours = gradients()
+    apart()
+    for got, expected in zip(ours, gradients(), strict=True):
+        assert got.dtype == expected.dtype
+        torch.testing.assert_close(got, expected, rtol=0.02, atol=0.02)
+
+
+def test_a_sum_knows_its_mean_until_somebody_writes_over_it() -> None:
+    x, shortcut = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5)
+    for grad in (False, True):
+        y = add_and_rectify(x * 1, shortcut.requires_grad_(grad))
+        torch.testing.assert_close(y, (x + shortcut).relu())
+        torch.testing.assert_close(global_mean_of(y), y.mean((2, 3)))
+        with torch.no_grad():
+            y.add_(1)
+        assert global_mean_of(y) is None
+        assert global_mean_of(y * 1) is None
+    with torch.inference_mode():
+        y = add_and_rectify(x * 1, shortcut)
+        torch.testing.assert_close(global_mean_of(y), y.mean((2, 3)))
+
+
+def test_a_layer_takes_the_mean_that_came_with_its_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = PiX(8, 4), torch.randn(2, 8, 5, 5)
+    y = add_and_rectify(x * 1, x.clone().requires_grad_())
+    expected = layer(y.detach().clone())
+    monkeypatch.setattr(Tensor, "mean", None)  # nobody may take it again
+    torch.testing.assert_close(squeeze(layer, y), expected)
+
+
+def test_gradients_of_maps_between_blocks_are_whole(apart: Callable[[], None]) -> None:
+    """What grad-cam and hooks on features see."""
+    net, x = network(layers=(2, 1, 1, 1)).train(), torch.randn(2, 3, 64, 64).double()
+
+    def seen() -> list[Tensor]:
+        maps: list[Tensor] = []
+        handle = net.layer1[0].register_forward_hook(lambda module, args, output: maps.append(output))
+        loss = net(x).square().sum()
+        handle.remove()
+        return list(torch.autograd.grad(loss, maps))
+
+    ours = seen()
+    apart()
+    torch.testing.assert_close(ours, seen())
+
+
+@pytest.mark.parametrize("layer", ["conv1", "act3"])
+def test_hooks_still_fire(layer: str) -> None:
+    net, calls = network(), []
+    for inner in (net.layer1[0], net.layer3[0]):
+        getattr(inner, layer).register_forward_hook(lambda module, args, output: calls.append(output.shape))
+    net(torch.randn(2, 3, 64, 64).double())
+    assert len(calls) == 2
+
+
+def test_other_activations_and_squeezes_run_as_they_did() -> None:
+    for options in ({"act_layer": nn.SiLU}, {"block_args": {"squeeze": "dwp"}}):
+        net, x = network(**options), torch.randn(2, 3, 64, 64).double()
+        y = net.layer1(net.maxpool(net.act1(net.bn1(net.conv1(x)))))
+        assert global_mean_of(y) is None
+
+
+def test_the_reference_stays_in_force() -> None:
+    layer, x = PiX(8, 4).double(), torch.randn(2, 8, 3, 3).double().requires_grad_()
+    expected = torch.autograd.grad(layer(x).square().sum(), [x, layer.weight])
+    with downmix.use_backend("reference"):
+        assert "reference" in downmix.explain_backend(layer, x)
+        assert isinstance(_pick_or_mix.kernel(x, x[:, :2, 0, 0], *layer.rule, stem="pix_layer"), str)
+        torch.testing.assert_close(torch.autograd.grad(layer(x).square().sum(), [x, layer.weight]), expected)
