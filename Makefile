@@ -51,7 +51,8 @@ gpu-pools:
 	for op in soft_pool lip power stochastic mixed s3; do $(PYTHON) -m benchmarks.ops --only $$op || exit; done
 
 gpu-networks:
-	$(PYTHON) -m downmix bench $(NETWORKS) --device cuda --dtype bfloat16 --batch_sizes 1 32 256 --output \
+	$(PYTHON) -m downmix bench $(NETWORKS) --device cuda --dtype bfloat16 --batch_sizes 1 32 256 \
+		--engines eager cuda_graph --output \
 		benchmarks/results/networks_$$($(PYTHON) -c "from benchmarks.ops import device_word; print(device_word())").csv
 
 format: $(READY)

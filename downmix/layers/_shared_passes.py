@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..ops._define import for_autograd, plain, takes_plain_torch
 from ..ops.add_relu_mean import add_relu_mean_
@@ -20,6 +21,9 @@ from ._global_mean import global_mean
 
 if TYPE_CHECKING:
     from .pix import PiX
+
+# Of maps that are alive. An attribute of a map would go with its copies and into files, beside other values.
+_means: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def may_share(*tensors: Tensor) -> bool:
@@ -44,14 +48,14 @@ def add_and_rectify(x: Tensor, shortcut: Tensor) -> Tensor:
         x, mean = _AddReLU.apply(x, shortcut)
     else:
         mean = add_relu_mean_(x, shortcut)
-    x._downmix_mean = mean, _version(x)  # type: ignore[attr-defined]
+    _means[x] = mean, _version(x)
     return x
 
 
 def global_mean_of(x: Tensor) -> Tensor | None:
     """The mean [B, C] that came with a map, if nobody has written over that since."""
-    mean, version = getattr(x, "_downmix_mean", (None, None))
-    return mean if version == _version(x) else None
+    found = _means.get(x)
+    return found[0] if found is not None and found[1] == _version(x) else None
 
 
 def _version(x: Tensor) -> int | None:
@@ -70,7 +74,7 @@ class _AddReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         (x,) = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grads[0], x, 0)
+        grad = torch.ops.aten.threshold_backward.default(grads[0], x, 0)
         return grad, grad
 
 
@@ -104,12 +108,13 @@ class _PiX(torch.autograd.Function):
             return dx if other is None or dx is None else dx + other, None, *others, None, None
         found: list[Tensor] = []
 
-        def through_mean(dp: Tensor) -> Tensor:
-            logits = layer.gate_gradient(dp, p.to(dp.dtype)).to(weight.dtype)
+        def through_mean(logits: Tensor) -> Tensor:
+            logits = logits.to(weight.dtype)
             found.extend((logits, logits.t() @ mean.to(weight.dtype)))
             return logits @ weight.flatten(1)
 
-        dx = kernel.backward(grad, x, p, *layer.rule, through_mean=through_mean, other=other)
+        slope = 1.0 if layer.gate == "sigmoid" else 2.0  # ½(1 + tanh) is the sigmoid of twice the logits
+        dx = kernel.backward(grad, x, p, *layer.rule, slope=slope, through_mean=through_mean, other=other)
         logits, dw = found
         return dx, None, dw.view_as(weight), None if bias is None else logits.sum(0), None, None
 

@@ -95,11 +95,6 @@ class PiX(nn.Module):
     def gated(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits) if self.gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
 
-    def gate_gradient(self, grad: Tensor, p: Tensor) -> Tensor:
-        """The gradient of the logits, from that of p."""
-        grad = torch.ops.aten.sigmoid_backward(grad, p)
-        return grad if self.gate == "sigmoid" else 2 * grad  # the other is the sigmoid of twice the logits
-
     def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             c = self.in_channels

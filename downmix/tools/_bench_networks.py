@@ -18,7 +18,7 @@ from ..ops._define import check_choice
 from ._timing import train_step
 
 MODES = ("inference", "training")
-ENGINES = ("eager", "compile")
+ENGINES = ("eager", "compile", "cuda_graph")
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 # What a network that can't run or can't be compiled raises; torch.compile's own errors are RuntimeErrors.
@@ -31,7 +31,7 @@ class Configuration:
 
     Attributes:
         mode: ``"inference"`` or ``"training"``: forward pass, cross entropy, backward pass and SGD's update.
-        engine: ``"eager"`` or ``"compile"`` for torch.compile.
+        engine: ``"eager"``, ``"compile"`` for torch.compile, or ``"cuda_graph"`` for eager's kernels, replayed.
         layout: ``"nchw"`` or ``"channels_last"``.
         fold_bn: whether BatchNorms are folded into the convolutions before them; never in training.
         batch_size: images at once.
@@ -118,7 +118,32 @@ class Subject:
         def train() -> None:
             train_step(network, images, labels, criterion, optimizer)
 
-        return infer if configuration.mode == "inference" else train
+        call = infer if configuration.mode == "inference" else train
+        return recorded(call, device) if configuration.engine == "cuda_graph" else call
+
+
+def recorded(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """Replays the kernels that ``call`` launches, without the Python that launches them.
+
+    Raises:
+        ValueError: if the device is no GPU.
+    """
+    if device.type != "cuda":
+        raise ValueError(f"a CUDA graph needs a GPU, and the device is {device}; pass --device cuda")
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):  # what is set up or compiled at first must not be recorded
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        call()
+
+    def replay(kept: Callable[[], object] = call) -> None:  # with what the kernels read
+        graph.replay()
+
+    return replay
 
 
 def settle_batch_norms(network: nn.Module, images: Tensor) -> None:

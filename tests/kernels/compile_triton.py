@@ -92,13 +92,15 @@ def main() -> None:
         ((2, 25, 14, 14), 6, torch.channels_last, torch.float32, "min", "threshold"),
         ((2, 1024, 7, 7), 512, torch.contiguous_format, torch.float32, "avg", "threshold"),
         ((2, 64, 8, 8), 2, torch.contiguous_format, torch.float64, "max", "weighted"),
+        ((2, 64, 1, 1), 4, torch.contiguous_format, torch.float32, "max+avg", "threshold"),
         ((2, 64, 14, 14), 4, torch.contiguous_format, torch.float32, "max+avg", "threshold"),
     ]:
         x, p = torch.empty(shape, dtype=dtype, memory_format=layout), torch.empty(2, -(-shape[1] // reduction))
         y = pix.forward(x, p, reduction, 0.5, fusion, operator, False)
         pix.backward(y, x, p, reduction, 0.5, fusion, operator, False)
         mean, constants = torch.empty(shape[:2]), (reduction, 0.5, fusion, operator, False)
-        pix_layer.backward(y, x, p, *constants, through_mean=lambda dp, mean=mean: mean, other=x)
+        options = {"slope": 1.0, "through_mean": lambda logits, mean=mean: mean, "other": x}
+        pix_layer.backward(y, x, p, *constants, **options)
     for shape, kernel, stride, padding, layout, dtype in [
         ((2, 64, 56, 56), 2, 2, 0, torch.contiguous_format, torch.float16),
         ((2, 64, 56, 56), 2, 2, 0, torch.channels_last, torch.bfloat16),
@@ -118,6 +120,7 @@ def main() -> None:
     for shape, layout, dtype in [
         ((2, 64, 56, 56), torch.channels_last, torch.bfloat16),
         ((2, 64, 7, 7), torch.contiguous_format, torch.float64),
+        ((2, 64, 1, 1), torch.contiguous_format, torch.float32),
         ((64, 64, 14, 14), torch.contiguous_format, torch.float32),
     ]:
         x = torch.empty(shape, dtype=dtype, memory_format=layout)

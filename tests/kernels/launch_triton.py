@@ -77,14 +77,15 @@ def main() -> None:
         lambda: pix.forward(x, p, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix.backward(y, x, p, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix_layer.backward(
-            y, x, p, 4, 0.5, "threshold", "max+avg", False, through_mean=lambda dp: torch.zeros(2, 8), other=None
+            *(y, x, p, 4, 0.5, "threshold", "max+avg", False),
+            **{"slope": 1.0, "through_mean": lambda logits: torch.zeros(2, 8), "other": None},
         ),
         *(lambda window=window: soft_pool.forward(*window, False, "exact") for window in windows),
         *(lambda window=window, grad=grad: backward(window, grad) for window, grad in zip(windows, grads, strict=True)),
     ]
     remembered = (
         *(pix._forward_launch, pix._backward_launch, soft_pool._forward_launch, soft_pool._backward_launches),
-        *(add_relu_mean._launch, pix_layer._launch_p, pix_layer._launch_x),
+        *(add_relu_mean._launch, pix_layer._launch_logits, pix_layer._launch_x),
     )
     for call in calls:
         for launches in remembered:

@@ -40,7 +40,7 @@ def check_pick_or_mix(seed: int, cases: int) -> None:
 
 
 def check_pix_layer(seed: int, cases: int, roundings: int) -> None:
-    """Checks the gradient of a PiX layer's input in random cases, p given, and how the mean's follows from dp.
+    """Checks the gradient of a PiX layer's input in random cases, p given, and how the mean's follows.
 
     ``roundings`` are those to the dtype of x beyond a single one at the end.
     """
@@ -72,22 +72,23 @@ def _check_pix_layer(
         LAYOUTS[layout](torch.randn(x.shape[0], channels, *x.shape[2:], device=DEVICE).to(x.dtype))
         for layout, channels in ((grad_layout, p.shape[1]), (other_layout, x.shape[1]))
     )
-    others = [other] if has_other else []
+    others, slope = [other] if has_other else [], 2.0
     back = torch.randn(p.shape[1], x.shape[1], device=DEVICE)
 
-    def through_mean(dp: Tensor) -> Tensor:
-        return dp @ back.to(dp.dtype)
+    def through_mean(logits: Tensor) -> Tensor:
+        return logits @ back.to(logits.dtype)
 
     def by_definition(*tensors: Tensor) -> Tensor:
         def run(*leaves: Tensor) -> Tensor:
             return pix._pick_or_mix.reference(*leaves, *constants)
 
         _, dx, dp = with_gradients(run, list(tensors), lambda y: grad.to(y.dtype))
-        of_mean = through_mean(dp) / x.shape[2:].numel()
+        of_mean = through_mean(dp * slope * tensors[1] * (1 - tensors[1])) / x.shape[2:].numel()
         return sum(others, dx + of_mean[:, :, None, None].to(dx.dtype))
 
     kernel: Any = pix._pick_or_mix.kernel(x, p, *constants, stem="pix_layer")
-    got = kernel.backward(grad, x, p, *constants, through_mean=through_mean, other=other if has_other else None)
+    options = {"slope": slope, "through_mean": through_mean, "other": other if has_other else None}
+    got = kernel.backward(grad, x, p, *constants, **options)
     own, truth = by_definition(x, p), by_definition(x.double(), p.double())
     assert got.dtype == x.dtype
     assert same_steps(got, torch.empty_like(x))

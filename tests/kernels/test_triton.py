@@ -169,7 +169,7 @@ KERNELS = {
     "_add_relu_mean_kernel",
     "_pick_or_mix_forward_kernel",
     "_pick_or_mix_backward_kernel",
-    "_gradient_of_p_kernel",
+    "_gradient_of_logits_kernel",
     "_gradient_of_x_kernel",
     "_soft_pool_forward_kernel",
     "_soft_pool_backward_kernel",
@@ -204,7 +204,7 @@ def test_every_kernel_compiles_for_gpus() -> None:
     assert {name: wide for name, *_, wide in lines if "gather" not in name and "statistics" not in name} == {
         "_pick_or_mix_forward_kernel": "16",
         "_pick_or_mix_backward_kernel": "16",
-        "_gradient_of_p_kernel": "16",
+        "_gradient_of_logits_kernel": "16",
         "_gradient_of_x_kernel": "16",
         "_soft_pool_forward_kernel": "16",
         "_soft_pool_backward_kernel": "16",

@@ -135,6 +135,9 @@ def test_a_sum_knows_its_mean_until_somebody_writes_over_it() -> None:
             y.add_(1)
         assert global_mean_of(y) is None
         assert global_mean_of(y * 1) is None
+        other = copy.deepcopy(y.detach())
+        other.mul_(2)
+        assert global_mean_of(other) is None
     with torch.inference_mode():
         y = add_and_rectify(x * 1, shortcut)
         torch.testing.assert_close(global_mean_of(y), y.mean((2, 3)))

@@ -219,6 +219,7 @@ def test_a_network_with_arguments_of_its_own() -> None:
         (["tiny_resnet", *QUICK, "--threads", "0"], "threads must be at least 1, got 0"),
         (["tiny_resnet", *QUICK, "--engines", "jit"], "jit"),
         (["tiny_resnet", *QUICK, "--device", "gpu"], "device must be cpu"),
+        (["tiny_resnet", *QUICK, "--engines", "cuda_graph"], "a CUDA graph needs a GPU, and the device is cpu"),
         (["test_resnet:num_classes=0,global_pool=''", *QUICK], r"must be a classifier, whose output is \[B, classes\]"),
     ],
 )
@@ -231,6 +232,14 @@ def test_bad_input_ends_in_one_sentence(
     error = capsys.readouterr().err
     assert re.search(sentence, error), error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graphs_replay_inference_and_training() -> None:
+    names = ["test_resnet", "test_pix_resnet"]
+    ways = configurations(["inference", "training"], ["cuda_graph"], ["channels_last"], "both", [2])
+    result = bench(names, ways, image_size=64, rounds=2, device="cuda")
+    assert [(row.network, row.error, bool(row.ms)) for row in result.rows] == [(name, "", True) for name in names * 3]
 
 
 def test_a_training_step_is_never_folded() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...ops._define import compute_dtype
 from . import pix
 from .pix import why_not
 
@@ -16,12 +17,14 @@ def backward(
     x: Tensor,
     p: Tensor,
     *constants: Any,
+    slope: float,
     through_mean: Callable[[Tensor], Tensor],
     other: Tensor | None,
 ) -> Tensor:
     """As :func:`downmix.kernels.triton.pix_layer.backward`."""
+    p = p.to(compute_dtype(x, p))
     dx, dp = pix.backward(grad, x, p, *constants)
-    dx += (through_mean(dp) / x.shape[2:].numel())[:, :, None, None]
+    dx += (through_mean(dp * (slope * p * (1 - p))) / x.shape[2:].numel())[:, :, None, None]
     if other is not None:
         dx += other
     return dx

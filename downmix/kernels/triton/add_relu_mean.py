@@ -20,11 +20,11 @@ _PROGRAMS = 4096
 
 @triton.jit
 def _add_relu_mean_kernel(
-    x_ptr, shortcut_ptr, sum_ptr, channels, space, parts, tiles,
-    DTYPE: tl.constexpr, CHANNELS_INNER: tl.constexpr, MEAN: tl.constexpr, ALIGN: tl.constexpr,
+    x_ptr, shortcut_ptr, mean_ptr, channels, space, parts, tiles,
+    DTYPE: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """A program takes ``tiles`` tiles of positions of some channels, and leaves their sum; or with MEAN, its mean."""
+    """A program takes ``tiles`` tiles of positions of some channels, and leaves what they add to the mean."""
     c_tiles = tl.cdiv(channels, BLOCK_C)
     row, c = tl.program_id(0) // c_tiles, tl.program_id(0) % c_tiles * BLOCK_C + tl.arange(0, BLOCK_C)
     b, part = (row // parts).to(tl.int64), row % parts
@@ -44,10 +44,8 @@ def _add_relu_mean_kernel(
         value = larger(value + tl.load(shortcut_ptr + offsets, mask, other=0).to(DTYPE), 0.0)
         tl.store(x_ptr + offsets, value.to(x_ptr.dtype.element_ty), mask)
         total += value
-    result = tl.sum(total, 0)
-    if MEAN:
-        result /= space.to(DTYPE)
-    tl.store(sum_ptr + row.to(tl.int64) * channels + c, result.to(sum_ptr.dtype.element_ty), c < channels)
+    result = tl.sum(total, 0) / space
+    tl.store(mean_ptr + row.to(tl.int64) * channels + c, result.to(mean_ptr.dtype.element_ty), c < channels)
 
 
 def why_not(x: Tensor, shortcut: Tensor) -> str | None:
@@ -60,7 +58,7 @@ def why_not(x: Tensor, shortcut: Tensor) -> str | None:
 
 
 def forward(x: Tensor, shortcut: Tensor) -> Tensor:
-    batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    batch, channels = x.shape[:2]
     if x.numel() == 0:
         return x.mean((2, 3))
     parts, launch = _launch(layout(x), layout(shortcut))
@@ -68,14 +66,14 @@ def forward(x: Tensor, shortcut: Tensor) -> Tensor:
         mean = torch.empty(batch, channels, dtype=x.dtype, device=x.device)
         launch(x, shortcut, mean)
         return mean
-    sums = torch.empty(batch, parts, channels, dtype=compute_dtype(x), device=x.device)
-    launch(x, shortcut, sums)
-    return (sums.sum(1) / space).to(x.dtype)
+    means = torch.empty(batch, parts, channels, dtype=compute_dtype(x), device=x.device)
+    launch(x, shortcut, means)
+    return means.sum(1).to(x.dtype)
 
 
 @remembered
 def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
-    """The parts that the sum of a channel is left in, and the launch."""
+    """The parts that the mean of a channel is left in, and the launch."""
     x, shortcut = blank(x_layout), blank(shortcut_layout)
     batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     channels_inner = not are_planes(x, shortcut)
@@ -92,7 +90,6 @@ def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
     constants: dict[str, Any] = {
         "DTYPE": TRITON_DTYPES[compute_dtype(x)],
         "CHANNELS_INNER": channels_inner,
-        "MEAN": parts == 1,
         "ALIGN": alignment(channels if channels_inner else space),
         "BLOCK_S": block_s,
         "BLOCK_C": block_c,

@@ -266,7 +266,7 @@ def _forward_launch(
 ) -> Launch:
     x, p = blank(x), blank(p)
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
-    programs, s_tiles, constants = _plan((x, y), p, reduction, fusion, operator, legacy_tail, backward=False)
+    programs, s_tiles, constants = _plan((x, y), p, reduction, fusion, operator, legacy_tail, loads=4)
     channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
     arguments = (_strides(x, flat), p.stride(), _strides(y, flat), *_sizes(x, p), s_tiles, threshold)
     alignments = {"X_ALIGN": _alignment(x, channels_inner), "Y_ALIGN": _alignment(y, channels_inner)}
@@ -301,9 +301,11 @@ def _backward_launch(
 ) -> tuple[int, Launch]:
     """The parts that the sums for dp are left in, and the launch."""
     grad, x, p, dx = map(blank, layouts)
-    programs, s_tiles, constants = _plan((x, grad, dx), p, reduction, fusion, operator, legacy_tail, backward=True)
+    # Of neighbouring channels, larger tiles would make threads exchange what they have.
+    loads = 4 if reduction == 1 else 1 if _channels_inner(x) else 2
+    programs, s_tiles, constants = _plan((x, grad, dx), p, reduction, fusion, operator, legacy_tail, loads=loads)
     channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
-    # With channels inside, larger tiles would make threads exchange what they have; so some small ones at once.
+    # So some small ones at once.
     at_once = (2 if x.element_size() < 4 and reduction > 2 else 4) if channels_inner else 1
     constants["AT_ONCE"] = min(at_once, s_tiles)
     s_parts = triton.cdiv(s_tiles, constants["AT_ONCE"])
@@ -328,18 +330,18 @@ def _plan(
     operator: str,
     legacy_tail: bool,
     *,
-    backward: bool,
+    loads: int,
 ) -> tuple[int, int, dict[str, Any]]:
-    """The number of programs for each tile of positions, that of these tiles, and the kernels' constants."""
+    """The number of programs for each tile of positions, that of these tiles, and the kernels' constants.
+
+    ``loads`` of 16 bytes are what a thread has under way.
+    """
     x = tensors[0]
     batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     groups = triton.cdiv(channels, reduction)
-    channels_inner = channels > 1 and x.stride(1) == 1 and space > 1 and x.stride(3) != 1
+    channels_inner = _channels_inner(x)
     block_r = power_of_two(reduction, 64) if channels_inner else 1
     steps = triton.cdiv(reduction, block_r)
-    # Loads of 16 bytes that a thread has under way. Of neighbouring channels, larger tiles would make threads of a
-    # backward pass exchange what they have.
-    loads = 4 if reduction == 1 or not backward else 1 if channels_inner else 2
     elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
     if channels_inner:
         # 512 bytes of neighbouring channels: whole cache lines, while many positions share the sum for dp.
@@ -364,6 +366,11 @@ def _plan(
         "UNROLL": min(steps, 16),
     }
     return batch * triton.cdiv(groups, block_g), s_tiles, constants
+
+
+def _channels_inner(x: Tensor) -> bool:
+    """Whether channels lie side by side, and not positions."""
+    return x.shape[1] > 1 and x.stride(1) == 1 and x.shape[2] * x.shape[3] > 1 and x.stride(3) != 1
 
 
 def _sizes(x: Tensor, p: Tensor) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 # pyright: reportInvalidTypeForm=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 """The gradient of a whole PiX layer: p follows from the mean of x, so x gets a gradient through its mean as well.
 
-That one is known when dp is, so x is read twice: for dp first, and then to write all that x gets at once.
+That one is known once that of the logits is, so x is read twice: for it first, then to write all that x gets at once.
 """
 
 from collections.abc import Callable
@@ -26,15 +26,15 @@ _PROGRAMS = 4096
 
 
 @triton.jit
-def _gradient_of_p_kernel(
-    grad_ptr, x_ptr, p_ptr, dp_ptr, grad_strides, x_strides, p_strides,
-    channels, groups, space, width, s_parts, tiles, threshold: tl.float64,
+def _gradient_of_logits_kernel(
+    grad_ptr, x_ptr, p_ptr, sum_ptr, grad_strides, x_strides, p_strides,
+    channels, groups, space, width, s_parts, tiles, threshold: tl.float64, slope: tl.float64,
     REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
     SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """dp of ``tiles`` tiles of positions, [B, s_parts, G], as the kernel of both gradients has it."""
+    """dp, as the kernel of both gradients has it, times slope · p (1 − p): [B, s_parts, G], each of ``tiles`` tiles."""
     if CHANNELS_INNER:
         channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
     else:
@@ -54,7 +54,8 @@ def _gradient_of_p_kernel(
         offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
         grad = tl.load(grad_ptr + offsets, mask, other=0).to(DTYPE)
         dp += tl.where(mask, grad * (upper - lower if WEIGHTED else tl.where(picks, upper, lower)), 0.0)
-    tl.store(dp_ptr + (b * s_parts + s_part) * groups + g, tl.sum(dp, 0), g < groups)
+    logits = tl.sum(dp, 0)[None, :] * (p * (1 - p)) * tl.full([1, 1], slope, DTYPE)
+    tl.store(sum_ptr + ((b * s_parts + s_part) * groups + g)[None, :], logits, (g < groups)[None, :])
 
 
 @triton.jit
@@ -70,7 +71,7 @@ def _write(
         others = ()  # before the first is written, as no load moves up past a store
         for k in tl.static_range(UNROLL):
             c, _j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
-            other = tl.load(mean_ptr + b * channels + c, exists, other=0).to(DTYPE)[None, :] / space.to(DTYPE)
+            other = tl.load(mean_ptr + b * channels + c, exists, other=0).to(DTYPE)[None, :] / space
             if OTHER:
                 offsets = _offsets(other_strides, b, s, c, width, FLAT, CHANNELS_INNER, OTHER_ALIGN)
                 mask = (s < space)[:, None] & exists[None, :]
@@ -123,6 +124,7 @@ def backward(
     x: Tensor,
     p: Tensor,
     *constants: Any,
+    slope: float,
     through_mean: Callable[[Tensor], Tensor],
     other: Tensor | None,
 ) -> Tensor:
@@ -131,14 +133,15 @@ def backward(
     Args:
         grad (Tensor[B, G, H, W]): of the fusion's result.
         x, p, constants: the fusion's arguments.
-        through_mean: gives the gradient of the mean, [B, C], from dp, [B, G].
+        slope: that of the gate is slope · p (1 − p).
+        through_mean: gives the gradient of the mean, [B, C], from that of the logits, [B, G].
         other (Tensor[B, C, H, W]): the gradient of other readers of x, or None.
     """
     if x.numel() == 0:
         through_mean(torch.zeros_like(p))
         return torch.empty_like(x)
     dtype = compute_dtype(x, p)
-    s_parts, launch = _launch_p((layout(grad), layout(x), layout(p)), *constants)
+    s_parts, launch = _launch_logits((layout(grad), layout(x), layout(p)), slope, *constants)
     parts = torch.empty((x.shape[0], s_parts, p.shape[1]), dtype=dtype, device=p.device)
     launch(grad, x, p, parts)
     mean = through_mean(parts.squeeze(1) if s_parts == 1 else parts.sum(1)).contiguous()
@@ -150,24 +153,24 @@ def backward(
 
 
 @remembered
-def _launch_p(layouts: tuple[Layout, ...], *constants: Any) -> tuple[int, Launch]:
-    """The parts that the sums for dp are left in, and the launch."""
+def _launch_logits(layouts: tuple[Layout, ...], slope: float, *constants: Any) -> tuple[int, Launch]:
+    """The parts that the sums are left in, and the launch."""
     reduction, threshold, *rule = constants
     grad, x, p = map(blank, layouts)
-    programs, s_tiles, meta = _plan((x, grad), p, reduction, *rule, backward=False)
+    programs, s_tiles, meta = _plan((x, grad), p, reduction, *rule, loads=2 if reduction == 1 else 4)
     tiles = triton.cdiv(s_tiles, min(s_tiles, triton.cdiv(_PROGRAMS, programs)))
     s_parts = triton.cdiv(s_tiles, tiles)
     flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
-    arguments = (_strides(grad, flat), _strides(x, flat), p.stride(), *_sizes(x, p), s_parts, tiles, threshold)
+    arguments = (_strides(grad, flat), _strides(x, flat), p.stride(), *_sizes(x, p), s_parts, tiles, threshold, slope)
     alignments = {"X_ALIGN": _alignment(x, inner), "GRAD_ALIGN": _alignment(grad, inner)}
-    return s_parts, Launch(_gradient_of_p_kernel, programs * s_parts, arguments, meta | alignments)
+    return s_parts, Launch(_gradient_of_logits_kernel, programs * s_parts, arguments, meta | alignments)
 
 
 @remembered
 def _launch_x(layouts: tuple[Layout, ...], mean: torch.dtype, has_other: bool, *constants: Any) -> Launch:
     reduction, threshold, *rule = constants
     grad, x, p, other, dx = map(blank, layouts)
-    programs, s_tiles, meta = _plan((x, grad, other, dx), p, reduction, *rule, backward=True)
+    programs, s_tiles, meta = _plan((x, grad, other, dx), p, reduction, *rule, loads=4 if reduction == 1 else 2)
     flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
     strides = (_strides(grad, flat), _strides(x, flat), p.stride(), _strides(other, flat), _strides(dx, flat))
     meta |= {
