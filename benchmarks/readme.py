@@ -42,8 +42,10 @@ def pair(file: str) -> str:
     for label, column, form, unit in lines:
         ours, theirs = float(candidate[column]), float(baseline[column])
         table.append(f"| {label} | {form.format(theirs * unit)} | {form.format(ours * unit)} | {ours / theirs:.2f} |")
-    top1 = [f"{100 * float(row['top1_mean']):.2f} ± {100 * float(row['top1_std']):.2f}" for row in rows]
-    table.append(f"| top-1 %, {baseline['seeds']} seeds | {top1[0]} | {top1[1]} | |")
+    deviations = [f" ± {100 * float(row['top1_std']):.2f}" if row["top1_std"] else "" for row in rows]
+    top1 = [f"{100 * float(row['top1_mean']):.2f}{deviation}" for row, deviation in zip(rows, deviations, strict=True)]
+    seeds = "1 seed" if baseline["seeds"] == "1" else f"{baseline['seeds']} seeds"
+    table.append(f"| top-1 %, {seeds} | {top1[0]} | {top1[1]} | |")
     versions = f"torch {baseline['torch_version']}, downmix {baseline['downmix_version']}"
     return "\n".join([*table, "", f"{baseline['device']}, {baseline['threads']} threads, {versions}."])
 
@@ -98,13 +100,13 @@ def ops() -> str:
     return "\n".join([*table, "", f"{about['device']}, {about['threads']} threads, float32, {versions}."])
 
 
-def other_pools() -> str:
-    """The same of the pools beside SoftPool."""
-    cases, about = timed_cases(("lip", "power", "stochastic", "mixed"))
-    table = ["| operator | shape | layout | pass | downmix | eager | max_pool | avg_pool |", f"|{'---|' * 8}"]
+def beside(ops: tuple[str, ...], others: tuple[str, ...]) -> str:
+    """The same of other operators, each beside some contenders."""
+    cases, about = timed_cases(ops)
+    columns = "operator", "shape", "layout", "pass", "downmix", *others
+    table = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for case, times in cases.items():
-        ms = [f"{times[name]:.1f}" for name in ("eager", "max_pool", "avg_pool")]
-        table.append(f"| {' | '.join([*case, format(times['downmix'], '.1f'), *ms])} |")
+        table.append(f"| {' | '.join([*case, *(f'{times[name]:.1f}' for name in ('downmix', *others))])} |")
     where = f"{about['device']}, threads: {about['threads']}, float32, torch {about['torch_version']}"
     return "\n".join([*table, "", f"Minimum in milliseconds; {where}, commit {about['commit']}."])
 
@@ -238,9 +240,13 @@ TABLES = {
         "networks": partial(networks, "networks_cpu.csv"),
         "exported": exported,
     },
-    "docs/train.md": {"cifar10": partial(pair, "compare_cifar10_cpu.csv")},
+    "docs/train.md": {
+        "cifar10": partial(pair, "compare_cifar10_cpu.csv"),
+        "cifar10_gpu": partial(pair, "compare_cifar10_h200.csv"),
+    },
     "docs/kernels.md": {
-        "other_pools": other_pools,
+        "other_pools": partial(beside, ("lip", "power", "stochastic", "mixed"), ("eager", "max_pool", "avg_pool")),
+        "pix_layers": partial(beside, ("pix_layer",), ("part by part", "squeeze", "copy of x")),
         "ops_gpu": partial(on_gpus, "ops", ops_on_a_gpu),
         "networks_gpu": partial(on_gpus, "networks", networks),
     },

@@ -1,7 +1,7 @@
 """A PiX layer in training, and a residual sum in front of it, in as few passes over the map as can be.
 
 Autograd gives a map that is read three times, by the mean, by the fusion and by a shortcut, three gradients and adds
-them up; each is as large as the map. Here one pass writes their sum. And a map that was just written knows its mean.
+them up; each is as large as the map. Here one pass writes their sum. And the pass that writes a map takes its mean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..ops._define import for_autograd, plain, takes_plain_torch
 from ..ops.add_relu_mean import add_relu_mean_
@@ -22,9 +21,6 @@ from ._global_mean import global_mean
 if TYPE_CHECKING:
     from .pix import PiX
 
-# Of maps that are alive. An attribute of a map would go with its copies and into files, beside other values.
-_means: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
 
 def may_share(*tensors: Tensor) -> bool:
     """Whether nobody but autograd needs to see each step: no tracer, compiler, mode or subclass of tensors."""
@@ -33,33 +29,20 @@ def may_share(*tensors: Tensor) -> bool:
     return plain(tensors) and not takes_plain_torch()
 
 
-def squeeze(layer: PiX, x: Tensor, *, keep: bool = False) -> Any:
-    """``layer(x)``; with ``keep`` also ``x`` for a shortcut, whose gradient joins that of the layer."""
-    mean = global_mean_of(x)
+def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = False) -> Any:
+    """``layer(x)``; with ``keep`` also ``x`` for a shortcut, whose gradient joins that of the layer.
+
+    ``mean`` is that of ``x``, where it is known; the gradient of ``x`` is whole all the same.
+    """
     if for_autograd((x, layer.weight)):
         return _PiX.apply(x, mean, layer.weight, layer.bias, layer, keep)
     y = _pick_or_mix(x, layer.probabilities(x, mean), *layer.rule)
     return (y, x) if keep else y
 
 
-def add_and_rectify(x: Tensor, shortcut: Tensor) -> Tensor:
-    """ReLU(x + shortcut), written over ``x``; :func:`global_mean_of` finds its mean."""
-    if for_autograd((x, shortcut)):
-        x, mean = _AddReLU.apply(x, shortcut)
-    else:
-        mean = add_relu_mean_(x, shortcut)
-    _means[x] = mean, _version(x)
-    return x
-
-
-def global_mean_of(x: Tensor) -> Tensor | None:
-    """The mean [B, C] that came with a map, if nobody has written over that since."""
-    found = _means.get(x)
-    return found[0] if found is not None and found[1] == _version(x) else None
-
-
-def _version(x: Tensor) -> int | None:
-    return None if x.is_inference() else x._version  # those of inference mode don't count
+def add_and_rectify(x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+    """ReLU(x + shortcut), written over ``x``, and its mean over H and W, [B, C], for :func:`squeeze`."""
+    return _AddReLU.apply(x, shortcut) if for_autograd((x, shortcut)) else (x, add_relu_mean_(x, shortcut))
 
 
 class _AddReLU(torch.autograd.Function):

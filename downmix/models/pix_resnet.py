@@ -44,10 +44,14 @@ class SqueezeBottleneck(Bottleneck):
         self.act1 = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.forward_with_mean(x, None)[0]
+
+    def forward_with_mean(self, x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The output and its mean over H and W, if it fell off on the way, given that of ``x``, where it is known."""
         pix: Any = self.conv1
         if not self._may_share(x):
-            return super().forward(x)
-        x, shortcut = squeeze(pix, x, keep=True)
+            return super().forward(x), None
+        x, shortcut = squeeze(pix, x, mean, keep=True)
         inner = self.conv2, self.bn2, self.drop_block, self.act2, self.aa, self.conv3, self.bn3, self.se, self.drop_path
         for layer in inner:
             x = x if layer is None else layer(x)
@@ -59,6 +63,26 @@ class SqueezeBottleneck(Bottleneck):
         if not isinstance(first, PiX) or first.norm is not None or type(last) is not nn.ReLU:
             return False
         return may_share(x, first.weight) and not (_has_hooks(first) or _has_hooks(last))
+
+
+class SqueezeStage(nn.Sequential):
+    """A stage of blocks that hand the means of their outputs on: nobody can write over these in between."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x, mean = input, None
+        for block in self:
+            if isinstance(block, SqueezeBottleneck) and not _has_hooks(block):
+                x, mean = block.forward_with_mean(x, mean)
+            else:
+                x, mean = block(x), None
+        return x
+
+
+def join_stages(network: nn.Module) -> None:
+    """Makes timm's stages of such blocks :class:`SqueezeStage`."""
+    for stage in network.modules():
+        if type(stage) is nn.Sequential and any(isinstance(block, SqueezeBottleneck) for block in stage):
+            stage.__class__ = SqueezeStage
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -141,6 +165,7 @@ default_cfgs = generate_default_cfgs(
 def _create(variant: str, pretrained: bool, own: dict[str, Any], kwargs: dict[str, Any]) -> ResNet:
     defaults = {"layers": (3, 4, 6, 3), "block": SqueezeBottleneck, "block_args": {"squeeze": "pix"}}
     model = build_model_with_cfg(ResNet, variant, pretrained, **(defaults | own | kwargs))
+    join_stages(model)
     model.register_load_state_dict_pre_hook(accept_published_names)
     return model
 

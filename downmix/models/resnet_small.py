@@ -8,7 +8,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
-from .pix_resnet import SqueezeBottleneck, cfg
+from .pix_resnet import SqueezeBottleneck, cfg, join_stages
 
 
 class SmallResNet(ResNet):
@@ -47,7 +47,9 @@ _RESNET50: dict[str, Any] = {"layers": (3, 4, 6, 3)}
 
 def _create(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:
     options: dict[str, Any] = {"block": Bottleneck, **sizes, **kwargs}
-    return build_model_with_cfg(SmallResNet, variant, pretrained, **options)
+    model = build_model_with_cfg(SmallResNet, variant, pretrained, **options)
+    join_stages(model)
+    return model
 
 
 def _create_pix(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:

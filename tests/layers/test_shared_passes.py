@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import downmix
 from downmix import PiX
 from downmix.layers import _shared_passes
-from downmix.layers._shared_passes import add_and_rectify, global_mean_of, squeeze
+from downmix.layers._shared_passes import add_and_rectify, squeeze
 from downmix.ops.pix import _pick_or_mix
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -125,30 +125,22 @@ def test_under_autocast(dtype: torch.dtype, apart: Callable[[], None]) -> None:
         torch.testing.assert_close(got, expected, rtol=0.02, atol=0.02)
 
 
-def test_a_sum_knows_its_mean_until_somebody_writes_over_it() -> None:
-    x, shortcut = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5)
-    for grad in (False, True):
-        y = add_and_rectify(x * 1, shortcut.requires_grad_(grad))
-        torch.testing.assert_close(y, (x + shortcut).relu())
-        torch.testing.assert_close(global_mean_of(y), y.mean((2, 3)))
-        with torch.no_grad():
-            y.add_(1)
-        assert global_mean_of(y) is None
-        assert global_mean_of(y * 1) is None
-        other = copy.deepcopy(y.detach())
-        other.mul_(2)
-        assert global_mean_of(other) is None
-    with torch.inference_mode():
-        y = add_and_rectify(x * 1, shortcut)
-        torch.testing.assert_close(global_mean_of(y), y.mean((2, 3)))
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_sum_comes_with_its_mean(grad: bool) -> None:
+    x, shortcut = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5, requires_grad=grad)
+    y, mean = add_and_rectify(x * 1, shortcut)
+    torch.testing.assert_close(y, (x + shortcut).relu())
+    torch.testing.assert_close(mean, y.mean((2, 3)))
+    assert (y.requires_grad, mean.requires_grad) == (grad, False)
 
 
-def test_a_layer_takes_the_mean_that_came_with_its_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = PiX(8, 4), torch.randn(2, 8, 5, 5)
-    y = add_and_rectify(x * 1, x.clone().requires_grad_())
-    expected = layer(y.detach().clone())
-    monkeypatch.setattr(Tensor, "mean", None)  # nobody may take it again
-    torch.testing.assert_close(squeeze(layer, y), expected)
+@pytest.mark.parametrize("training", [False, True])
+def test_means_are_taken_anew_at_the_start_of_each_stage_only(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, taken, mean = network(layers=(2, 3, 1, 1)), [], Tensor.mean
+    monkeypatch.setattr(Tensor, "mean", lambda x, *args, **kwargs: taken.append(x.shape[1]) or mean(x, *args, **kwargs))
+    with torch.set_grad_enabled(training):
+        net.train(training)(torch.randn(2, 3, 64, 64).double())
+    assert taken[:4] == [64, 32, 64, 128]
 
 
 def test_gradients_of_maps_between_blocks_are_whole(apart: Callable[[], None]) -> None:
@@ -167,20 +159,23 @@ def test_gradients_of_maps_between_blocks_are_whole(apart: Callable[[], None]) -
     torch.testing.assert_close(ours, seen())
 
 
-@pytest.mark.parametrize("layer", ["conv1", "act3"])
-def test_hooks_still_fire(layer: str) -> None:
-    net, calls = network(), []
+@pytest.mark.parametrize("layer", ["conv1", "act3", ""])
+def test_hooks_still_fire_and_may_write(layer: str, apart: Callable[[], None]) -> None:
+    net, calls, x = network(layers=(2, 1, 2, 1)).eval(), [], torch.randn(2, 3, 64, 64).double()
     for inner in (net.layer1[0], net.layer3[0]):
-        getattr(inner, layer).register_forward_hook(lambda module, args, output: calls.append(output.shape))
-    net(torch.randn(2, 3, 64, 64).double())
-    assert len(calls) == 2
+        hooked = inner.get_submodule(layer)
+        hooked.register_forward_hook(lambda module, args, output: calls.append(output.mul_(2).shape))
+    with torch.inference_mode():
+        ours = net(x)
+        assert len(calls) == 2
+        apart()
+        torch.testing.assert_close(ours, net(x))
 
 
 def test_other_activations_and_squeezes_run_as_they_did() -> None:
     for options in ({"act_layer": nn.SiLU}, {"block_args": {"squeeze": "dwp"}}):
-        net, x = network(**options), torch.randn(2, 3, 64, 64).double()
-        y = net.layer1(net.maxpool(net.act1(net.bn1(net.conv1(x)))))
-        assert global_mean_of(y) is None
+        net = network(**options)
+        assert net.layer1[0].forward_with_mean(torch.randn(2, 64, 8, 8).double(), None)[1] is None
 
 
 def test_the_reference_stays_in_force() -> None:
