@@ -13,7 +13,7 @@ import argparse
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -66,7 +66,10 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float64)
 
 @dataclass
 class Case:
-    """One shape and layout: what is computed, its reference, and what else is timed, all as functions of the leaves."""
+    """One shape and layout: what is computed, its reference, and what else is timed, all as functions of the leaves.
+
+    ``parameters`` are those of a contender that get gradients too.
+    """
 
     op: str
     shape: str
@@ -77,6 +80,7 @@ class Case:
     others: dict[str, Callable[..., Tensor]]
     compiled: bool = True
     checked: bool = True
+    parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)
 
 
 def squeeze(channels: int, reduction: int, layout: str) -> nn.Module:
@@ -140,6 +144,8 @@ def layer_case(
         },
         compiled=False,
         checked=dtype == torch.float32,  # rounded to half precision, some p stand on the other side of the threshold
+        parameters={name: [layer.weight] for name in ("downmix", "eager", "part by part")}
+        | {"squeeze": list(replaced.parameters())},
     )
 
 
@@ -301,12 +307,13 @@ def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, f
 
     def both(name: str, function: Callable[..., Tensor]) -> Callable[[], object]:
         leaves = [leaf.detach().requires_grad_() for leaf in case.leaves]
+        inputs = [*leaves, *case.parameters.get(name, [])]
 
         def call() -> None:
             output = function(*leaves)
             if name not in grads:
                 grads[name] = torch.randn_like(output)
-            torch.autograd.grad(output, leaves, grads[name], allow_unused=True)
+            torch.autograd.grad(output, inputs, grads[name], allow_unused=True)
 
         return call
 

@@ -161,8 +161,8 @@ def test_gradients_of_maps_between_blocks_are_whole(apart: Callable[[], None]) -
 
 @pytest.mark.parametrize("layer", ["conv1", "act3", ""])
 def test_hooks_still_fire_and_may_write(layer: str, apart: Callable[[], None]) -> None:
-    net, calls, x = network(layers=(2, 1, 2, 1)).eval(), [], torch.randn(2, 3, 64, 64).double()
-    for inner in (net.layer1[0], net.layer3[0]):
+    net, calls, x = network(layers=(3, 1, 2, 1)).eval(), [], torch.randn(2, 3, 64, 64).double()
+    for inner in (net.layer1[1], net.layer3[0]):
         hooked = inner.get_submodule(layer)
         hooked.register_forward_hook(lambda module, args, output: calls.append(output.mul_(2).shape))
     with torch.inference_mode():
