@@ -101,7 +101,8 @@ class PiX(nn.Module):
             raise ValueError(f"PiX with in_channels={c} takes [B, {c}, H, W] or [{c}, H, W], got {list(x.shape)}")
         if x.dim() == 3:
             return self(x.unsqueeze(0), None if mean is None else mean.unsqueeze(0)).squeeze(0)
-        if mean is None and self.norm is None and may_share(x, self.weight):
+        # A subclass may compute its probabilities otherwise.
+        if mean is None and self.norm is None and type(self) is PiX and may_share(x, self.weight):
             return squeeze(self, x)
         return op.pick_or_mix(
             x,

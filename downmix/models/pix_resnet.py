@@ -59,10 +59,9 @@ class SqueezeBottleneck(Bottleneck):
 
     def _may_share(self, x: Tensor) -> bool:
         """Whether nobody sees that the first layer and the last ones don't run by themselves."""
-        first, last = self.conv1, self.act3
-        if not isinstance(first, PiX) or first.norm is not None or type(last) is not nn.ReLU:
-            return False
-        return may_share(x, first.weight) and not (_has_hooks(first) or _has_hooks(last))
+        pix: Any = self.conv1
+        untouched = _is_untouched(pix, PiX) and _is_untouched(self.act3, nn.ReLU)
+        return untouched and pix.norm is None and may_share(x, pix.weight)
 
 
 class SqueezeStage(nn.Sequential):
@@ -70,8 +69,9 @@ class SqueezeStage(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         x, mean = input, None
+        block: Any
         for block in self:
-            if isinstance(block, SqueezeBottleneck) and not _has_hooks(block):
+            if _is_untouched(block, SqueezeBottleneck):
                 x, mean = block.forward_with_mean(x, mean)
             else:
                 x, mean = block(x), None
@@ -85,9 +85,15 @@ def join_stages(network: nn.Module) -> None:
             stage.__class__ = SqueezeStage
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of that very class, and to call it runs that class's forward and nothing else."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks) or bool(torch_module._has_any_global_hook())
+    return (
+        type(module) is kind
+        and "forward" not in vars(module)
+        and not any(hooks)
+        and not torch_module._has_any_global_hook()
+    )
 
 
 class DownscaledBottleneck(Bottleneck):

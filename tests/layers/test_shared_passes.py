@@ -31,7 +31,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return switch
 
 
-def network(name: str = "test_pix_resnet", **options: Any) -> nn.Module:
+def network(name: str = "test_pix_resnet", **options: Any) -> Any:
     """One whose branches all count: scales of 0 in front of the sums would hide them."""
     torch.manual_seed(0)
     net = timm.create_model(name, **options).double()
@@ -170,6 +170,19 @@ def test_hooks_still_fire_and_may_write(layer: str, apart: Callable[[], None]) -
         assert len(calls) == 2
         apart()
         torch.testing.assert_close(ours, net(x))
+
+
+def test_what_somebody_wrote_over_runs_as_they_wrote_it() -> None:
+    class Half(PiX):
+        def probabilities(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+            return super().probabilities(x, mean) / 2
+
+    layer, x = Half(8, 4).double(), torch.randn(2, 8, 3, 3).double().requires_grad_()
+    assert gradcheck(lambda x, weight: layer(x), (x, layer.weight))
+    stage, x = network(layers=(2, 1, 1, 1)).layer1, torch.randn(2, 64, 8, 8).double()
+    expected = stage[0](x)
+    stage[1].forward = lambda x: x * 1
+    torch.testing.assert_close(stage(x), expected)
 
 
 def test_other_activations_and_squeezes_run_as_they_did() -> None:
