@@ -122,8 +122,7 @@ def layer_case(
 ) -> Case:
     """A whole PiX layer, against its parts one after the other and the squeeze with its BatchNorm, as in training."""
     layer = downmix.PiX(channels, reduction).to(DEVICE, dtype)
-    conv, norm = nn.Conv2d(channels, channels // reduction, 1, bias=False), nn.BatchNorm2d(channels // reduction)
-    replaced: Any = nn.Sequential(conv, norm, nn.ReLU(inplace=True))
+    replaced: Any = downmix.create_squeeze("conv", channels, reduction)
     replaced.to(DEVICE, dtype, memory_format=LAYOUTS[layout])
     x = torch.randn(batch, channels, size, size, device=DEVICE, dtype=dtype)
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 
-from ..ops._define import for_autograd, plain, takes_plain_torch
+from ..ops._define import beyond_kernels, differentiate, for_autograd, plain, takes_plain_torch
 from ..ops.add_relu_mean import add_relu_mean_
 from ..ops.pix import _pick_or_mix
 from ._global_mean import global_mean
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
 
 def may_share(*tensors: Tensor) -> bool:
     """Whether nobody but autograd needs to see each step: no tracer, compiler, mode or subclass of tensors."""
-    if torch.compiler.is_compiling() or not all(isinstance(tensor, Tensor) for tensor in tensors):
-        return False
-    return plain(tensors) and not takes_plain_torch()
+    return not torch.compiler.is_compiling() and plain(tensors) and not takes_plain_torch()
 
 
 def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = False) -> Any:
@@ -84,10 +81,13 @@ class _PiX(torch.autograd.Function):
         if grad is None:
             grad = x.new_zeros(x.shape[0], p.shape[1], *x.shape[2:])
         kernel = _pick_or_mix.kernel(x, p, *layer.rule, stem="pix_layer")
-        # Grad mode means create_graph=True, a batch of gradients is_grads_batched=True.
-        batched = any(is_legacy_batchedtensor(g) for g in grads if g is not None)
-        if isinstance(kernel, str) or torch.is_grad_enabled() or batched:
-            dx, *others = _by_autograd(layer, [x, weight, bias], grad, ctx.needs_input_grad)
+        if isinstance(kernel, str) or beyond_kernels(*grads):
+
+            def definition(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+                return _pick_or_mix(x, layer.gated(F.linear(global_mean(x), weight.flatten(1), bias)), *layer.rule)
+
+            needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+            dx, *others = differentiate(definition, (x, weight, bias), grad, needed)
             return dx if other is None or dx is None else dx + other, None, *others, None, None
         found: list[Tensor] = []
 
@@ -100,20 +100,3 @@ class _PiX(torch.autograd.Function):
         dx = kernel.backward(grad, x, p, *layer.rule, slope=slope, through_mean=through_mean, other=other)
         logits, dw = found
         return dx, None, dw.view_as(weight), None if bias is None else logits.sum(0), None, None
-
-
-def _by_autograd(
-    layer: PiX, tensors: list[Tensor | None], grad: Tensor, needs_grad: tuple[bool, ...]
-) -> list[Tensor | None]:
-    """The gradients of x, weight and bias from the layer's definition, so that they have gradients too."""
-    create_graph = torch.is_grad_enabled()
-    needed = [needs_grad[0], *needs_grad[2:4]]
-    with torch.enable_grad():
-        # Views: a caller's hooks must not fire on this inner pass.
-        inputs: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
-        x, weight, bias = inputs
-        p = layer.gated(F.linear(global_mean(x), weight.flatten(1), bias))
-        y = _pick_or_mix(x, p, *layer.rule)
-        wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(y, wanted, grad, create_graph=create_graph, materialize_grads=True))
-    return [next(found) if need else None for need in needed]

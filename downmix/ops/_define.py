@@ -199,25 +199,14 @@ class Operator:
     def _backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, constants = ctx.saved_tensors, ctx.constants
         kernel = self.kernel(*tensors, *constants)
-        # Grad mode means create_graph=True, a batch of gradients is_grads_batched=True.
-        if isinstance(kernel, str) or torch.is_grad_enabled() or is_legacy_batchedtensor(grad):
+        if isinstance(kernel, str) or beyond_kernels(grad):
             needed = ctx.needs_input_grad[: len(tensors)]
-            gradients = self._differentiate(grad, tensors, constants, needed)
+            gradients = differentiate(lambda *inputs: self.reference(*inputs, *constants), tensors, grad, needed)
         elif torch.compiler.is_compiling() or _watched((grad, *tensors)):
             gradients = self._torch_op_backward(grad, *tensors, *constants)
         else:
             gradients = kernel.backward(grad, *tensors, *constants)
         return (*gradients, *(None for _ in constants))
-
-    def _differentiate(self, grad: Tensor, tensors: Any, constants: Any, needed: Any) -> tuple[Tensor | None, ...]:
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            # Views: a caller's hooks on x must not fire on this inner pass.
-            inputs = [tensor.view_as(tensor) for tensor in tensors]
-            output = self.reference(*inputs, *constants)
-            wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-            found = iter(torch.autograd.grad(output, wanted, grad, create_graph=create_graph, materialize_grads=True))
-        return tuple(next(found) if need else None for need in needed)
 
 
 class _WithGradient(torch.autograd.Function):
@@ -251,6 +240,26 @@ class InplaceOperator(Operator):
         if _watched(args) or for_autograd(args):
             return "autograd, a mode or a profiler watches"
         return super().kernel(*args, stem=stem)
+
+
+def beyond_kernels(*grads: Tensor | None) -> bool:
+    """Whether a backward pass is to give gradients that have gradients themselves (create_graph=True), or is given a
+    batch of them (is_grads_batched=True)."""
+    return torch.is_grad_enabled() or any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads)
+
+
+def differentiate(
+    definition: Callable[..., Tensor], tensors: Sequence[Tensor | None], grad: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of those tensors that need one, by autograd, so that they have gradients too."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views: a caller's hooks must not fire on this inner pass.
+        inputs = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+        wanted: Any = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+        output = definition(*inputs)
+        found = iter(torch.autograd.grad(output, wanted, grad, create_graph=create_graph, materialize_grads=True))
+    return tuple(next(found) if need else None for need in needed)
 
 
 def exporting() -> bool:

@@ -131,7 +131,7 @@ def test_whether_a_kernel_runs_twice_the_same() -> None:
 @pytest.mark.parametrize("programs", [1, 4096])  # that leave means, or parts of sums
 def test_add_relu_mean(programs: int, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = importlib.import_module("downmix.kernels.triton.add_relu_mean")
-    monkeypatch.setattr(kernel, "_PROGRAMS", programs)
+    monkeypatch.setattr(_common, "_SUMMING", programs)
     kernel._launch.cache_clear()
     for shape in ((2, 21, 37, 31), (3, 64, 8, 8), (1, 5, 1, 3)):
         x, shortcut = (LAYOUTS[layout](torch.randn(shape, device=DEVICE).to(dtype)) for _ in range(2))

@@ -15,6 +15,7 @@ from downmix import PiX
 from downmix.layers import _shared_passes
 from downmix.layers._shared_passes import add_and_rectify, squeeze
 from downmix.ops.pix import _pick_or_mix
+from downmix.tools._bench_networks import settle_batch_norms
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 VARIANTS: tuple[dict[str, Any], ...] = ({}, {"gate": "tanh", "bias": True}, {"fusion": "weighted"}, {"operator": "avg"})
@@ -35,9 +36,7 @@ def network(name: str = "test_pix_resnet", **options: Any) -> Any:
     """One whose branches all count: scales of 0 in front of the sums would hide them."""
     torch.manual_seed(0)
     net = timm.create_model(name, **options).double()
-    for norm in net.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    settle_batch_norms(net, torch.randn(4, 3, 64, 64).double())
     return net
 
 

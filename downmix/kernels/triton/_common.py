@@ -23,6 +23,8 @@ LOAD_BYTES = 16
 # Fused multiply-adds round once, so are nearer the truth; said here because Triton's default is about to change.
 OPTIONS = {"num_warps": THREADS // 32, "enable_fp_fusion": True}
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+# Programs that add up: enough to keep all of an H200 busy, but what they leave has to be added up too.
+_SUMMING = 4096
 _HERE = contextlib.nullcontext()
 _STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -90,6 +92,12 @@ def too_old(device: torch.device) -> str | None:
     if torch.version.hip or (capability := torch.cuda.get_device_capability(device)) >= (7, 0):
         return None
     return f"Triton needs a GPU of compute capability 7.0 or more, and {device} has {'.'.join(map(str, capability))}"
+
+
+def shared_out(s_tiles: int, programs: int) -> tuple[int, int]:
+    """The parts that sums over positions are left in, and the tiles of each, where one part takes ``programs``."""
+    tiles = triton.cdiv(s_tiles, min(s_tiles, triton.cdiv(_SUMMING, programs)))
+    return triton.cdiv(s_tiles, tiles), tiles
 
 
 def power_of_two(size: int, at_most: int) -> int:

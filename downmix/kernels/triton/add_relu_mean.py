@@ -12,10 +12,7 @@ from torch import Tensor
 from ...ops._define import compute_dtype
 from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
 from . import _common
-from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, Launch, aligned, alignment, larger, power_of_two
-
-# Enough to keep all of an H200 busy. Programs leave their sums side by side, so that more of them have more to add up.
-_PROGRAMS = 4096
+from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, Launch, aligned, alignment, larger, power_of_two, shared_out
 
 
 @triton.jit
@@ -85,8 +82,7 @@ def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
         block_s = power_of_two(space, elements)
         block_c = power_of_two(channels, elements // block_s)
     s_tiles, c_tiles = triton.cdiv(space, block_s), triton.cdiv(channels, block_c)
-    tiles = triton.cdiv(s_tiles, min(s_tiles, triton.cdiv(_PROGRAMS, batch * c_tiles)))
-    parts = triton.cdiv(s_tiles, tiles)
+    parts, tiles = shared_out(s_tiles, batch * c_tiles)
     constants: dict[str, Any] = {
         "DTYPE": TRITON_DTYPES[compute_dtype(x)],
         "CHANNELS_INNER": channels_inner,

@@ -33,6 +33,23 @@ from ._common import (
 
 
 @triton.jit
+def _limits(channels, groups, space, CHANNELS_INNER: tl.constexpr, X_ALIGN: tl.constexpr, GROUPS_ALIGN: tl.constexpr):
+    """The same numbers, of which the compiler knows what divides those of neighbours in memory."""
+    if CHANNELS_INNER:
+        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GROUPS_ALIGN)
+    else:
+        space = aligned(space, X_ALIGN)
+    return channels, groups, space
+
+
+@triton.jit
+def _probabilities(p_ptr, p_strides, b, g, groups, threshold, DTYPE: tl.constexpr):
+    """p of a tile of groups, [1, g], and whether it picks."""
+    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
+    return p, p < tl.full([1, 1], threshold, DTYPE)
+
+
+@triton.jit
 def _program(groups, s_tiles, BLOCK_G: tl.constexpr):
     """The sample, the tile of positions and the first group of this program."""
     program = tl.program_id(0).to(tl.int64)
@@ -140,21 +157,24 @@ def _pick_or_mix_forward_kernel(
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """y = p · (max where p < t, else mean), or p · max + (1 − p) · mean where WEIGHTED."""
-    if CHANNELS_INNER:
-        channels, groups = aligned(channels, X_ALIGN), aligned(groups, Y_ALIGN)
-    else:
-        space = aligned(space, X_ALIGN)
+    channels, groups, space = _limits(channels, groups, space, CHANNELS_INNER, X_ALIGN, Y_ALIGN)
     b, s_tile, g_start = _program(groups, s_tiles, BLOCK_G)
     s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
     upper, lower, _, _ = _reduce(
         x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
         DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
     )  # fmt: skip
-    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
-    y = p * upper + (1 - p) * lower if WEIGHTED else p * tl.where(p < tl.full([1, 1], threshold, DTYPE), upper, lower)
+    p, picks = _probabilities(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
+    y = p * upper + (1 - p) * lower if WEIGHTED else p * tl.where(picks, upper, lower)
     mask = (s < space)[:, None] & (g < groups)[None, :]
     offsets = _offsets(y_strides, b, s, g, width, FLAT, CHANNELS_INNER, Y_ALIGN)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _part_of_dp(grad, upper, lower, picks, WEIGHTED: tl.constexpr):
+    """What each position adds to dp."""
+    return grad * (upper - lower if WEIGHTED else tl.where(picks, upper, lower))
 
 
 @triton.jit
@@ -173,6 +193,19 @@ def _spread(
 
 
 @triton.jit
+def _of_channel(j, first, to_winner, to_each, OPERATOR: tl.constexpr):
+    """What the channels of number j in their groups get of it."""
+    won = tl.where(first == j[None, :], to_winner, 0.0)
+    if OPERATOR == "avg":
+        dx = to_each
+    elif OPERATOR == "max+avg":
+        dx = won + to_each
+    else:
+        dx = won
+    return dx
+
+
+@triton.jit
 def _write(
     dx_ptr, dx_strides, b, s, g_start, channels, space, width, to_winner, to_each, first,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
@@ -182,13 +215,7 @@ def _write(
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         for k in tl.static_range(UNROLL):
             c, j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
-            won = tl.where(first == j[None, :], to_winner, 0.0)
-            if OPERATOR == "avg":
-                dx = to_each
-            elif OPERATOR == "max+avg":
-                dx = won + to_each
-            else:
-                dx = won
+            dx = _of_channel(j, first, to_winner, to_each, OPERATOR)
             offsets = _offsets(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
 
@@ -211,14 +238,10 @@ def _pick_or_mix_backward_kernel(
 
     dM goes to the first channel that attains it, dA / n to each channel. dp_ptr gets this program's part of the sum.
     """
-    if CHANNELS_INNER:
-        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
-    else:
-        space = aligned(space, X_ALIGN)
+    channels, groups, space = _limits(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
     b, s_part, g_start = _program(groups, s_parts, BLOCK_G)
     s_start, g = s_part * AT_ONCE * BLOCK_S, g_start + tl.arange(0, BLOCK_G)
-    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
-    picks = p < tl.full([1, 1], threshold, DTYPE)
+    p, picks = _probabilities(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     # The loads of all tiles first, as none moves up past a store.
     uppers, lowers, firsts, grads = (), (), (), ()
     for k in tl.static_range(AT_ONCE):
@@ -235,7 +258,7 @@ def _pick_or_mix_backward_kernel(
     for k in tl.static_range(AT_ONCE):
         s = s_start + k * BLOCK_S + tl.arange(0, BLOCK_S)
         upper, lower, grad = uppers[k], lowers[k], grads[k]
-        part = grad * (upper - lower if WEIGHTED else tl.where(picks, upper, lower))
+        part = _part_of_dp(grad, upper, lower, picks, WEIGHTED)
         dp += tl.where((s < space)[:, None] & (g < groups)[None, :], part, 0.0)  # beyond the mask −∞ · 0
         to_winner, to_each = _spread(grad, p, picks, size, REDUCTION, WEIGHTED, OPERATOR, LEGACY_TAIL or not SHORT_TAIL)
         _write(
@@ -256,15 +279,15 @@ def forward(
 ) -> Tensor:
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
     if y.numel() > 0:
-        _forward_launch(layout(x), layout(p), reduction, threshold, fusion, operator, legacy_tail)(x, p, y)
+        _forward_launch((layout(x), layout(p)), reduction, threshold, fusion, operator, legacy_tail)(x, p, y)
     return y
 
 
 @remembered
 def _forward_launch(
-    x: Any, p: Any, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
+    layouts: tuple[Layout, ...], reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
 ) -> Launch:
-    x, p = blank(x), blank(p)
+    x, p = map(blank, layouts)
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
     programs, s_tiles, constants = _plan((x, y), p, reduction, fusion, operator, legacy_tail, loads=4)
     channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]

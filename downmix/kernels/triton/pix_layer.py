@@ -16,13 +16,26 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype
 from .._layouts import Layout, blank, layout, remembered
-from ._common import Launch, aligned
-from .pix import _alignment, _by_lane, _channels, _offsets, _plan, _program, _reduce, _sizes, _spread, _strides, why_not
+from ._common import Launch, shared_out
+from .pix import (
+    _alignment,
+    _by_lane,
+    _channels,
+    _limits,
+    _of_channel,
+    _offsets,
+    _part_of_dp,
+    _plan,
+    _probabilities,
+    _program,
+    _reduce,
+    _sizes,
+    _spread,
+    _strides,
+    why_not,
+)
 
 __all__ = ["backward", "why_not"]
-
-# Enough to keep all of an H200 busy. Programs leave their sums side by side, so that more of them have more to add up.
-_PROGRAMS = 4096
 
 
 @triton.jit
@@ -35,14 +48,10 @@ def _gradient_of_logits_kernel(
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """dp, as the kernel of both gradients has it, times slope · p (1 − p): [B, s_parts, G], each of ``tiles`` tiles."""
-    if CHANNELS_INNER:
-        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
-    else:
-        space = aligned(space, X_ALIGN)
+    channels, groups, space = _limits(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
     b, s_part, g_start = _program(groups, s_parts, BLOCK_G)
     g = g_start + tl.arange(0, BLOCK_G)
-    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
-    picks = p < tl.full([1, 1], threshold, DTYPE)
+    p, picks = _probabilities(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     dp = tl.zeros([BLOCK_S, BLOCK_G], DTYPE)
     for tile in range(tiles):
         s = (s_part * tiles + tile) * BLOCK_S + tl.arange(0, BLOCK_S)
@@ -53,7 +62,7 @@ def _gradient_of_logits_kernel(
         mask = (s < space)[:, None] & (g < groups)[None, :]
         offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
         grad = tl.load(grad_ptr + offsets, mask, other=0).to(DTYPE)
-        dp += tl.where(mask, grad * (upper - lower if WEIGHTED else tl.where(picks, upper, lower)), 0.0)
+        dp += tl.where(mask, _part_of_dp(grad, upper, lower, picks, WEIGHTED), 0.0)
     logits = tl.sum(dp, 0)[None, :] * (p * (1 - p)) * tl.full([1, 1], slope, DTYPE)
     tl.store(sum_ptr + ((b * s_parts + s_part) * groups + g)[None, :], logits, (g < groups)[None, :])
 
@@ -79,9 +88,7 @@ def _write(
             others += (other,)
         for k in tl.static_range(UNROLL):
             c, j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
-            dx = others[k] + (to_each if OPERATOR == "avg" else tl.where(first == j[None, :], to_winner, 0.0))
-            if OPERATOR == "max+avg":
-                dx += to_each
+            dx = others[k] + _of_channel(j, first, to_winner, to_each, OPERATOR)
             offsets = _offsets(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
 
@@ -97,14 +104,10 @@ def _gradient_of_x_kernel(
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x through the fusion, its mean and, with OTHER, other readers."""
-    if CHANNELS_INNER:
-        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GRAD_ALIGN)
-    else:
-        space = aligned(space, X_ALIGN)
+    channels, groups, space = _limits(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
     b, s_tile, g_start = _program(groups, s_tiles, BLOCK_G)
     s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
-    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
-    picks = p < tl.full([1, 1], threshold, DTYPE)
+    p, picks = _probabilities(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     _upper, _lower, first, size = _reduce(
         x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
         DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
@@ -158,8 +161,7 @@ def _launch_logits(layouts: tuple[Layout, ...], slope: float, *constants: Any) -
     reduction, threshold, *rule = constants
     grad, x, p = map(blank, layouts)
     programs, s_tiles, meta = _plan((x, grad), p, reduction, *rule, loads=2 if reduction == 1 else 4)
-    tiles = triton.cdiv(s_tiles, min(s_tiles, triton.cdiv(_PROGRAMS, programs)))
-    s_parts = triton.cdiv(s_tiles, tiles)
+    s_parts, tiles = shared_out(s_tiles, programs)
     flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
     arguments = (_strides(grad, flat), _strides(x, flat), p.stride(), *_sizes(x, p), s_parts, tiles, threshold, slope)
     alignments = {"X_ALIGN": _alignment(x, inner), "GRAD_ALIGN": _alignment(grad, inner)}
