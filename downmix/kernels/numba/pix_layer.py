@@ -1,15 +1,26 @@
-"""The gradient of a whole PiX layer on the CPU: that of the fusion, to which the others are added in place."""
+"""The gradient of a whole PiX layer on the CPU: that of the fusion, to which one pass adds all others."""
 
+from __future__ import annotations
+
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from numba import njit
 from torch import Tensor
 
-from ...ops._define import compute_dtype
+from ...ops._define import compute_dtype, memory_format
 from . import pix
+from ._common import ELEMENT, memory
+from ._launch import arguments, kernel, launch, tasks
+from ._vector_memory import load, store
+from ._vectors import all_lanes, lanes_between, spread
 from .pix import why_not
 
 __all__ = ["backward", "why_not"]
+
+_PIXELS = 32  # of a task in channels_last
 
 
 def backward(
@@ -24,7 +35,68 @@ def backward(
     """As :func:`downmix.kernels.triton.pix_layer.backward`."""
     p = p.to(compute_dtype(x, p))
     dx, dp = pix.backward(grad, x, p, *constants)
-    dx += (through_mean(dp * (slope * p * (1 - p))) / x.shape[2:].numel())[:, :, None, None]
-    if other is not None:
-        dx += other
-    return dx
+    of_mean = through_mean(dp * (slope * p * (1 - p))) / x.shape[2:].numel()
+    order, number = memory_format(dx), compute_dtype(dx)
+    of_mean, out = of_mean.to(number).contiguous(), dx.contiguous(memory_format=order)
+    other = None if other is None else other.to(dx.dtype).contiguous(memory_format=order)
+    batch, channels, height, width = dx.shape
+    if order == torch.contiguous_format:
+        make, count = _planes, batch * channels
+    else:
+        make, count = _pixels, batch * -(-height * width // _PIXELS)
+    run = make(other is not None, dx.dtype, number)
+    addresses = (0 if tensor is None else tensor.data_ptr() for tensor in (out, of_mean, other))
+    launch(run, count, dx.numel(), *addresses, channels, height * width)
+    return dx if out is dx else dx.copy_(out)
+
+
+@functools.cache
+def _planes(has_other: bool, element: Any, number: Any) -> Any:
+    """The kernel where each channel's map is one run of memory, with another map to add or without, for one stored
+    dtype and one to compute in; a task is a map."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes = 64 // number.itemsize
+
+    @kernel()
+    def run(at):
+        dx_at, mean_at, other_at, _, space = arguments(at, 5)
+        dx, means, other = memory(dx_at, element), memory(mean_at, number), memory(other_at, element)
+        whole, every = space // lanes * lanes, all_lanes(number)
+        for task in tasks(at):
+            row, mean = task * space, spread(means[task])
+            for j in range(row, row + whole, lanes):
+                _add(dx, j, mean, other, has_other, every)
+            if whole < space:
+                _add(dx, row + whole, mean, other, has_other, lanes_between(number, 0, space - whole))
+
+    return run
+
+
+@functools.cache
+def _pixels(has_other: bool, element: Any, number: Any) -> Any:
+    """The same where each pixel's channels are one run of memory; a task is a block of pixels of one sample."""
+    element, number = ELEMENT[element], ELEMENT[number]
+    lanes = 64 // number.itemsize
+
+    @kernel()
+    def run(at):
+        dx_at, mean_at, other_at, channels, space = arguments(at, 5)
+        dx, means, other = memory(dx_at, element), memory(mean_at, number), memory(other_at, element)
+        whole, blocks, every = channels // lanes * lanes, (space + _PIXELS - 1) // _PIXELS, all_lanes(number)
+        for task in tasks(at):
+            b, first = task // blocks, task % blocks * _PIXELS
+            for i in range(b * space + first, b * space + min(first + _PIXELS, space)):
+                row, mean = i * channels, b * channels
+                for c in range(0, whole, lanes):
+                    _add(dx, row + c, load(means, mean + c, every), other, has_other, every)
+                if whole < channels:
+                    mask = lanes_between(number, 0, channels - whole)
+                    _add(dx, row + whole, load(means, mean + whole, mask), other, has_other, mask)
+
+    return run
+
+
+@njit(inline="always")
+def _add(dx, at, mean, other, has_other, mask):
+    value = load(dx, at, mask) + mean
+    store(dx, at, value + load(other, at, mask) if has_other else value, mask)
