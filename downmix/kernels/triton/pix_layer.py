@@ -17,23 +17,23 @@ from torch import Tensor
 from ...ops._define import compute_dtype
 from .._layouts import Layout, blank, layout, remembered
 from ._common import Launch, shared_out
-from .pix import (
-    _alignment,
-    _by_lane,
-    _channels,
-    _limits,
-    _of_channel,
-    _offsets,
-    _part_of_dp,
-    _plan,
-    _probabilities,
-    _program,
-    _reduce,
-    _sizes,
-    _spread,
-    _strides,
-    why_not,
+from ._pix_tiles import (
+    alignment_of,
+    by_lane,
+    channels_of,
+    gradient_of_channel,
+    limits_of,
+    offsets_of,
+    part_of_dp,
+    plan,
+    probabilities_of,
+    program_of,
+    reduce_groups,
+    sizes_of,
+    spread,
+    strides_of,
 )
+from .pix import why_not
 
 __all__ = ["backward", "why_not"]
 
@@ -48,21 +48,21 @@ def _gradient_of_logits_kernel(
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """dp, as the kernel of both gradients has it, times slope · p (1 − p): [B, s_parts, G], each of ``tiles`` tiles."""
-    channels, groups, space = _limits(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
-    b, s_part, g_start = _program(groups, s_parts, BLOCK_G)
+    channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
+    b, s_part, g_start = program_of(groups, s_parts, BLOCK_G)
     g = g_start + tl.arange(0, BLOCK_G)
-    p, picks = _probabilities(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
+    p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     dp = tl.zeros([BLOCK_S, BLOCK_G], DTYPE)
     for tile in range(tiles):
         s = (s_part * tiles + tile) * BLOCK_S + tl.arange(0, BLOCK_S)
-        upper, lower, _first, _size = _reduce(
+        upper, lower, _first, _size = reduce_groups(
             x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
             DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
         )  # fmt: skip
         mask = (s < space)[:, None] & (g < groups)[None, :]
-        offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
+        offsets = offsets_of(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
         grad = tl.load(grad_ptr + offsets, mask, other=0).to(DTYPE)
-        dp += tl.where(mask, _part_of_dp(grad, upper, lower, picks, WEIGHTED), 0.0)
+        dp += tl.where(mask, part_of_dp(grad, upper, lower, picks, WEIGHTED), 0.0)
     logits = tl.sum(dp, 0)[None, :] * (p * (1 - p)) * tl.full([1, 1], slope, DTYPE)
     tl.store(sum_ptr + ((b * s_parts + s_part) * groups + g)[None, :], logits, (g < groups)[None, :])
 
@@ -79,17 +79,17 @@ def _write(
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         others = ()  # before the first is written, as no load moves up past a store
         for k in tl.static_range(UNROLL):
-            c, _j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            c, _j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
             other = tl.load(mean_ptr + b * channels + c, exists, other=0).to(DTYPE)[None, :] / space
             if OTHER:
-                offsets = _offsets(other_strides, b, s, c, width, FLAT, CHANNELS_INNER, OTHER_ALIGN)
+                offsets = offsets_of(other_strides, b, s, c, width, FLAT, CHANNELS_INNER, OTHER_ALIGN)
                 mask = (s < space)[:, None] & exists[None, :]
                 other += tl.load(other_ptr + offsets, mask, other=0).to(DTYPE)
             others += (other,)
         for k in tl.static_range(UNROLL):
-            c, j, exists = _channels(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
-            dx = others[k] + _of_channel(j, first, to_winner, to_each, OPERATOR)
-            offsets = _offsets(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
+            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            dx = others[k] + gradient_of_channel(j, first, to_winner, to_each, OPERATOR)
+            offsets = offsets_of(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
 
 
@@ -104,20 +104,20 @@ def _gradient_of_x_kernel(
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x through the fusion, its mean and, with OTHER, other readers."""
-    channels, groups, space = _limits(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
-    b, s_tile, g_start = _program(groups, s_tiles, BLOCK_G)
+    channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
+    b, s_tile, g_start = program_of(groups, s_tiles, BLOCK_G)
     s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
-    p, picks = _probabilities(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
-    _upper, _lower, first, size = _reduce(
+    p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
+    _upper, _lower, first, size = reduce_groups(
         x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
         DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
     )  # fmt: skip
-    offsets = _offsets(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
+    offsets = offsets_of(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
     grad = tl.load(grad_ptr + offsets, (s < space)[:, None] & (g < groups)[None, :], other=0).to(DTYPE)
-    to_winner, to_each = _spread(grad, p, picks, size, REDUCTION, WEIGHTED, OPERATOR, LEGACY_TAIL or not SHORT_TAIL)
+    to_winner, to_each = spread(grad, p, picks, size, REDUCTION, WEIGHTED, OPERATOR, LEGACY_TAIL or not SHORT_TAIL)
     _write(
         dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, b, s, g_start, channels, space, width,
-        _by_lane(to_winner, BLOCK_R), _by_lane(to_each, BLOCK_R), _by_lane(first, BLOCK_R),
+        by_lane(to_winner, BLOCK_R), by_lane(to_each, BLOCK_R), by_lane(first, BLOCK_R),
         REDUCTION, OPERATOR, DTYPE, FLAT, CHANNELS_INNER, OTHER, OTHER_ALIGN, DX_ALIGN, BLOCK_G, BLOCK_R, UNROLL,
     )  # fmt: skip
 
@@ -160,11 +160,12 @@ def _launch_logits(layouts: tuple[Layout, ...], slope: float, *constants: Any) -
     """The parts that the sums are left in, and the launch."""
     reduction, threshold, *rule = constants
     grad, x, p = map(blank, layouts)
-    programs, s_tiles, meta = _plan((x, grad), p, reduction, *rule, loads=2 if reduction == 1 else 4)
+    programs, s_tiles, meta = plan((x, grad), p, reduction, *rule, loads=2 if reduction == 1 else 4)
     s_parts, tiles = shared_out(s_tiles, programs)
     flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
-    arguments = (_strides(grad, flat), _strides(x, flat), p.stride(), *_sizes(x, p), s_parts, tiles, threshold, slope)
-    alignments = {"X_ALIGN": _alignment(x, inner), "GRAD_ALIGN": _alignment(grad, inner)}
+    strides = strides_of(grad, flat), strides_of(x, flat), p.stride()
+    arguments = (*strides, *sizes_of(x, p), s_parts, tiles, threshold, slope)
+    alignments = {"X_ALIGN": alignment_of(x, inner), "GRAD_ALIGN": alignment_of(grad, inner)}
     return s_parts, Launch(_gradient_of_logits_kernel, programs * s_parts, arguments, meta | alignments)
 
 
@@ -172,15 +173,15 @@ def _launch_logits(layouts: tuple[Layout, ...], slope: float, *constants: Any) -
 def _launch_x(layouts: tuple[Layout, ...], mean: torch.dtype, has_other: bool, *constants: Any) -> Launch:
     reduction, threshold, *rule = constants
     grad, x, p, other, dx = map(blank, layouts)
-    programs, s_tiles, meta = _plan((x, grad, other, dx), p, reduction, *rule, loads=4 if reduction == 1 else 2)
+    programs, s_tiles, meta = plan((x, grad, other, dx), p, reduction, *rule, loads=4 if reduction == 1 else 2)
     flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
-    strides = (_strides(grad, flat), _strides(x, flat), p.stride(), _strides(other, flat), _strides(dx, flat))
+    strides = (strides_of(grad, flat), strides_of(x, flat), p.stride(), strides_of(other, flat), strides_of(dx, flat))
     meta |= {
         "UNROLL": min(meta["UNROLL"], 4),  # more would not fit into registers: what is added is held meanwhile
         "OTHER": has_other,
-        "X_ALIGN": _alignment(x, inner),
-        "GRAD_ALIGN": _alignment(grad, inner),
-        "OTHER_ALIGN": _alignment(other, inner),
-        "DX_ALIGN": _alignment(dx, inner),
+        "X_ALIGN": alignment_of(x, inner),
+        "GRAD_ALIGN": alignment_of(grad, inner),
+        "OTHER_ALIGN": alignment_of(other, inner),
+        "DX_ALIGN": alignment_of(dx, inner),
     }
-    return Launch(_gradient_of_x_kernel, programs * s_tiles, (*strides, *_sizes(x, p), s_tiles, threshold), meta)
+    return Launch(_gradient_of_x_kernel, programs * s_tiles, (*strides, *sizes_of(x, p), s_tiles, threshold), meta)

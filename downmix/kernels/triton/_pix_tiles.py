@@ -1,0 +1,240 @@
+# Triton's types mean the compiled language, not the Python that pyright reads.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
+"""Tiles of pick_or_mix, for its kernels and those of a whole PiX layer.
+
+A program holds a tile of one sample: BLOCK_S positions by BLOCK_G groups. Where positions lie side by side in memory
+(NCHW) it walks the channels of its groups one after the other. Where channels do (channels_last), BLOCK_R channels of
+each group lie side by side in the tile too, so that its loads stay whole cache lines, and are brought together last.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...ops._define import compute_dtype
+from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, aligned, alignment, divide, larger, power_of_two
+
+
+@triton.jit
+def limits_of(channels, groups, space, CHANNELS_INNER: tl.constexpr, X_ALIGN: tl.constexpr, GROUPS_ALIGN: tl.constexpr):
+    """The same numbers, of which the compiler knows what divides those of neighbours in memory."""
+    if CHANNELS_INNER:
+        channels, groups = aligned(channels, X_ALIGN), aligned(groups, GROUPS_ALIGN)
+    else:
+        space = aligned(space, X_ALIGN)
+    return channels, groups, space
+
+
+@triton.jit
+def probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE: tl.constexpr):
+    """p of a tile of groups, [1, g], and whether it picks."""
+    p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
+    return p, p < tl.full([1, 1], threshold, DTYPE)
+
+
+@triton.jit
+def program_of(groups, s_tiles, BLOCK_G: tl.constexpr):
+    """The sample, the tile of positions and the first group of this program."""
+    program = tl.program_id(0).to(tl.int64)
+    g_tiles = tl.cdiv(groups, BLOCK_G)
+    return program // g_tiles // s_tiles, program // g_tiles % s_tiles, program % g_tiles * BLOCK_G
+
+
+@triton.jit
+def channels_of(step, g_start, channels, REDUCTION: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr):
+    """The channel of each lane of a tile, its number within its group, and whether there is such a channel."""
+    lane = tl.arange(0, BLOCK_G * BLOCK_R)
+    j = step * BLOCK_R + lane % BLOCK_R
+    if REDUCTION == BLOCK_R:
+        c = g_start * REDUCTION + lane  # as below, but the compiler sees that they are contiguous
+        exists = c < channels
+    else:
+        c = (g_start + lane // BLOCK_R) * REDUCTION + j
+        exists = (c < channels) & (j < REDUCTION)
+    return c, j, exists
+
+
+@triton.jit
+def offsets_of(strides, b, s, c, width, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr):
+    """Where the channels (or groups) c at the positions s lie, [s, c]; ALIGN divides every stride but the inner 1."""
+    c_offset = c * strides[1]
+    s_offset = s * strides[3] if FLAT else s // width * strides[2] + s % width * strides[3]
+    if CHANNELS_INNER:
+        s_offset = aligned(b * strides[0] + s_offset, ALIGN)
+    else:
+        c_offset = aligned(b * strides[0] + c_offset, ALIGN)
+    return s_offset[:, None] + c_offset[None, :]
+
+
+@triton.jit
+def _by_group(lanes, BLOCK_R: tl.constexpr):
+    return tl.reshape(lanes, [lanes.shape[0], lanes.shape[1] // BLOCK_R, BLOCK_R])
+
+
+@triton.jit
+def by_lane(groups, BLOCK_R: tl.constexpr):
+    """A value of each group for all of its lanes: [s, g] becomes [s, g · BLOCK_R]."""
+    lanes = groups
+    if BLOCK_R > 1:
+        repeated = tl.broadcast_to(groups[:, :, None], [groups.shape[0], groups.shape[1], BLOCK_R])
+        lanes = tl.reshape(repeated, [groups.shape[0], groups.shape[1] * BLOCK_R])
+    return lanes
+
+
+@triton.jit
+def _share(values, size, REDUCTION: tl.constexpr, WHOLE: tl.constexpr):
+    """values / size, but a product where that is exact: a rounded division branches for values near 0."""
+    exact: tl.constexpr = WHOLE and REDUCTION & (REDUCTION - 1) == 0
+    return values * (1 / REDUCTION) if exact else divide(values, size)
+
+
+@triton.jit
+def reduce_groups(
+    x_ptr, x_strides, b, s, g_start, channels, space, width,
+    REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr, SHORT_TAIL: tl.constexpr,
+    DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The reduction that p < t picks, the one it does not, the winner's number in its group, and the group's size."""
+    best = tl.full([BLOCK_S, BLOCK_G * BLOCK_R], float("-inf"), DTYPE)
+    first = tl.zeros([BLOCK_S, BLOCK_G * BLOCK_R], tl.int32) + (tl.arange(0, BLOCK_G * BLOCK_R) % BLOCK_R)[None, :]
+    total = tl.zeros([BLOCK_S, BLOCK_G * BLOCK_R], DTYPE)
+    # A short loop of unrolled steps, so that their loads are under way together but the code stays small.
+    for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
+        for k in tl.static_range(UNROLL):
+            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            mask = (s < space)[:, None] & exists[None, :]
+            offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
+            value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
+            total += value
+            value = -value if OPERATOR == "min" else value
+            if SHORT_TAIL or REDUCTION % (BLOCK_R * UNROLL):
+                value = tl.where(exists[None, :], value, float("-inf"))
+            # The first of equal values wins, but NaN over any number: as torch.max has it.
+            first = tl.where((value <= best) | (best != best), first, j[None, :])
+            best = larger(best, value)
+    if BLOCK_R > 1:
+        lanes, first = _by_group(best, BLOCK_R), _by_group(first, BLOCK_R)
+        total = tl.sum(_by_group(total, BLOCK_R), 2)
+        best = tl.reduce(lanes, 2, larger)
+        wins = (lanes == best[:, :, None]) | (lanes != lanes)
+        first = tl.min(tl.where(wins, first, REDUCTION), 2)
+    size = tl.full([BLOCK_G], REDUCTION, tl.int64)
+    if SHORT_TAIL and not LEGACY_TAIL:
+        size = tl.minimum(size, channels - (g_start + tl.arange(0, BLOCK_G)) * REDUCTION)
+    size = size.to(DTYPE)[None, :]
+    mean = _share(total, size, REDUCTION, LEGACY_TAIL or not SHORT_TAIL)
+    best = -best if OPERATOR == "min" else best
+    upper = mean if OPERATOR == "avg" else best
+    lower = mean if OPERATOR == "avg" or OPERATOR == "max+avg" else best
+    return upper, lower, first, size
+
+
+@triton.jit
+def part_of_dp(grad, upper, lower, picks, WEIGHTED: tl.constexpr):
+    """What each position adds to dp."""
+    return grad * (upper - lower if WEIGHTED else tl.where(picks, upper, lower))
+
+
+@triton.jit
+def spread(
+    grad, p, picks, size,
+    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The gradients that the winner of each group and each of its channels get."""
+    if WEIGHTED:
+        d_upper, d_lower = grad * p, grad * (1 - p)
+    else:
+        d_upper, d_lower = tl.where(picks, grad * p, 0.0), tl.where(picks, 0.0, grad * p)
+    to_winner = d_upper if OPERATOR == "max+avg" else d_upper + d_lower
+    to_each = d_lower if OPERATOR == "max+avg" else d_upper + d_lower
+    return to_winner, _share(to_each, size, REDUCTION, WHOLE)
+
+
+@triton.jit
+def gradient_of_channel(j, first, to_winner, to_each, OPERATOR: tl.constexpr):
+    """What the channels of number j in their groups get of it."""
+    won = tl.where(first == j[None, :], to_winner, 0.0)
+    if OPERATOR == "avg":
+        dx = to_each
+    elif OPERATOR == "max+avg":
+        dx = won + to_each
+    else:
+        dx = won
+    return dx
+
+
+def plan(
+    tensors: tuple[Tensor, ...],
+    p: Tensor,
+    reduction: int,
+    fusion: str,
+    operator: str,
+    legacy_tail: bool,
+    *,
+    loads: int,
+) -> tuple[int, int, dict[str, Any]]:
+    """The number of programs for each tile of positions, that of these tiles, and the kernels' constants.
+
+    ``loads`` of 16 bytes are what a thread has under way.
+    """
+    x = tensors[0]
+    batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    groups = triton.cdiv(channels, reduction)
+    channels_inner = has_channels_inner(x)
+    block_r = power_of_two(reduction, 64) if channels_inner else 1
+    steps = triton.cdiv(reduction, block_r)
+    elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
+    if channels_inner:
+        # 512 bytes of neighbouring channels: whole cache lines, while many positions share the sum for dp.
+        block_g = power_of_two(groups, max(1, 512 // x.element_size() // block_r))
+        block_s = power_of_two(space, elements // (block_g * block_r))
+    else:
+        block_s = power_of_two(space, elements)
+        block_g = power_of_two(groups, elements // block_s)
+    s_tiles = triton.cdiv(space, block_s)
+    constants = {
+        "REDUCTION": reduction,
+        "WEIGHTED": fusion == "weighted",
+        "OPERATOR": operator,
+        "LEGACY_TAIL": legacy_tail,
+        "SHORT_TAIL": channels % reduction != 0,
+        "DTYPE": TRITON_DTYPES[compute_dtype(x, p)],
+        "FLAT": all(_space_stride(t) is not None for t in tensors),
+        "CHANNELS_INNER": channels_inner,
+        "BLOCK_S": block_s,
+        "BLOCK_G": block_g,
+        "BLOCK_R": block_r,
+        "UNROLL": min(steps, 16),
+    }
+    return batch * triton.cdiv(groups, block_g), s_tiles, constants
+
+
+def has_channels_inner(x: Tensor) -> bool:
+    """Whether channels lie side by side, and not positions."""
+    return x.shape[1] > 1 and x.stride(1) == 1 and x.shape[2] * x.shape[3] > 1 and x.stride(3) != 1
+
+
+def sizes_of(x: Tensor, p: Tensor) -> tuple[int, ...]:
+    return x.shape[1], p.shape[1], x.shape[2] * x.shape[3], x.shape[3]
+
+
+def _space_stride(x: Tensor) -> int | None:
+    """The step between positions counted through rows, or None where rows do not follow each other so."""
+    if x.shape[3] == 1:
+        return x.stride(2)
+    return x.stride(3) if x.shape[2] == 1 or x.stride(2) == x.shape[3] * x.stride(3) else None
+
+
+def strides_of(x: Tensor, flat: bool) -> tuple[int, ...]:
+    stride = _space_stride(x) if flat else None
+    return x.stride() if stride is None else (x.stride(0), x.stride(1), 0, stride)
+
+
+def alignment_of(x: Tensor, channels_inner: bool) -> int:
+    slow = (0, 2, 3) if channels_inner else (0, 1)
+    inner = x.shape[1] if channels_inner else x.shape[2] * x.shape[3]
+    return alignment(inner, *(x.stride(i) for i in slow if x.shape[i] > 1))
