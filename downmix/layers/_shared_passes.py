@@ -6,6 +6,7 @@ them up; each is as large as the map. Here one pass writes their sum. And the pa
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,9 +38,18 @@ def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = F
     return (y, x) if keep else y
 
 
-def add_and_rectify(x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+def open_gate(gate: str, logits: Tensor) -> Tensor:
+    """p of a PiX layer: the logistic function, or with ``"tanh"`` that of twice the logits."""
+    return torch.sigmoid(logits) if gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
+
+
+def add_and_rectify(x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor | None]:
     """ReLU(x + shortcut), written over ``x``, and its mean over H and W, [B, C], for :func:`squeeze`."""
-    return _AddReLU.apply(x, shortcut) if for_autograd((x, shortcut)) else (x, add_relu_mean_(x, shortcut))
+    if not for_autograd((x, shortcut)):
+        return x, add_relu_mean_(x, shortcut)
+    if x._is_view():  # as some norms give; autograd lets no function with two outputs write over one
+        return x.add_(shortcut).relu_(), None
+    return _AddReLU.apply(x, shortcut)
 
 
 class _AddReLU(torch.autograd.Function):
@@ -65,26 +75,28 @@ class _PiX(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, mean: Tensor | None, weight: Tensor, bias: Tensor | None, layer: PiX, keep: bool
     ) -> Any:
-        ctx.layer = layer
+        # As they are now; and what computes the gradient is to round as this does.
+        ctx.rule, ctx.gate, ctx.autocast = layer.rule, layer.gate, _autocast(x.device.type)
         ctx.set_materialize_grads(False)
         mean = x.mean((2, 3)) if mean is None else mean
         p = layer.probabilities(x, mean)
         ctx.save_for_backward(x, mean, p, weight, bias)
-        y = _pick_or_mix(x, p, *layer.rule)
+        y = _pick_or_mix(x, p, *ctx.rule)
         return (y, x) if keep else y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, mean, p, weight, bias = ctx.saved_tensors
-        layer: PiX = ctx.layer
         grad, other = (*grads, None)[:2]
         if grad is None:
             grad = x.new_zeros(x.shape[0], p.shape[1], *x.shape[2:])
-        kernel = _pick_or_mix.kernel(x, p, *layer.rule, stem="pix_layer")
+        kernel = _pick_or_mix.kernel(x, p, *ctx.rule, stem="pix_layer")
         if isinstance(kernel, str) or beyond_kernels(*grads):
 
             def definition(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-                return _pick_or_mix(x, layer.gated(F.linear(global_mean(x), weight.flatten(1), bias)), *layer.rule)
+                with torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext():
+                    logits = F.linear(global_mean(x), weight.flatten(1), bias)
+                    return _pick_or_mix(x, open_gate(ctx.gate, logits), *ctx.rule)
 
             needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
             dx, *others = differentiate(definition, (x, weight, bias), grad, needed)
@@ -96,7 +108,14 @@ class _PiX(torch.autograd.Function):
             found.extend((logits, logits.t() @ mean.to(weight.dtype)))
             return logits @ weight.flatten(1)
 
-        slope = 1.0 if layer.gate == "sigmoid" else 2.0  # ½(1 + tanh) is the sigmoid of twice the logits
-        dx = kernel.backward(grad, x, p, *layer.rule, slope=slope, through_mean=through_mean, other=other)
+        slope = 1.0 if ctx.gate == "sigmoid" else 2.0
+        dx = kernel.backward(grad, x, p, *ctx.rule, slope=slope, through_mean=through_mean, other=other)
         logits, dw = found
         return dx, None, dw.view_as(weight), None if bias is None else logits.sum(0), None, None
+
+
+def _autocast(device: str) -> tuple[str, torch.dtype, bool] | None:
+    """What makes :class:`torch.autocast` as it is now, or None where a device has none."""
+    if not torch.amp.is_autocast_available(device):
+        return None
+    return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)

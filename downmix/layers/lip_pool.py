@@ -85,7 +85,7 @@ class _LogitNetwork(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() == self.dims + 1:  # without a batch dimension, which the normalisation needs
-            return self(input.unsqueeze(0)).squeeze(0)
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         return _LARGEST_LOGIT * super().forward(input).sigmoid()
 
 

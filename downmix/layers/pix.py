@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import pix as op
-from ..ops._define import check_choice
+from ..ops._define import check_choice, check_floating
 from ._global_mean import global_mean
-from ._shared_passes import may_share, squeeze
+from ._shared_passes import may_share, open_gate, squeeze
 
 GATES = ("sigmoid", "tanh")
 
@@ -93,16 +93,16 @@ class PiX(nn.Module):
         return self.gated(logits if self.norm is None else self.norm(logits))
 
     def gated(self, logits: Tensor) -> Tensor:
-        return torch.sigmoid(logits) if self.gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
+        return open_gate(self.gate, logits)
 
     def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+        check_floating("x", x)
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             c = self.in_channels
             raise ValueError(f"PiX with in_channels={c} takes [B, {c}, H, W] or [{c}, H, W], got {list(x.shape)}")
         if x.dim() == 3:
-            return self(x.unsqueeze(0), None if mean is None else mean.unsqueeze(0)).squeeze(0)
-        # A subclass may compute its probabilities otherwise.
-        if mean is None and self.norm is None and type(self) is PiX and may_share(x, self.weight):
+            return self.forward(x.unsqueeze(0), None if mean is None else mean.unsqueeze(0)).squeeze(0)
+        if mean is None and may_share(x, self.weight) and self.is_plain:
             return squeeze(self, x)
         return op.pick_or_mix(
             x,
@@ -112,6 +112,12 @@ class PiX(nn.Module):
             fusion=self.fusion,
             operator=self.operator,
         )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its probabilities are those of the definition: no norm, no subclass's and none of its own."""
+        replaced = any(name in vars(self) for name in ("probabilities", "gated"))
+        return type(self) is PiX and self.norm is None and not replaced
 
     @property
     def rule(self) -> tuple[int, float, str, str, bool]:

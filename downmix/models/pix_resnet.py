@@ -58,10 +58,10 @@ class SqueezeBottleneck(Bottleneck):
         return add_and_rectify(x, shortcut if self.downsample is None else self.downsample(shortcut))
 
     def _may_share(self, x: Tensor) -> bool:
-        """Whether nobody sees that the first layer and the last ones don't run by themselves."""
+        """Whether nobody sees that the first layers and the last ones don't run by themselves."""
         pix: Any = self.conv1
-        untouched = _is_untouched(pix, PiX) and _is_untouched(self.act3, nn.ReLU)
-        return untouched and pix.norm is None and may_share(x, pix.weight)
+        kinds = (pix, PiX), (self.bn1, nn.Identity), (self.act1, nn.Identity), (self.act3, nn.ReLU)
+        return may_share(x) and all(_is_untouched(*kind) for kind in kinds) and pix.is_plain and may_share(pix.weight)
 
 
 class SqueezeStage(nn.Sequential):
@@ -91,6 +91,7 @@ def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
     return (
         type(module) is kind
         and "forward" not in vars(module)
+        and module._compiled_call_impl is None
         and not any(hooks)
         and not torch_module._has_any_global_hook()
     )

@@ -157,7 +157,10 @@ class Operator:
         if isinstance(kernel, str) or _watched(tensors):
             return self._torch_op(*args)
         # Torch's dispatcher, and what torch.library does for autograd, take longer than a small kernel.
-        return _WithGradient.apply(*args, self, kernel) if for_autograd(tensors) else kernel.forward(*args)
+        return _WithGradient.apply(*args, self, kernel) if for_autograd(tensors) else self._launch(kernel, *args)
+
+    def _launch(self, kernel: ModuleType, *args: Any) -> Tensor:
+        return kernel.forward(*args)
 
     def inlines(self, *args: Any) -> bool:
         """Whether graphs of torch.compile hold the reference, and not the operator."""
@@ -188,8 +191,11 @@ class Operator:
 
     def _run_backward(self, grad: Tensor, *args: Any) -> list[Tensor]:
         kernel = self.kernel(*args)
-        if isinstance(kernel, str):
-            raise RuntimeError(f"downmix::{self.name}_backward only exists where a kernel does: {kernel}")
+        if isinstance(kernel, str):  # use_backend("reference") with a graph that was compiled for kernels
+            tensors, constants = [t.detach().requires_grad_() for t in args[: self._tensors]], args[self._tensors :]
+            needed: Any = [True] * len(tensors)
+            found: Any = differentiate(lambda *inputs: self.reference(*inputs, *constants), tensors, grad, needed)
+            return list(found)
         return list(kernel.backward(grad, *args))
 
     def _save_inputs(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -241,11 +247,18 @@ class InplaceOperator(Operator):
             return "autograd, a mode or a profiler watches"
         return super().kernel(*args, stem=stem)
 
+    def _launch(self, kernel: ModuleType, *args: Any) -> Tensor:
+        output = super()._launch(kernel, *args)
+        if not args[0].is_inference():  # of which autograd counts no versions
+            torch.autograd.graph.increment_version(args[0])  # so that who saved it hears that it was written over
+        return output
+
 
 def beyond_kernels(*grads: Tensor | None) -> bool:
     """Whether a backward pass is to give gradients that have gradients themselves (create_graph=True), or is given a
-    batch of them (is_grads_batched=True)."""
-    return torch.is_grad_enabled() or any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads)
+    batch of them (is_grads_batched=True, torch.func.vmap)."""
+    batched = any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads)
+    return torch.is_grad_enabled() or batched or transforming()
 
 
 def differentiate(
@@ -271,7 +284,12 @@ def exporting() -> bool:
 def takes_plain_torch() -> bool:
     """Whether something is at work that takes torch's own operators only: exporters, whose graphs are to run without
     downmix, and torch.func and forward derivatives, which can't enter what is written for autograd."""
-    return exporting() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return exporting() or transforming()
+
+
+def transforming() -> bool:
+    """Whether torch.func or forward derivatives are at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _watched(tensors: Sequence[Tensor]) -> bool:
@@ -333,7 +351,12 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The layout of an output: channels_last (2d or 3d) where channels of ``x`` lie side by side, else contiguous."""
+    """The layout of an output: channels_last (2d or 3d) where channels of ``x`` lie side by side, else contiguous.
+
+    Also contiguous under torch.func, whose vmap knows no other.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return torch.contiguous_format
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if last is None or x.is_contiguous() or x.stride(1) != 1 or x.shape[1] == 1:
         return torch.contiguous_format

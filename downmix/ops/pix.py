@@ -8,7 +8,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from ._define import Operator, check_choice, check_floating, compute_dtype, for_autograd, memory_format
+from ._define import Operator, check_choice, check_floating, compute_dtype, for_autograd, memory_format, transforming
 
 FUSIONS = ("threshold", "weighted")
 OPERATORS = ("max+avg", "max", "avg", "min")
@@ -91,7 +91,7 @@ def _reference(
     def reduce(kind: str) -> Tensor:
         if kind == "avg":
             parts = [group.sum(2, dtype=dtype) / (reduction if legacy_tail else group.shape[2]) for group in groups]
-        elif torch.is_grad_enabled() and not torch.jit.is_tracing():
+        elif (torch.is_grad_enabled() or transforming()) and not torch.jit.is_tracing():
             # Their gradients go to one winner, the first; those of amax and amin to all.
             parts = [(group.max(2) if kind == "max" else group.min(2)).values for group in groups]
         else:

@@ -120,7 +120,7 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
     # A traced size is a tensor, and torch.jit.trace warns that its graph then holds for this size alone.
     sizes = [int(size) if isinstance(size, Tensor) else size for size in x.shape[-n:]]
     outputs = [size if out is None else out for size, out in zip(sizes, output_size, strict=True)]
-    if any(not isinstance(out, int) or out < 1 for out in outputs) or 0 in sizes:
+    if any(not isinstance(out, int | torch.SymInt) or out < 1 for out in outputs) or 0 in sizes:
         raise ValueError(
             f"output_size needs positive integers or None and a non-empty map, got {output_size} for {sizes}"
         )

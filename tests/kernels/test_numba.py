@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from numba.core import caching
 
 import downmix
-from downmix.kernels.numba import _launch, _window_pool
+from downmix.kernels.numba import _launch, _pix_planes, _window_pool
+from downmix.kernels.numba import pix as pix_kernels
 from downmix.ops import lip_pool, pix, soft_pool, stochastic_pool
 
 from ..ops.standard import LAYOUTS
@@ -240,3 +242,14 @@ def test_channels_more_than_2_31_elements_apart() -> None:
     x[:, 0], x[:, 1] = 1.0, 3.0
     assert downmix.pick_or_mix(x, torch.ones(1, 1), 2).unique().item() == 2.0
     assert downmix.soft_pool2d(x, (1, 2)).squeeze().tolist() == [[1.0] * 32, [3.0] * 32]
+
+
+def test_where_no_folder_can_keep_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caching.CodeLibraryCacheImpl, "_locator_classes", [])
+    x, p = torch.randn(1, 8, 2, 2), torch.rand(1, 2)
+    expected = downmix.pick_or_mix(x, p, 4)
+    make = _pix_planes.forward
+    monkeypatch.setattr(_pix_planes, "forward", make.__wrapped__)  # compiles anew
+    pix_kernels._plan.cache_clear()
+    with pytest.warns(UserWarning, match="set NUMBA_CACHE_DIR to a folder"):
+        assert torch.equal(downmix.pick_or_mix(x, p, 4), expected)

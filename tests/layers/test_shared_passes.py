@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -109,13 +110,18 @@ def test_whatever_is_frozen_or_unused(variant: dict[str, Any], frozen: str, apar
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_under_autocast(dtype: torch.dtype, apart: Callable[[], None]) -> None:
-    layer, x = PiX(16, 4), torch.randn(2, 16, 5, 5, dtype=dtype, requires_grad=True)
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("variant", [{}, {"fusion": "weighted", "operator": "max"}], ids=str)  # with a kernel, without
+def test_under_autocast(
+    variant: dict[str, Any], create_graph: bool, dtype: torch.dtype, apart: Callable[[], None]
+) -> None:
+    layer, x = PiX(16, 4, **variant), torch.randn(2, 16, 5, 5, dtype=dtype, requires_grad=True)
 
     def gradients() -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
             y = layer(x)
-        return [y, *torch.autograd.grad(y.float().square().sum(), [x, layer.weight])]
+        loss = y.float().square().sum()
+        return [y, *torch.autograd.grad(loss, [x, layer.weight], create_graph=create_graph)]
 
     ours = gradients()
     apart()
@@ -158,7 +164,7 @@ def test_gradients_of_maps_between_blocks_are_whole(apart: Callable[[], None]) -
     torch.testing.assert_close(ours, seen())
 
 
-@pytest.mark.parametrize("layer", ["conv1", "act3", ""])
+@pytest.mark.parametrize("layer", ["conv1", "bn1", "act1", "act3", ""])
 def test_hooks_still_fire_and_may_write(layer: str, apart: Callable[[], None]) -> None:
     net, calls, x = network(layers=(3, 1, 2, 1)).eval(), [], torch.randn(2, 3, 64, 64).double()
     for inner in (net.layer1[1], net.layer3[0]):
@@ -176,12 +182,54 @@ def test_what_somebody_wrote_over_runs_as_they_wrote_it() -> None:
         def probabilities(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
             return super().probabilities(x, mean) / 2
 
-    layer, x = Half(8, 4).double(), torch.randn(2, 8, 3, 3).double().requires_grad_()
-    assert gradcheck(lambda x, weight: layer(x), (x, layer.weight))
+    for layer in (Half(8, 4).double(), PiX(8, 4).double()):
+        if type(layer) is PiX:
+            layer.gated = lambda logits: logits.sigmoid() / 2
+        x = torch.randn(2, 8, 3, 3).double().requires_grad_()
+        assert gradcheck(lambda x, weight, layer=layer: layer(x), (x, layer.weight))
     stage, x = network(layers=(2, 1, 1, 1)).layer1, torch.randn(2, 64, 8, 8).double()
     expected = stage[0](x)
     stage[1].forward = lambda x: x * 1
     torch.testing.assert_close(stage(x), expected)
+
+
+def test_blocks_compiled_one_by_one_run_compiled() -> None:
+    stage, x, compiled = network(layers=(2, 1, 1, 1)).layer1, torch.randn(2, 64, 8, 8).double(), []
+    for block in stage:
+        block.compile(backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
+    with torch.no_grad():
+        stage(x)
+    assert len(compiled) == len(stage)
+
+
+def test_a_rule_changed_after_the_forward_pass_changes_nothing() -> None:
+    layer, x = PiX(8, 4), torch.randn(2, 8, 3, 3, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).square().sum(), [x, layer.weight])
+    loss = layer(x).square().sum()
+    layer.threshold, layer.gate, layer.operator = 1.0, "tanh", "avg"
+    torch.testing.assert_close(torch.autograd.grad(loss, [x, layer.weight]), expected)
+
+
+def test_a_norm_that_gives_a_view(apart: Callable[[], None]) -> None:
+    net, x = network(norm_layer=LayerNorm2d), torch.randn(2, 3, 64, 64).double()
+    ours = results(net, x)
+    apart()
+    torch.testing.assert_close(results(net, x), ours)
+
+
+def test_who_saved_a_map_hears_that_it_was_written_over() -> None:
+    net, saved, scale = network().eval().requires_grad_(False), [], torch.ones(1, requires_grad=True)
+    net.layer1[0].bn3.register_forward_hook(lambda module, args, output: saved.append(scale * output))
+    net(torch.randn(2, 3, 64, 64).double())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved[0].sum().backward()
+
+
+def test_unbatched_maps_fire_hooks_once() -> None:
+    layer, calls = PiX(8, 4), []
+    layer.register_forward_hook(lambda module, args, output: calls.append(args[0].dim()))
+    layer(torch.randn(8, 3, 3))
+    assert calls == [3]
 
 
 def test_other_activations_and_squeezes_run_as_they_did() -> None:

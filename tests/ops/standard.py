@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
+import downmix
 from downmix.ops._define import Operator
 
 
@@ -167,6 +168,11 @@ class StandardTests:
         with forward_ad.dual_level():
             output = self.call(forward_ad.make_dual(first, tangent), *others, **option)
             torch.testing.assert_close(forward_ad.unpack_dual(output).tangent, expected)
+        with torch.no_grad():
+            ties = torch.zeros_like(first)
+            of_ties = [torch.func.jvp(lambda x: self.call(x, *others, **option), (ties,), (tangent,))[1]]
+        of_ties.append(torch.func.jvp(lambda x: self.call(x, *others, **option), (ties,), (tangent,))[1])
+        torch.testing.assert_close(*of_ties)
 
     def test_gradients_in_batches(self) -> None:
         option = self.options[0]
@@ -174,10 +180,27 @@ class StandardTests:
         output = self.call(*leaves, **option)
         grads = torch.stack([_random_like(output), torch.ones_like(output)])
         batched = torch.autograd.grad(output, leaves, grads, is_grads_batched=True, retain_graph=True)
+        mapped = torch.func.vmap(lambda grad: torch.autograd.grad(output, leaves, grad, retain_graph=True))(grads)
         for i, grad in enumerate(grads):
             single = torch.autograd.grad(output, leaves, grad, retain_graph=True)
-            for got, expected in zip(batched, single, strict=True):
+            for got, func, expected in zip(batched, mapped, single, strict=True):
                 torch.testing.assert_close(got[i], expected)
+                torch.testing.assert_close(func[i], expected)
+
+    def test_vmap(self, option: dict[str, Any]) -> None:
+        for layout in ("contiguous", "channels_last"):
+            tensors = [t.detach() for t in self.leaves(option, layout)]
+            got = torch.func.vmap(lambda *t: self.call(*(v.unsqueeze(0) for v in t), **option).squeeze(0))(*tensors)
+            torch.testing.assert_close(got, self.call(*tensors, **option))
+
+    def test_a_graph_that_was_compiled_for_kernels_under_the_reference(self) -> None:
+        torch.compiler.reset()
+        option = self.options[0]
+        compiled = torch.compile(lambda *t: self.call(*t, **option), fullgraph=True, backend="aot_eager")
+        tensors = self.leaves(option, dtype=torch.float32)
+        expected = with_gradients(compiled, tensors)
+        with downmix.use_backend("reference"):
+            torch.testing.assert_close(with_gradients(compiled, tensors), expected)
 
     def test_values_whose_sign_is_turned_in_a_view(self) -> None:
         option = self.options[0]

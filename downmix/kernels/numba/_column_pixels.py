@@ -20,7 +20,7 @@ from ._column_sums import (
     store_lines,
     sum_column,
 )
-from ._common import ELEMENT, memory
+from ._common import compiled_for, memory
 from ._launch import INT64, arguments, kernel, number_from, tasks
 from ._vector_memory import load, prefetch, store
 from ._vectors import all_lanes, farther, lanes_between, spread
@@ -36,8 +36,7 @@ _AT_ONCE, _VECTORS = 8, 4
 @functools.cache
 def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
     depth, height, width = window
     both = method.other == "values"
     wide = _VECTORS * lanes
@@ -87,8 +86,7 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
 @functools.cache
 def backward(method: Method, window: tuple[int, ...], element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
     depth, height, width = window
     both = method.other == "values"
     wide = _VECTORS * lanes

@@ -20,7 +20,7 @@ from ._column_sums import (
     store_lines,
     sum_column,
 )
-from ._common import ELEMENT, memory
+from ._common import compiled_for, memory
 from ._launch import INT64, arguments, kernel, number_from, tasks
 from ._vector_memory import add, clear, load, store, zip_lanes
 from ._vectors import all_lanes, choose, farther, lanes_between, spread
@@ -35,8 +35,7 @@ _AT_ONCE = 256  # windows of a row whose lines are kept; a multiple of all lanes
 @functools.cache
 def forward(method: Method, window: tuple[int, ...], lane_step: int, element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any; and for one stride along a row, 1, 2, or with 0 for any."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
     depth, height, width = window
     both = method.other == "values"
 
@@ -84,8 +83,7 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
 @functools.cache
 def backward(method: Method, window: tuple[int, ...], lane_step: int, element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any; and for one stride along a row, 1, 2, or with 0 for any."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
     depth, height, width = window
     both = method.other == "values"
 

@@ -19,6 +19,14 @@ ELEMENT = {
     torch.float32: np.empty(0, np.float32),
     torch.float64: np.empty(0, np.float64),
 }
+BYTES = 64  # of a vector
+
+
+def compiled_for(element: torch.dtype, number: torch.dtype) -> tuple[Any, Any, int, Any]:
+    """For what a kernel is compiled: the types of what is stored and of what it computes in, a vector's lanes of the
+    latter, and what makes such a number."""
+    computed = ELEMENT[number]
+    return ELEMENT[element], computed, BYTES // computed.itemsize, computed.dtype.type
 
 
 @intrinsic

@@ -16,6 +16,7 @@ import gc
 import hashlib
 import os
 import struct
+import warnings
 from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,12 +54,27 @@ def kernel(name: str = "", **functions: Any) -> Callable[[Any], Any]:
         paused = gc.isenabled()
         gc.disable()
         try:
-            return numba.cfunc("void(intp)", cache=True, error_model="numpy")(own)
+            return _compile(own)
         finally:
             if paused:
                 gc.enable()
 
     return make
+
+
+def _compile(run: Any) -> Any:
+    options: Any = {"error_model": "numpy"}
+    try:
+        return numba.cfunc("void(intp)", cache=True, **options)(run)
+    except RuntimeError as error:
+        if "no locator" not in str(error):
+            raise
+        warnings.warn(
+            "compiled kernels can't be kept, as neither downmix's own folder nor the user's cache is writable; "
+            "set NUMBA_CACHE_DIR to a folder that is, or every process compiles them anew",
+            stacklevel=1,
+        )
+        return numba.cfunc("void(intp)", **options)(run)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ._common import ELEMENT, memory
+from ._common import compiled_for, memory
 from ._launch import arguments, kernel, number_from, tasks
 from ._pix_common import BLEND, BY_THRESHOLD, PICK
 from ._vector_memory import load, load_members, load_steps, store, store_members, store_steps
@@ -28,8 +28,7 @@ def pixels_a_task(batch: int, space: int) -> int:
 def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
     """The kernel for one reduction, or with 0 for any; for maxima, or with −1 for minima; for one stored dtype, and one
     to compute in."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
     size = unrolled or 1  # what is never run must compile, too
 
     @kernel()
@@ -112,8 +111,7 @@ def _fuse(share, top, values, size, mode, constants, number):
 @functools.cache
 def backward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
     """dx, and for each block of pixels its part of dp; see the other layout for the formulas."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
     size = unrolled or 1  # what is never run must compile, too
 
     @kernel()

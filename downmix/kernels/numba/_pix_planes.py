@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ._common import ELEMENT, memory
+from ._common import compiled_for, memory
 from ._launch import arguments, kernel, number_from, tasks
-from ._pix_common import BLEND, picks
+from ._pix_common import BLEND, BY_THRESHOLD, PICK
 from ._vector_memory import load, store
 from ._vectors import all_lanes, beats, choose, is_nan, lanes_between, larger, spread, total
 
@@ -24,8 +24,7 @@ _SUM_EVERY = 32  # vectors of products that add up before their sum goes on in f
 def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
     """The kernel for one reduction, or with 0 for any and for a short last group; for maxima, or with −1 for minima;
     for one stored dtype, and one to compute in."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
 
     @kernel()
     def run(at):
@@ -40,7 +39,7 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
             size = unrolled if unrolled else min(reduction, channels - first)
             divisor = spread(real(tail if g == groups - 1 else reduction))
             share, rest = spread(p[task]), spread(real(1) - p[task])
-            pick = picks(mode, p[task], real(number_from(threshold)))
+            pick = _picks(mode, p[task], real(number_from(threshold)))
             row, out = b * xb + first * xc, b * yb + g * yc
             whole = space // lanes * lanes
             for j in range(0, whole, lanes):
@@ -52,6 +51,11 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
                 store(y, out + whole, value, mask)
 
     return run
+
+
+@njit(inline="always")
+def _picks(mode, probability, threshold):
+    return mode == PICK or (mode == BY_THRESHOLD and probability < threshold)
 
 
 @njit(inline="always")
@@ -68,8 +72,7 @@ def _reduce(x, at, step, size, signs, nan, share, rest, divisor, pick, mode, mas
 def backward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
     """dx and dp. A maximum hands p·g to the first winner of its group, a mean p·g/size to each member, a blend both by
     their weights; dp is the sum over the map of g times what p multiplies."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
 
     @kernel()
     def run(at):
@@ -85,7 +88,7 @@ def backward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
             first = g * reduction
             size = unrolled if unrolled else min(reduction, channels - first)
             divisor = real(tail if g == groups - 1 else reduction)
-            pick = picks(mode, p[task], real(number_from(threshold)))
+            pick = _picks(mode, p[task], real(number_from(threshold)))
             to_each = (real(1) - p[task] if mode == BLEND else p[task]) / divisor
             rule = pick, mode, spread(p[task]), spread(to_each), spread(divisor)
             row, drow, above = b * xb + first * xc, b * db + first * dc, b * gb + g * gc

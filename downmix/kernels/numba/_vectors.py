@@ -17,9 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import models, overload, register_model
 
-from ._common import intrinsic
+from ._common import BYTES, intrinsic
 
-BYTES = 64
 FLOAT, DOUBLE, INT = ir.FloatType(), ir.DoubleType(), ir.IntType(32)
 Value = Any  # llvmlite's values have no types that a checker could follow
 

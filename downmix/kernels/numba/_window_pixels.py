@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ._common import ELEMENT, memory
+from ._common import ELEMENT, compiled_for, memory
 from ._launch import arguments, kernel, number_from, tasks
 from ._vector_memory import add, clear, load, store
 from ._vectors import all_lanes, lanes_between, spread
@@ -33,8 +33,7 @@ def channels_a_task(batch: int, channels: int) -> int:
 def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any."""
     second = ELEMENT[number if method.other == "outputs" else element]
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
     depth, height, width = window
 
     @kernel(method.name, reduce=method.reduce)
@@ -78,8 +77,8 @@ def backward(method: Method, window: tuple[int, ...], tiles: bool, element: Any,
     """The kernel for one window, or with zeros for any. Where windows tile the map, each pixel is written once; else
     gradients add up, in numbers to compute with."""
     second = ELEMENT[number if method.other == "outputs" else element]
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real, count = 64 // number.itemsize, number.dtype.type, 2 if method.other == "values" else 1
+    element, number, lanes, real = compiled_for(element, number)
+    count = 2 if method.other == "values" else 1
     depth, height, width = window
     few, result = 2 * lanes * depth * height * width or 1, element if tiles else number
 

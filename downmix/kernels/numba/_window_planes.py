@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ._common import ELEMENT, memory
+from ._common import ELEMENT, compiled_for, memory
 from ._launch import arguments, kernel, number_from, tasks
 from ._vector_memory import add, clear, load, store, zip_lanes
 from ._vectors import all_lanes, lanes_between, spread
@@ -31,8 +31,7 @@ _AT_ONCE = 512  # windows whose gradients are written down together; a multiple 
 def forward(method: Method, window: tuple[int, ...], lane_step: int, element: Any, number: Any) -> Any:
     """The kernel for one window, or with zeros for any."""
     second = ELEMENT[number if method.other == "outputs" else element]
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
     depth, height, width = window
 
     @kernel(method.name, reduce=method.reduce)
@@ -82,8 +81,8 @@ def backward(method: Method, window: tuple[int, ...], tiles: bool, lane_step: in
     up for the map: neighbours get many of them, and each would have to wait until the one before it is stored.
     """
     second = ELEMENT[number if method.other == "outputs" else element]
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real, count = 64 // number.itemsize, number.dtype.type, 2 if method.other == "values" else 1
+    element, number, lanes, real = compiled_for(element, number)
+    count = 2 if method.other == "values" else 1
     depth, height, width = window
     few, result = 2 * lanes * depth * height * width or 1, element if tiles else number
     functions = {"reduce": method.reduce, "gradients": method.gradients, "give": store if tiles else add}

@@ -42,7 +42,7 @@ class Method(NamedTuple):
 
 @njit(inline="always")
 def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
-    """``state`` after ``visit`` has seen each place; ``values`` are what it needs, the first two 0 and −∞."""
+    """``state`` after ``visit`` has seen each place; ``values`` are what it needs."""
     at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
     n = 0
     for kd in range(d0, d1):
@@ -57,7 +57,8 @@ def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
 
 @njit(inline="always")
 def add_up(visit, tensors, window, lane_step, padded, kept, keep, values):
-    """Two sums over all places. They are taken row by row, as one long sum would round worse."""
+    """Two sums over all places; the first two ``values`` are 0 and −∞. They are taken row by row, as one long sum would
+    round worse."""
     at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
     nothing = values[0] / values[1]  # −0: to add to it, unlike to 0, is nothing to compute
     first, second, n = nothing, nothing, 0

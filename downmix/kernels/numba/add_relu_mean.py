@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype
 from .._layouts import are_pixels, are_planes
-from ._common import ELEMENT, memory
+from ._common import ELEMENT, compiled_for, memory
 from ._launch import arguments, kernel, launch, tasks
 from ._vector_memory import load, store
 from ._vectors import all_lanes, lanes_between, larger, spread, total
@@ -50,8 +50,7 @@ def forward(x: Tensor, shortcut: Tensor) -> Tensor:
 def planes(element: Any, number: Any) -> Any:
     """The kernel where each channel's map is one run of memory, for one stored dtype and one to compute in; a task is a
     map."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
 
     @kernel()
     def run(at):
@@ -77,8 +76,7 @@ def planes(element: Any, number: Any) -> Any:
 def pixels(element: Any, number: Any) -> Any:
     """The kernel where each pixel's channels are one run of memory; a task is a block of pixels of one sample, which
     gives its part of the sums."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes, real = 64 // number.itemsize, number.dtype.type
+    element, number, lanes, real = compiled_for(element, number)
 
     @kernel()
     def run(at):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype, memory_format
 from . import pix
-from ._common import ELEMENT, memory
+from ._common import compiled_for, memory
 from ._launch import arguments, kernel, launch, tasks
 from ._vector_memory import load, store
 from ._vectors import all_lanes, lanes_between, spread
@@ -54,8 +54,7 @@ def backward(
 def _planes(has_other: bool, element: Any, number: Any) -> Any:
     """The kernel where each channel's map is one run of memory, with another map to add or without, for one stored
     dtype and one to compute in; a task is a map."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes = 64 // number.itemsize
+    element, number, lanes, _ = compiled_for(element, number)
 
     @kernel()
     def run(at):
@@ -75,8 +74,7 @@ def _planes(has_other: bool, element: Any, number: Any) -> Any:
 @functools.cache
 def _pixels(has_other: bool, element: Any, number: Any) -> Any:
     """The same where each pixel's channels are one run of memory; a task is a block of pixels of one sample."""
-    element, number = ELEMENT[element], ELEMENT[number]
-    lanes = 64 // number.itemsize
+    element, number, lanes, _ = compiled_for(element, number)
 
     @kernel()
     def run(at):

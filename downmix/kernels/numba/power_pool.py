@@ -24,7 +24,7 @@ def _see_largest(state, tensors, place, here, edges, lane_step, kept, n, keep, v
 @njit(inline="always")
 def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
     """Adds |a / m|^p and 1; keeps a / m."""
-    zero, one, tops, endless, squared = values
+    zero, _, one, tops, endless, squared = values
     ratio = choose(endless, zero, read(tensors[0], place, edges, lane_step, here)) / tops
     size = larger(ratio, zero - ratio)
     if keep:
@@ -35,12 +35,12 @@ def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
 @njit(inline="always")
 def _reduce(tensors, out, window, lane_step, padded, kept, keep, constants):
     """y and what g is divided by; an infinite maximum is the output itself."""
-    zero, _, one, nan, power = constants
+    zero, lowest, one, nan, power = constants
     start, squared = (zero, is_nan(zero)), power > one
     tops, nans = walk(_see_largest, start, tensors, window, lane_step, padded, kept, keep, (zero, zero))
     tops = choose(nans, nan, tops)
     endless = is_infinite(tops)
-    values = zero, one, choose(endless | (tops == zero), one, tops), endless, squared
+    values = zero, lowest, one, choose(endless | (tops == zero), one, tops), endless, squared
     sums, count = add_up(_see, tensors, window, lane_step, padded, kept, keep, values)
     count = larger(one, count)
     mean = sums / count
