@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
 
+from ..ops._define import check_choice
 from .segmentation_recipe import SegmentationRecipe
 
 TASKS = ("classification", "segmentation")
-AMP = ("none", "bf16", "fp16")
 # timm's others: plateau follows a metric, not the step, and none leaves the warm-up out.
 SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
 _AT_LEAST_ONE = ("epochs", "accumulate", "keep_last", "log_every", "fbs_epochs")
@@ -168,9 +168,8 @@ class Recipe:
         for name in (*_SHARES, "layer_decay", "fbs_density"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        for name, known in (("task", TASKS), ("amp", AMP), ("sched", SCHEDULES), ("on_bad_image", ("stop", "skip"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, known in _CHOICES.items():
+            check_choice(name, getattr(self, name), known)
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
@@ -190,3 +189,9 @@ class Recipe:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use cpu or auto")
         return device
+
+
+# By the name of the field; types alone are not checked outside of the command.
+_CHOICES = {"task": TASKS, "sched": SCHEDULES} | {
+    name: get_args(kind) for name, kind in get_type_hints(Recipe).items() if get_origin(kind) is Literal
+}
