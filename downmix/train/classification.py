@@ -82,7 +82,8 @@ def training_transform(recipe: Recipe) -> Any:
         return create_transform(**common, no_aug=True)
     if recipe.crop_scale == 1 or recipe.crop_padding:
         # timm's crops all resize; these keep the image's own scale.
-        first = [transforms.Resize(size, _mode(recipe)), transforms.RandomCrop(size, padding=recipe.crop_padding)]
+        mode = transforms.InterpolationMode(evaluation_view(recipe)["interpolation"])
+        first = [transforms.Resize(size, mode), transforms.RandomCrop(size, padding=recipe.crop_padding)]
         first.append(transforms.RandomHorizontalFlip(recipe.hflip))
     else:
         first = []
@@ -114,8 +115,3 @@ def evaluation_view(recipe: Recipe) -> dict[str, Any]:
         "crop_pct": recipe.crop_pct,
         "crop_mode": "center",
     }
-
-
-def _mode(recipe: Recipe) -> Any:
-    mode = "bilinear" if recipe.interpolation == "random" else recipe.interpolation
-    return transforms.InterpolationMode(mode)

@@ -184,7 +184,7 @@ def _loader(dataset: Any, recipe: Recipe, world: World, on_bad: str, batches: Sa
     return DataLoader(dataset, batch_size=recipe.batch_size, drop_last=training, collate_fn=_collate_stream, **options)
 
 
-def _collate(samples: list[tuple[Any, int, list[str]]]) -> Batch | None:
+def _collate(samples: list[tuple[Any, int, list[str]]]) -> Batch:
     bad = [text for *_, texts in samples for text in texts]
     good = [(pair, index) for pair, index, _ in samples if pair is not None]
     if not good:

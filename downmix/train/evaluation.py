@@ -43,7 +43,7 @@ def evaluate(
     world.share_buffers(model)
     model.eval()
     metrics = task.create_metrics().to(world.device)
-    for batch in _in_step(loader, world):
+    for batch in _in_step(loader):
         if signals and not _is_stream(loader) and world.agree(signals.received)[0]:
             return None
         if batch is None:
@@ -58,7 +58,7 @@ def evaluate(
     return task.compute(metrics)
 
 
-def _in_step(loader: DataLoader[Any], world: World) -> Iterator[Batch | None]:
+def _in_step(loader: DataLoader[Any]) -> Iterator[Batch | None]:
     """The batches, and None for processes that have one less, as all have to take part in agreeing on a signal."""
     if _is_stream(loader):
         yield from loader

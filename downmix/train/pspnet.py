@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..models._networks import create_network, read_name
-from .weights import read_weights
+from .weights import read_weights, start_from, tensors_of
 
 _WINDOW_STEP = 2 / 3  # of the window, as PSPNet's published code slides it
 _ENCODER = "network.encoder.model."
@@ -118,30 +118,20 @@ def create_segmenter(
     return Segmenter(network, num_classes, auxiliary, window)
 
 
-def start_from(model: Segmenter, path: Path) -> None:
-    """Loads a classifier's weights into the encoder, or a segmentation's, but for last layers of other classes.
+def start_segmenter_from(model: Segmenter, path: Path) -> None:
+    """Loads a segmentation's weights, but for last layers of other classes, or a classifier's into the encoder.
 
     Raises:
         ValueError: if anything else is missing, unexpected or of another shape.
     """
-    state, wanted, free = read_weights(path), model.state_dict(), _LAST_LAYERS
-    if not any(name.startswith(_ENCODER) for name in state):
-        config = timm.get_pretrained_cfg(model.network.encoder.name)
-        free = tuple(f"{_ENCODER}{name}." for name in _as_list(config and config.classifier))
-        state = {f"{_ENCODER}{name}": value for name, value in state.items()}
-        wanted = {name: value for name, value in wanted.items() if name.startswith(_ENCODER)}
-    fitting = {name for name in wanted.keys() & state.keys() if wanted[name].shape == state[name].shape}
-    faults = sorted(name for name in (wanted.keys() | state.keys()) - fitting if not name.startswith(free))
-    if faults:
-        raise ValueError(
-            f"{path} does not fit this network: {len(faults)} of its tensors are missing, unexpected or of another "
-            f"shape, such as {', '.join(faults[:3])}"
-        )
-    model.load_state_dict({name: state[name] for name in fitting}, strict=False)
-
-
-def _as_list(names: Any) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or ())
+    state = read_weights(path)
+    if any(name.startswith(_ENCODER) for name in state):
+        start_from(model, state, path, fresh=_LAST_LAYERS)
+        return
+    encoder: Any = model.network.encoder
+    config = timm.get_pretrained_cfg(encoder.name)
+    classifier = tensors_of(config and config.classifier)
+    start_from(encoder.model, {name: state[name] for name in state if not name.startswith(classifier)}, path)
 
 
 def _auxiliary_head(in_channels: int, num_classes: int) -> nn.Sequential:

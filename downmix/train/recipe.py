@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
 
+from ..ops._define import check_choice
 from .segmentation_recipe import SegmentationRecipe
 
 TASKS = ("classification", "segmentation")
-AMP = ("none", "bf16", "fp16")
 # timm's others: plateau follows a metric, not the step, and none leaves the warm-up out.
 SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
 _AT_LEAST_ONE = ("epochs", "accumulate", "keep_last", "log_every", "fbs_epochs")
@@ -40,8 +40,8 @@ class Recipe:
         model: a network of timm or downmix, perhaps with arguments, NAME:key=value,key=value.
         pretrained: start from the weights that timm has for the name.
         init: start from the weights of this checkpoint; a classifier of another size starts fresh.
-        squeeze: what takes the place of the squeezes, as in downmix convert: pix, or none.
-        pool: what takes the place of the pools, as in downmix convert: soft, soft_2x2, or none.
+        squeeze: what takes the place of the squeezes: a word that downmix convert takes, such as pix, or none.
+        pool: what takes the place of the pools: a word that downmix convert takes, such as soft, or none.
         convert: a convert.json that downmix convert wrote, repeated on the network.
         drop: share of values that dropout before the classifier sets to zero.
         drop_path: share of residual branches that are left out, by depth.
@@ -70,7 +70,7 @@ class Recipe:
         crop_scale: smallest share of the image's area that a random crop keeps; 1 for no random crop.
         crop_padding: pixels of black border before a random crop of the image's own size, in place of crop_scale.
         hflip: probability of a horizontal flip.
-        interpolation: bilinear, bicubic, nearest, or random for one of them at each training image.
+        interpolation: bilinear, bicubic, nearest, or random for one of the first two at each training image.
         crop_pct: share of the resized image's side that evaluation sees, in its middle.
         ema_decay: decay of the moving average of the weights, which is then what is evaluated; 0 for none.
         amp: mixed precision: none, bf16, or fp16 with a loss scaler.
@@ -84,7 +84,7 @@ class Recipe:
         early_stop: end after this many epochs without a better deciding metric; 0 for never.
         seed: of initialisation, shuffling and augmentation.
         workers: processes that load images, for each training process; 0 loads in the main process.
-        device: cpu, cuda, or auto for cuda where there is one.
+        device: cpu, cuda, cuda:N, or auto for cuda where there is one.
         checkpoint_every_steps: also write a checkpoint every so many steps; 0 for none within an epoch.
         checkpoint_every_minutes: also write a checkpoint after so many minutes; 0 for none within an epoch.
         keep_last: newest checkpoints to keep.
@@ -168,9 +168,8 @@ class Recipe:
         for name in (*_SHARES, "layer_decay", "fbs_density"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        for name, known in (("task", TASKS), ("amp", AMP), ("sched", SCHEDULES), ("on_bad_image", ("stop", "skip"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, known in _CHOICES.items():
+            check_choice(name, getattr(self, name), known)
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
@@ -190,3 +189,9 @@ class Recipe:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use cpu or auto")
         return device
+
+
+# By the name of the field; types alone are not checked outside of the command.
+_CHOICES = {"task": TASKS, "sched": SCHEDULES} | {
+    name: get_args(kind) for name, kind in get_type_hints(Recipe).items() if get_origin(kind) is Literal
+}

@@ -14,7 +14,7 @@ from ._segmentation_pictures import create_palette, write_picture
 from ._segmentation_transforms import evaluation_transform, to_picture, training_transform
 from .images import DataError
 from .network import convert_network
-from .pspnet import create_segmenter, start_from
+from .pspnet import create_segmenter, start_segmenter_from
 from .recipe import Recipe
 from .segmentation_data import (
     SegmentationImages,
@@ -106,7 +106,7 @@ def build_segmenter(recipe: Recipe) -> nn.Module:
     encoder: Any = model.network.encoder
     encoder.model = convert_network(encoder.model, replace(recipe, image_size=max(part.crop)))
     if recipe.init:
-        start_from(model, Path(recipe.init))
+        start_segmenter_from(model, Path(recipe.init))
     if recipe.grad_checkpointing:
         encoder.model.set_grad_checkpointing()  # type: ignore[operator]
     return model

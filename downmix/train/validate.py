@@ -78,6 +78,8 @@ class _RealLabels:
         self.counts = torch.zeros(3, dtype=torch.float64)
 
     def __call__(self, batch: Batch, output: Any) -> None:
+        if output is None:  # none of the batch's images could be read
+            return
         for index, best in zip(batch.indices, output.topk(5).indices.tolist(), strict=True):
             labels = self.labels[Path(self.files[index]).name]
             if labels:
@@ -86,4 +88,6 @@ class _RealLabels:
 
     def compute(self) -> dict[str, float]:
         top1, top5, count = self.world.sum(*self.counts.tolist())
+        if not count:
+            raise DataError(f"none of the {len(self.files)} images can be read and has a real label; check their files")
         return {"real_top1": top1 / count, "real_top5": top5 / count}

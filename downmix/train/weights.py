@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +70,33 @@ def read_weights(path: Path, kind: str = "auto") -> dict[str, Tensor]:
         CheckpointError: if it can't be read, reading it could run code, or it has not what is asked for.
     """
     return _read(path, kind)[1]
+
+
+def start_from(network: nn.Module, state: dict[str, Tensor], path: Path, fresh: tuple[str, ...] = ()) -> None:
+    """Loads tensors that come from ``path``, all but those of layers that begin anew.
+
+    Args:
+        fresh: what the names of tensors of ``network`` begin with that stay as they are where ``state`` has none of
+            that name and shape.
+
+    Raises:
+        ValueError: if anything else is missing, unexpected or of another shape.
+    """
+    wanted = network.state_dict()
+    differing = {name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape}
+    allowed = {name for name in wanted if name.startswith(fresh)}
+    faults = sorted((wanted.keys() ^ state.keys() | differing) - allowed)
+    if faults:
+        raise ValueError(
+            f"{path} does not fit {type(network).__name__}: {len(faults)} of its tensors are missing, unexpected or of "
+            f"another shape, such as {', '.join(faults[:3])}"
+        )
+    network.load_state_dict({name: value for name, value in state.items() if name not in differing}, strict=False)
+
+
+def tensors_of(layers: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What the names of tensors in ``layers`` begin with; a classifier is one layer to timm, several, or none."""
+    return tuple(f"{name}." for name in ([layers] if isinstance(layers, str) else layers or ()))
 
 
 def restore(network: nn.Module, trained: Trained, path: Path) -> None:
