@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "export": {"ops", "layers"},
     "fuse": {"ops", "layers", "convert"},
     "published": set(),
-    "explain": {"ops", "layers"},
+    "explain": {"ops", "layers", "cost"},
     "models": {"ops", "layers", "convert", "published"},
     "train": {"ops", "layers", "cost", "convert", "models", "published", "_version"},
     "tools": {

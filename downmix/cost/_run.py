@@ -16,11 +16,11 @@ def images(model: nn.Module, batch: int, input_size: tuple[int, int, int]) -> Te
 
 
 @contextmanager
-def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation for a while; every module then gets back its own."""
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module then gets back its own."""
     before = {module: module.training for module in model.modules()}
-    model.train(training)
     try:
+        model.eval()
         yield
     finally:
         for module, was_training in before.items():
