@@ -154,11 +154,16 @@ def convert_like(
     return network
 
 
-def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> None:
+def check_network(model: object, verb: str) -> None:
+    """Raises a TypeError unless the layers of ``model`` can be reached; ``verb`` says what for."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        raise TypeError("model is scripted or compiled already; convert it first, compile it afterwards")
+        raise TypeError(f"model is scripted or compiled already; {verb} it first, compile it afterwards")
+
+
+def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> None:
+    check_network(model, "convert")
     if squeeze is None and pool is None:
         raise ValueError("there is nothing to do: give squeeze, pool or both")
     if not isinstance(min_reduction, int) or min_reduction < 1:
