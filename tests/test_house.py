@@ -19,10 +19,10 @@ MAY_IMPORT = {
     "cost": {"ops", "layers"},
     "convert": {"ops", "layers", "cost"},
     "export": {"ops", "layers"},
-    "fuse": {"ops", "layers", "convert"},
+    "fuse": {"ops", "layers", "cost", "convert"},
     "published": set(),
     "explain": {"ops", "layers", "cost"},
-    "models": {"ops", "layers", "convert", "published"},
+    "models": {"ops", "layers", "cost", "convert", "published"},
     "train": {"ops", "layers", "cost", "convert", "models", "published", "_version"},
     "tools": {
         *("ops", "layers", "cost", "convert", "explain", "export", "fuse", "models", "published", "train", "_version")

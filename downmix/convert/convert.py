@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..cost._run import images
 from .choose import Chooser, Where
 from .replace import POOL_CLASSES, Builder, build, find_builder, put_in_place
 from .report import Left, Replaced, Report, count_totals, describe
@@ -172,8 +173,7 @@ def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> Non
 
 def _arguments(network: nn.Module, example_input: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...]:
     if example_input is None:
-        like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-        return (torch.zeros(1, 3, 224, 224, device=like.device, dtype=like.dtype),)
+        return (images(network, 1, (3, 224, 224), torch.zeros),)
     return example_input if isinstance(example_input, tuple) else (example_input,)
 
 

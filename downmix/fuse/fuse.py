@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convert.convert import check_network
+from ..cost._run import first_floating
 from ..ops import explain_backend
 from .fold import fold_batch_norms
 from .means import join_means
@@ -47,10 +48,9 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
     check_network(model, "fuse")
     if model.training:
         raise ValueError("fuse makes a network for inference; call model.eval() before")
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     if example_input is None:
         noise = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-        example_input = noise.to(like.device, like.dtype)
+        example_input = noise.to(first_floating(model))
     with torch.no_grad():
         try:
             model(example_input)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import downmix
 from downmix.cost import CONVENTIONS, Device, count_macs, measure_device, profile
+from downmix.cost._run import images
 from downmix.ops import pix
 
 
@@ -160,3 +161,11 @@ def test_bad_values_get_a_sentence() -> None:
         Device(1e9, 0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         profile(nn.Conv2d(3, 3, 1), (3, 4, 4), batch_size=0)
+
+
+def test_the_first_floating_point_value_says_what_images_are_made_of() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, dtype=torch.float64))
+    model.register_parameter("index", nn.Parameter(torch.arange(3), requires_grad=False))
+    assert not next(model.parameters()).is_floating_point()
+    assert count_macs(model, (3, 4, 4), "macs") == 12 * 16
+    assert images(nn.BatchNorm2d(3, affine=False, dtype=torch.float64), 1, (3, 4, 4)).dtype == torch.float64
