@@ -42,7 +42,7 @@ class _SoftPool(Pool):
 class SoftPool1d(_SoftPool):
     """Takes the place of ``nn.MaxPool1d``, argument for argument. See :func:`downmix.soft_pool1d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.soft_pool1d)
@@ -51,7 +51,7 @@ class SoftPool1d(_SoftPool):
 class SoftPool2d(_SoftPool):
     """Takes the place of ``nn.MaxPool2d``, argument for argument. See :func:`downmix.soft_pool2d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
 
     Example:
         >>> import torch
@@ -65,7 +65,7 @@ class SoftPool2d(_SoftPool):
 class SoftPool3d(_SoftPool):
     """Takes the place of ``nn.MaxPool3d``, argument for argument. See :func:`downmix.soft_pool3d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.soft_pool3d)
