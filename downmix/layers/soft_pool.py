@@ -93,7 +93,8 @@ class _AdaptiveSoftPool(nn.Module):
         return op.adaptive_soft_pool(x, self.output_size, gradient=self.gradient)
 
     def extra_repr(self) -> str:
-        return f"output_size={self.output_size}"
+        text = f"output_size={self.output_size}"
+        return text if self.gradient == "exact" else f"{text}, gradient={self.gradient}"
 
 
 class AdaptiveSoftPool1d(_AdaptiveSoftPool):
