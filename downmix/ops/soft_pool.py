@@ -107,8 +107,13 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
         output_size (sequence): n for each spatial dimension; None keeps it, 1 everywhere pools globally.
         gradient (str): as in :func:`soft_pool2d`.
 
+    Returns:
+        Tensor[B, C, *output_size] or Tensor[C, *output_size]
+
     Raises:
-        TypeError, ValueError: as :func:`soft_pool2d`.
+        TypeError: if ``x`` is no floating-point tensor.
+        ValueError: if ``x`` has other dimensions or no pixels, an output size is no positive integer, or ``gradient``
+            is unknown.
 
     Example:
         >>> adaptive_soft_pool(torch.tensor([[[0.0, 1.0, 3.0]]]), (2,))
