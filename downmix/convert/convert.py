@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..cost._run import images
 from .choose import Chooser, Where
 from .replace import POOL_CLASSES, Builder, build, find_builder, put_in_place
 from .report import Left, Replaced, Report, count_totals, describe
@@ -154,11 +155,16 @@ def convert_like(
     return network
 
 
-def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> None:
+def check_network(model: object, verb: str) -> None:
+    """Raises a TypeError unless the layers of ``model`` can be reached; ``verb`` says what for."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        raise TypeError("model is scripted or compiled already; convert it first, compile it afterwards")
+        raise TypeError(f"model is scripted or compiled already; {verb} it first, compile it afterwards")
+
+
+def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> None:
+    check_network(model, "convert")
     if squeeze is None and pool is None:
         raise ValueError("there is nothing to do: give squeeze, pool or both")
     if not isinstance(min_reduction, int) or min_reduction < 1:
@@ -167,8 +173,7 @@ def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> Non
 
 def _arguments(network: nn.Module, example_input: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...]:
     if example_input is None:
-        like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-        return (torch.zeros(1, 3, 224, 224, device=like.device, dtype=like.dtype),)
+        return (images(network, 1, (3, 224, 224), torch.zeros),)
     return example_input if isinstance(example_input, tuple) else (example_input,)
 
 

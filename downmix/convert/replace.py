@@ -9,21 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from ..layers import (
-    AdaptiveSoftPool1d,
-    AdaptiveSoftPool2d,
-    AdaptiveSoftPool3d,
-    PiX,
-    SoftPool1d,
-    SoftPool2d,
-    SoftPool3d,
-    pools,
-)
+from ..layers import AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d, PiX, pools
 from ..layers import squeeze as squeezes
 
 Builder = Callable[[Any], nn.Module]
 
-_SOFT_POOLS = (SoftPool1d, SoftPool2d, SoftPool3d)
 _ADAPTIVE_SOFT_POOLS = (AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d)
 _ADAPTIVE = (
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
@@ -60,7 +50,7 @@ def _soft_pool_2x2(pool: Any, channels: int | None) -> nn.Module:
     if is_adaptive(pool) or set(_sizes(pool.stride)) != {2}:
         raise ValueError("its stride is not 2, so windows of 2 side by side can't take its place")
     # Rounded up where the old windows reached into the padding: 3×3, stride 2, padding 1 gives ceil(H / 2).
-    return _SOFT_POOLS[pool_dims(pool) - 1](2, 2, ceil_mode=any(_sizes(pool.padding)))
+    return pools.POOLS["soft"][pool_dims(pool) - 1](2, 2, ceil_mode=any(_sizes(pool.padding)))
 
 
 # From the old layer, and the channels that go into it, to the new one; a ValueError leaves the old.

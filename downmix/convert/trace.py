@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..cost._run import evaluation
+
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _ACTIVATIONS = {
     "celu", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish", "_prelu_kernel", "relu", "rrelu_with_noise",
@@ -80,15 +82,9 @@ def is_norm(module: nn.Module) -> bool:
 
 def trace(model: nn.Module, args: tuple[Any, ...]) -> Trace:
     """Runs ``model(*args)`` in evaluation mode without gradients; the network is left as it was."""
-    training = {module: module.training for module in model.modules()}
     recorder = _Recorder()
-    try:
-        model.eval()
-        with torch.no_grad(), recorder.listening(model), recorder:
-            output = model(*args)
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training
+    with evaluation(model), torch.no_grad(), recorder.listening(model), recorder:
+        output = model(*args)
     recorder.read(Step("", None), [output])
     return Trace(recorder.steps)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ops import pix
+from ..ops import pix, power_pool, soft_pool, stochastic_pool
 
 Elements = dict[str, int]
 
@@ -164,56 +164,6 @@ def _pick_or_mix(args: Any, y: Tensor) -> Elements:
     return {**count, "multiply": (1 + weighted) * y.numel(), "add": count.get("add", 0) + weighted * y.numel()}
 
 
-def _soft_pool(args: Any, y: Tensor) -> Elements:
-    return _softly_weighted(args[1], y)
-
-
-def _lip_pool(args: Any, y: Tensor) -> Elements:
-    return _softly_weighted(args[2], y)
-
-
-def _softly_weighted(kernel_size: Any, y: Tensor) -> Elements:
-    window, n = math.prod(kernel_size), y.numel()
-    return {
-        "compare": n * (window - 1),
-        "add": n * (3 * window - 2),  # differences, and two sums
-        "exp": n * window,
-        "multiply": n * window,
-        "divide": n,
-    }
-
-
-def _power_pool(args: Any, y: Tensor) -> Elements:
-    window, n = math.prod(args[1]), y.numel()
-    return {
-        "compare": n * (2 * window - 1),  # absolute values, and the maximum
-        "divide": n * (window + 1),
-        "pow": n * (window + 1),
-        "add": n * (window - 1),
-        "multiply": n,
-    }
-
-
-def _stochastic_pool(args: Any, y: Tensor) -> Elements:
-    window, n = math.prod(args[2]), y.numel()
-    return {
-        "compare": n * (3 * window - 1),  # with 0, for the maximum, with the threshold
-        "divide": n * window,
-        "add": n * (window - 1),
-        "multiply": n,
-    }
-
-
-def _stochastic_mean(args: Any, y: Tensor) -> Elements:
-    window, n = math.prod(args[1]), y.numel()
-    return {
-        "compare": n * (2 * window - 1),  # with 0, and for the maximum
-        "divide": n * (window + 1),
-        "multiply": n * (window + 1),
-        "add": n * 2 * (window - 1),
-    }
-
-
 _FORMULAS: dict[str, Callable[[Any, Tensor], Elements]] = {
     "convolution": _bias,
     **dict.fromkeys(("mm", "bmm"), lambda args, y: {}),
@@ -234,9 +184,9 @@ _FORMULAS: dict[str, Callable[[Any, Tensor], Elements]] = {
     **dict.fromkeys(("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), _adaptive_avg_pool),
     **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_max_pool),
     "pick_or_mix": _pick_or_mix,
-    "lip_pool": _lip_pool,
-    "soft_pool": _soft_pool,
-    "power_pool": _power_pool,
-    "stochastic_pool": _stochastic_pool,
-    "stochastic_mean": _stochastic_mean,
+    "soft_pool": lambda args, y: soft_pool.operations(y.shape, args[1]),
+    "lip_pool": lambda args, y: soft_pool.operations(y.shape, args[2]),
+    "power_pool": lambda args, y: power_pool.operations(y.shape, args[1]),
+    "stochastic_pool": lambda args, y: stochastic_pool.draw_operations(y.shape, args[2]),
+    "stochastic_mean": lambda args, y: stochastic_pool.mean_operations(y.shape, args[1]),
 }

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ._formulas import Elements, elements
 from ._ptflops import ptflops
-from ._run import images, mode
+from ._run import evaluation, images
 from .paper import paper_operations
 
 # No bytes, no arithmetic.
@@ -78,7 +78,7 @@ def trace(model: nn.Module, input_size: tuple[int, int, int], batch_size: int = 
         handles.append(module.register_forward_pre_hook(partial(enter, name)))
         handles.append(module.register_forward_hook(partial(leave, name)))
     try:
-        with mode(model, training=False), torch.no_grad():
+        with evaluation(model), torch.no_grad():
             x = images(model, batch_size, input_size)
             with _Follower(lambda call: found.calls.setdefault(stack[-1], []).append(call)):
                 model(x)

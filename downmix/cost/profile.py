@@ -166,6 +166,12 @@ def profile(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224), 
         input_size: channels, height and width of an image.
         batch_size: number of images.
 
+    Returns:
+        Profile: the costs of the whole batch.
+
+    Raises:
+        ValueError: if ``batch_size`` is below 1.
+
     Example:
         >>> found = profile(nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU()), (3, 4, 4))
         >>> [(layer.name, layer.macs, dict(layer.elements)) for layer in found.layers]

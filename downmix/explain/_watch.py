@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..cost._run import evaluation
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network itself, without what ``torch.compile``, DDP and DataParallel put around it."""
@@ -43,14 +45,8 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), uncompiled():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation(model), torch.no_grad(), uncompiled():
+        yield
 
 
 def uncompiled() -> AbstractContextManager[Any]:

@@ -94,6 +94,13 @@ def last_map(model: nn.Module, images: Tensor) -> str:
 
     A ResNet's ``layer4``, a VGG's or a DenseNet's ``features``, a MobileNet's ``bn2``. Of layers that give the same map
     the outermost counts.
+
+    Args:
+        model: a network for images; it is left as it was.
+        images (Tensor[B, 3, H, W]): of which the first is run.
+
+    Raises:
+        ValueError: if no layer gives such a map.
     """
     found: list[str] = []
 

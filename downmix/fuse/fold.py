@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..convert.trace import Step as Call
 from ..convert.trace import Trace, trace
+from ..cost._run import first_floating
 from .report import Step
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -37,7 +38,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     Raises:
         ValueError: if the copy gives another output. Both are computed in float64, so that rounding hides no mistake.
     """
-    dtype = next((parameter.dtype for parameter in network.parameters()), images.dtype)
+    dtype = first_floating(network).dtype
     images = images.double()
     copied = copy.deepcopy(network).double()
     with torch.no_grad():

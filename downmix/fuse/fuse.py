@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..convert.convert import check_network
+from ..cost._run import first_floating
 from ..ops import explain_backend
 from .fold import fold_batch_norms
 from .means import join_means
@@ -43,11 +45,12 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
         >>> report.norms
         [Step(name='1', why_not='')]
     """
-    _check(model)
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    check_network(model, "fuse")
+    if model.training:
+        raise ValueError("fuse makes a network for inference; call model.eval() before")
     if example_input is None:
         noise = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-        example_input = noise.to(like.device, like.dtype)
+        example_input = noise.to(first_floating(model))
     with torch.no_grad():
         try:
             model(example_input)
@@ -59,12 +62,3 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
         fused, means = join_means(folded, example_input)
         backends = explain_backend(fused, example_input)
     return fused, Report(type(model).__name__, norms, means, backends.splitlines())
-
-
-def _check(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        raise TypeError("model is scripted or compiled already; fuse it first, compile it afterwards")
-    if model.training:
-        raise ValueError("fuse makes a network for inference; call model.eval() before")

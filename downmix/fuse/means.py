@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,8 @@ def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step
         return network, []
     try:
         graph = _Tracer(network).trace(network)
-        module = fx.GraphModule(network, graph, type(network).__name__)
-        storages = _Storages(module)
+        traced = fx.GraphModule(network, graph, type(network).__name__)
+        storages = _Storages(traced)
         storages.run(images)
     except Exception as error:  # a forward may do anything that a trace can't follow
         reason = f"stands in a network that torch.fx can't trace: {' '.join(str(error).split())}"
@@ -43,12 +43,11 @@ def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step
     joined: set[str] = set()
     for node in list(graph.nodes):
         joined |= _join(node, network, storages)
-    if not joined:
-        module = network
-    else:
+    if joined:
         graph.lint()
-        cast(fx.GraphModule, module).recompile()
-    return module, [Step(name, "" if name in joined else "does not read the ReLU of a sum") for name in squeezes]
+        traced.recompile()
+    steps = [Step(name, "" if name in joined else "does not read the ReLU of a sum") for name in squeezes]
+    return traced if joined else network, steps
 
 
 class _Tracer(fx.Tracer):

@@ -5,4 +5,6 @@ A kernel file holds three functions, called with the operator's own arguments (b
 - ``why_not(*args)``: a sentence that says why this kernel can't take these arguments, or None;
 - ``forward(*args)``: the output, with the shape, dtype and memory format that the reference gives;
 - ``backward(grad, *args)``: a list with the gradient of each tensor argument, like ``torch.empty_like`` of it.
+
+Two differ: ``add_relu_mean`` has no ``backward``, ``pix_layer`` no ``forward`` and a ``backward`` of its own arguments.
 """

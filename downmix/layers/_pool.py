@@ -42,6 +42,6 @@ class Pool(nn.Module):
 def refuse_indices(return_indices: bool, name: str) -> None:
     if return_indices:
         raise ValueError(
-            f"{name} has no indices to return, as it takes no single element of a window; "
-            "use return_indices=False, or nn.MaxPool where something unpools with the indices"
+            f"{name} has no indices to return; use return_indices=False, or nn.MaxPool where something unpools with "
+            "the indices"
         )

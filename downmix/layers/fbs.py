@@ -229,6 +229,10 @@ def set_density(model: nn.Module, density: float) -> None:
 
     A squeeze (:class:`FBSSqueeze`) stays as it is: how many channels it keeps is how many it gives.
 
+    Args:
+        model (nn.Module): a network with such layers.
+        density (float): d, above 0 and at most 1.
+
     Raises:
         ValueError: if there is no such layer, or ``density`` is out of range.
     """
@@ -241,6 +245,14 @@ def set_density(model: nn.Module, density: float) -> None:
 
 def linear_density(epoch: float, epochs: float, density: float) -> float:
     """A schedule for :func:`set_density`: 1 at epoch 0, falling evenly to ``density`` at ``epochs``, where it stays.
+
+    Args:
+        epoch (float): epochs done, from 0.
+        epochs (float): how many the fall takes, above 0.
+        density (float): at its end, above 0 and at most 1.
+
+    Raises:
+        ValueError: if ``density`` is out of range.
 
     Example:
         >>> [linear_density(epoch, 4, 0.5) for epoch in range(6)]

@@ -38,7 +38,7 @@ class MixedPool1d(_MixedPool):
     """Takes the place of ``nn.MaxPool1d``, argument for argument. See :func:`downmix.mixed_pool1d`.
 
     ``alpha``, the proportion of the maximum, is a parameter, learned from 0.5 or what is given, without bounds;
-    ``return_indices=True`` is refused: an average takes no single element of a window.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.mixed_pool1d)
@@ -48,7 +48,7 @@ class MixedPool2d(_MixedPool):
     """Takes the place of ``nn.MaxPool2d``, argument for argument. See :func:`downmix.mixed_pool2d`.
 
     ``alpha``, the proportion of the maximum, is a parameter, learned from 0.5 or what is given, without bounds;
-    ``return_indices=True`` is refused: an average takes no single element of a window.
+    ``return_indices=True`` is refused.
 
     Example:
         >>> import torch
@@ -63,7 +63,7 @@ class MixedPool3d(_MixedPool):
     """Takes the place of ``nn.MaxPool3d``, argument for argument. See :func:`downmix.mixed_pool3d`.
 
     ``alpha``, the proportion of the maximum, is a parameter, learned from 0.5 or what is given, without bounds;
-    ``return_indices=True`` is refused: an average takes no single element of a window.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.mixed_pool3d)

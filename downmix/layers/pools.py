@@ -74,15 +74,14 @@ def create_pool(
         _refuse(name, dilation=dilation, padding=padding)
         return kind(options.pop("norm_type", 2), kernel_size, stride, ceil_mode, **options)
     if name == "lip":
-        options["logits"] = _logits(dims, **options)
-        options.pop("in_channels", None)
+        options["logits"] = _logits(options.get("logits", "simplified"), options.pop("in_channels", None), dims)
     return kind(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, **options)
 
 
-def _logits(
-    dims: int, *, logits: str | nn.Module = "simplified", in_channels: int | None = None, **_: Any
-) -> nn.Module:
+def _logits(logits: str | nn.Module, in_channels: int | None, dims: int) -> nn.Module:
     if isinstance(logits, nn.Module):
+        if in_channels is not None:
+            raise ValueError("lip takes in_channels for the logits it makes; leave it out where logits is a module")
         return logits
     check_choice("logits", logits, tuple(_LOGITS))
     if in_channels is None:

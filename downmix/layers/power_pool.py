@@ -40,7 +40,7 @@ class _PowerAvgPool(Pool):
 class PowerAvgPool1d(_PowerAvgPool):
     """Takes the place of ``nn.MaxPool1d``, argument for argument. See :func:`downmix.power_avg_pool1d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.power_avg_pool1d)
@@ -49,7 +49,7 @@ class PowerAvgPool1d(_PowerAvgPool):
 class PowerAvgPool2d(_PowerAvgPool):
     """Takes the place of ``nn.MaxPool2d``, argument for argument. See :func:`downmix.power_avg_pool2d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
 
     Example:
         >>> import torch
@@ -63,7 +63,7 @@ class PowerAvgPool2d(_PowerAvgPool):
 class PowerAvgPool3d(_PowerAvgPool):
     """Takes the place of ``nn.MaxPool3d``, argument for argument. See :func:`downmix.power_avg_pool3d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.power_avg_pool3d)

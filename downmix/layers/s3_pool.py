@@ -42,7 +42,7 @@ class _S3Pool(Pool):
 class S3Pool1d(_S3Pool):
     """Takes the place of ``nn.MaxPool1d`` where ``stride`` is ``kernel_size``. See :func:`downmix.s3_pool1d`.
 
-    ``return_indices=True`` is refused: rows and columns are drawn, and averaged over in evaluation.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.s3_pool1d)
@@ -52,7 +52,7 @@ class S3Pool1d(_S3Pool):
 class S3Pool2d(_S3Pool):
     """Takes the place of ``nn.MaxPool2d`` where ``stride`` is ``kernel_size``. See :func:`downmix.s3_pool2d`.
 
-    ``return_indices=True`` is refused: rows and columns are drawn, and averaged over in evaluation.
+    ``return_indices=True`` is refused.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ class S3Pool2d(_S3Pool):
 class S3Pool3d(_S3Pool):
     """Takes the place of ``nn.MaxPool3d`` where ``stride`` is ``kernel_size``. See :func:`downmix.s3_pool3d`.
 
-    ``return_indices=True`` is refused: rows and columns are drawn, and averaged over in evaluation.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.s3_pool3d)

@@ -42,7 +42,7 @@ class _SoftPool(Pool):
 class SoftPool1d(_SoftPool):
     """Takes the place of ``nn.MaxPool1d``, argument for argument. See :func:`downmix.soft_pool1d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.soft_pool1d)
@@ -51,7 +51,7 @@ class SoftPool1d(_SoftPool):
 class SoftPool2d(_SoftPool):
     """Takes the place of ``nn.MaxPool2d``, argument for argument. See :func:`downmix.soft_pool2d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
 
     Example:
         >>> import torch
@@ -65,7 +65,7 @@ class SoftPool2d(_SoftPool):
 class SoftPool3d(_SoftPool):
     """Takes the place of ``nn.MaxPool3d``, argument for argument. See :func:`downmix.soft_pool3d`.
 
-    ``return_indices=True`` is refused: no single element of a window is taken.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.soft_pool3d)
@@ -93,7 +93,8 @@ class _AdaptiveSoftPool(nn.Module):
         return op.adaptive_soft_pool(x, self.output_size, gradient=self.gradient)
 
     def extra_repr(self) -> str:
-        return f"output_size={self.output_size}"
+        text = f"output_size={self.output_size}"
+        return text if self.gradient == "exact" else f"{text}, gradient={self.gradient}"
 
 
 class AdaptiveSoftPool1d(_AdaptiveSoftPool):

@@ -21,7 +21,7 @@ class _StochasticPool(Pool):
 class StochasticPool1d(_StochasticPool):
     """Takes the place of ``nn.MaxPool1d``, argument for argument. See :func:`downmix.stochastic_pool1d`.
 
-    ``return_indices=True`` is refused: the drawn elements are not kept.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.stochastic_pool1d)
@@ -30,7 +30,7 @@ class StochasticPool1d(_StochasticPool):
 class StochasticPool2d(_StochasticPool):
     """Takes the place of ``nn.MaxPool2d``, argument for argument. See :func:`downmix.stochastic_pool2d`.
 
-    ``return_indices=True`` is refused: the drawn elements are not kept.
+    ``return_indices=True`` is refused.
 
     Example:
         >>> import torch
@@ -44,7 +44,7 @@ class StochasticPool2d(_StochasticPool):
 class StochasticPool3d(_StochasticPool):
     """Takes the place of ``nn.MaxPool3d``, argument for argument. See :func:`downmix.stochastic_pool3d`.
 
-    ``return_indices=True`` is refused: the drawn elements are not kept.
+    ``return_indices=True`` is refused.
     """
 
     pool = staticmethod(op.stochastic_pool3d)

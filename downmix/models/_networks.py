@@ -15,6 +15,7 @@ from torch import nn
 import downmix.models
 
 from ..convert import convert
+from ..cost._run import images
 
 _VARIANT = re.compile(r"^(test_)?(pix|softpool|dwp|groupconv|fbs)_")
 
@@ -61,8 +62,7 @@ def create_network(name: str, *, input_size: tuple[int, int, int] | None = None,
 
 def _convert(name: str, network: nn.Module, kind: str, word: Any, input_size: tuple[int, int, int] | None) -> nn.Module:
     size = input_size or own_input_size(name, network, "the size of the images")
-    like = next(network.parameters(), torch.empty(0))
-    x = torch.zeros(1, *size, device=like.device, dtype=like.dtype)
+    x = images(network, 1, size, torch.zeros)
     choice: dict[str, Any] = {"squeeze": None, "pool": None, kind: word}
     converted, report = convert(network, **choice, example_input=x, inplace=True)
     if not report.replaced:

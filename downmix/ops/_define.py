@@ -40,7 +40,7 @@ _log: list[str] | None = None  # where explain_backend listens
 
 
 class use_backend:
-    """Chooses how downmix's operators are computed, from here on or within a ``with`` block.
+    """Chooses how downmix's operators are computed in all threads, from here on or within a ``with`` block.
 
     Args:
         name (str): ``"auto"`` runs a fused kernel where one fits the input, ``"reference"`` always the plain torch
@@ -72,6 +72,8 @@ class use_backend:
 def explain_backend(op: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     """Says which kernel runs for these arguments, or why the reference does.
 
+    It hears the operators of all threads meanwhile; one call inside another hears its own alone.
+
     Args:
         op (Callable): a public function or module of downmix, such as ``downmix.pick_or_mix``.
         *args, **kwargs: what it would be called with. It is called, and its output thrown away.
@@ -87,12 +89,12 @@ def explain_backend(op: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         "pick_or_mix runs its reference: it has no kernel for the device 'meta'"
     """
     global _log
-    _log = []
+    outer, _log = _log, []
     try:
         op(*args, **kwargs)
         return "\n".join(dict.fromkeys(_log)) or "no operator of downmix runs here"
     finally:
-        _log = None
+        _log = outer
 
 
 class Operator:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from ._define import Operator, check_floating, compute_dtype, memory_format
 from ._windows import Size, call_batched, gather_windows, read_window
+from .soft_pool import operations
 
 
 def lip_pool1d(
@@ -133,14 +132,8 @@ def _reference(
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-def operations(x_shape: Sequence[int], output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
-    """Element operations: for each output of K values K − 1 comparisons, K each of differences, exponentials and
-    products, 2(K − 1) additions and a division, as of SoftPool. Windows at the border count whole."""
-    return math.prod(output_shape) * (6 * math.prod(kernel_size) - 2)
-
-
 def _flop_formula(x_shape, logits_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return operations(x_shape, out_shape, kernel_size)
+    return sum(operations(out_shape, kernel_size).values())
 
 
 _lip_pool = Operator("lip_pool", _reference, stem="lip_pool", operations=_flop_formula)

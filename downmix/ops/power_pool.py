@@ -136,14 +136,20 @@ def _reference(
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-def operations(x_shape: Sequence[int], output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
-    """Element operations: for each output of K values 2K − 1 comparisons, of which K make absolute values, K each of
-    divisions and powers, K − 1 additions; then a division, a power and a product. Windows at the border count whole."""
-    return math.prod(output_shape) * (5 * math.prod(kernel_size) + 1)
+def operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> dict[str, int]:
+    """Element operations by kind. Windows at the border count whole."""
+    n, window = math.prod(output_shape), math.prod(kernel_size)
+    return {
+        "compare": n * (2 * window - 1),  # absolute values, and the maximum
+        "divide": n * (window + 1),
+        "pow": n * (window + 1),
+        "add": n * (window - 1),
+        "multiply": n,
+    }
 
 
 def _flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return operations(x_shape, out_shape, kernel_size)
+    return sum(operations(out_shape, kernel_size).values())
 
 
 _power_pool = Operator("power_pool", _reference, stem="power_pool", operations=_flop_formula)

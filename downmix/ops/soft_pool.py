@@ -107,8 +107,13 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
         output_size (sequence): n for each spatial dimension; None keeps it, 1 everywhere pools globally.
         gradient (str): as in :func:`soft_pool2d`.
 
+    Returns:
+        Tensor[B, C, *output_size] or Tensor[C, *output_size]
+
     Raises:
-        TypeError, ValueError: as :func:`soft_pool2d`.
+        TypeError: if ``x`` is no floating-point tensor.
+        ValueError: if ``x`` has other dimensions or no pixels, an output size is no positive integer, or ``gradient``
+            is unknown.
 
     Example:
         >>> adaptive_soft_pool(torch.tensor([[[0.0, 1.0, 3.0]]]), (2,))
@@ -184,15 +189,20 @@ def _softened(parts: Sequence[Tensor], gradient: str) -> Tensor:
     return top + mean.masked_fill(infinite, 0.0)
 
 
-def operations(x_shape: Sequence[int], output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
-    """Element operations: for each output of K values K − 1 comparisons, K each of differences, exponentials and
-    products, 2(K − 1) additions and a division. Windows at the border count whole."""
-    window = math.prod(kernel_size)
-    return math.prod(output_shape) * (6 * window - 2)
+def operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> dict[str, int]:
+    """Element operations by kind. Windows at the border count whole."""
+    n, window = math.prod(output_shape), math.prod(kernel_size)
+    return {
+        "compare": n * (window - 1),
+        "add": n * (3 * window - 2),  # differences, and two sums
+        "exp": n * window,
+        "multiply": n * window,
+        "divide": n,
+    }
 
 
 def _flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return operations(x_shape, out_shape, kernel_size)
+    return sum(operations(out_shape, kernel_size).values())
 
 
 _soft_pool = Operator("soft_pool", _reference, stem="soft_pool", operations=_flop_formula)

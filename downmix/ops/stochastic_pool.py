@@ -182,24 +182,34 @@ def _at_least_zero(x: Tensor) -> Tensor:
     return wide.masked_fill(wide < 0, 0.0)  # unlike clamp's, the gradient at 0 itself is 1
 
 
-def draw_operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
-    """Element operations of a draw: for each output of K values 3K − 1 comparisons (with 0, for the maximum, with the
-    threshold), K divisions, K − 1 additions and a product. The random number is not counted."""
-    return math.prod(output_shape) * (5 * math.prod(kernel_size) - 1)
+def draw_operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> dict[str, int]:
+    """Element operations of a draw by kind. The random number is not counted; windows at the border count whole."""
+    n, window = math.prod(output_shape), math.prod(kernel_size)
+    return {
+        "compare": n * (3 * window - 1),  # with 0, for the maximum, with the threshold
+        "divide": n * window,
+        "add": n * (window - 1),
+        "multiply": n,
+    }
 
 
-def mean_operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
-    """Element operations in evaluation: for each output of K values 2K − 1 comparisons, K divisions, K squares,
-    2(K − 1) additions; then a division and a product."""
-    return math.prod(output_shape) * (6 * math.prod(kernel_size) - 1)
+def mean_operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> dict[str, int]:
+    """Element operations in evaluation by kind. Windows at the border count whole."""
+    n, window = math.prod(output_shape), math.prod(kernel_size)
+    return {
+        "compare": n * (2 * window - 1),  # with 0, and for the maximum
+        "divide": n * (window + 1),
+        "multiply": n * (window + 1),
+        "add": n * 2 * (window - 1),
+    }
 
 
 def _draw_flop_formula(x_shape, draws_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return draw_operations(out_shape, kernel_size)
+    return sum(draw_operations(out_shape, kernel_size).values())
 
 
 def _mean_flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return mean_operations(out_shape, kernel_size)
+    return sum(mean_operations(out_shape, kernel_size).values())
 
 
 _stochastic_pool = Operator("stochastic_pool", _draw_reference, stem="stochastic_pool", operations=_draw_flop_formula)

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..convert import convert
 from ..convert.replace import POOLS, SQUEEZES
+from ..cost._run import images
 from ..models._networks import create_network
 
 HELP = "Replace the squeezes and pools of a network, or say which layers that would be (--dry_run)."
@@ -41,12 +42,11 @@ def add_arguments(parser: Any) -> None:
 def run(args: Any) -> None:
     network = _load(args.network, args.pretrained, args.input, on_meta=args.dry_run)
     size = args.input or getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
-    like = next(network.parameters(), torch.empty(0))
     network, report = convert(
         network,
         squeeze=None if args.squeeze == "none" else args.squeeze,
         pool=None if args.pool == "none" else args.pool,
-        example_input=torch.zeros(1, *size, device=like.device, dtype=like.dtype),
+        example_input=images(network, 1, size, torch.zeros),
         where=args.where,
         min_reduction=args.min_reduction,
         inplace=True,

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..cost import CONVENTIONS, Device, Profile, measure_device
 from ..cost import profile as count
+from ..cost._run import images
 from ..models._networks import create_network, own_input_size
 from ..train import Recipe
 from . import _profile_report as report
@@ -105,8 +106,7 @@ def measure(
     Raises:
         ValueError: if a network can't process such images.
     """
-    like = next(next(iter(networks.values())).parameters())
-    images = torch.randn(batch_size, *input_size, device=like.device, dtype=like.dtype)
+    x = images(next(iter(networks.values())), batch_size, input_size)
     profiles, layer_ms = {}, {}
     for name, network in networks.items():
         with console.status(f"counting {name}"):
@@ -116,9 +116,9 @@ def measure(
                 shape = "×".join(map(str, input_size))
                 raise ValueError(f"{name} can't process images of {shape}: {error}") from error
         with console.status(f"timing the layers of {name}"):
-            layer_ms[name] = layer_times(network, images, rounds)
+            layer_ms[name] = layer_times(network, x, rounds)
     with console.status("timing the whole networks"), torch.inference_mode():
-        calls = {name: partial(network, images) for name, network in networks.items()}
+        calls = {name: partial(network, x) for name, network in networks.items()}
         latency_ms = {name: summarize(times) for name, times in interleave(calls, rounds).items()}
     return [Measured(name, profiles[name], layer_ms[name], latency_ms[name]) for name in networks]
 

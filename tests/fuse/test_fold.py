@@ -64,6 +64,13 @@ def test_folding_changes_no_output(name: str) -> None:
     assert next(fold_batch_norms(network.float(), images)[0].parameters()).dtype == torch.float32
 
 
+def test_a_network_whose_first_parameter_is_an_index() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    network.register_parameter("index", nn.Parameter(torch.arange(3), requires_grad=False))
+    folded, _ = fold_batch_norms(network, torch.randn(1, 3, 4, 4))
+    assert [value.dtype for value in folded.parameters()] == [torch.int64, torch.float32, torch.float32]
+
+
 def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "fuse_conv_bn_eval", lambda conv, norm: conv)
     network, images = timm.create_model("tiny_resnet").eval(), torch.randn(2, 3, 8, 8)

@@ -57,6 +57,7 @@ def test_options_go_to_the_class_and_unknown_ones_are_refused() -> None:
         (("lp", 3), {"padding": 1}, "torch's lp pool has no padding, got 1; use 0 or another pool"),
         (("lip", 2), {}, "lip with logits='simplified' has weights for each channel: pass in_channels"),
         (("lip", 2), {"logits": "deep"}, "logits must be one of 'simplified', 'bottleneck', got 'deep'"),
+        (("lip", 2), {"logits": nn.Identity(), "in_channels": 8}, "leave it out where logits is a module"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: Any, options: dict[str, Any], sentence: str) -> None:

@@ -40,6 +40,9 @@ def test_drops_in_for_max_pool(name: str, n: int) -> None:
         (downmix.PowerAvgPool2d(2, norm_type=3.0), "ceil_mode=False, norm_type=3.0)"),
         (downmix.StochasticPool2d(2), "ceil_mode=False)"),
         (downmix.S3Pool2d(2, grid_size=4), "ceil_mode=False, grid_size=4)"),
+        (downmix.SoftPool2d(2), "ceil_mode=False)"),
+        (downmix.SoftPool2d(2, gradient="paper"), "ceil_mode=False, gradient=paper)"),
+        (downmix.AdaptiveSoftPool2d(2, gradient="paper"), "output_size=(2, 2), gradient=paper)"),
     ],
 )
 def test_shows_its_arguments(pool: nn.Module, end: str) -> None:

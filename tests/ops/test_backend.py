@@ -52,6 +52,20 @@ def test_a_kernel_runs_where_it_may_and_the_reference_where_not(monkeypatch: pyt
     assert downmix.pick_or_mix(x, p, 2).item() == 0.5
 
 
+def test_an_explanation_inside_another_hears_its_own_operators_alone() -> None:
+    x, inner = torch.rand(1, 2, 4, 4), []
+
+    def three(x: torch.Tensor) -> None:
+        downmix.soft_pool2d(x, 2)
+        inner.append(downmix.explain_backend(downmix.power_avg_pool2d, x, 2))
+        downmix.lip_pool2d(x, x, 2)
+
+    with downmix.use_backend("reference"):
+        outer = downmix.explain_backend(three, x)
+    assert [line.split()[0] for line in outer.splitlines()] == ["soft_pool", "lip_pool"]
+    assert [line.split()[0] for line in inner] == ["power_pool"]
+
+
 def test_without_triton_the_reference_runs_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_define, "_KERNEL_FOLDERS", {"cpu": "triton"})
     for name in [name for name in sys.modules if name.partition(".")[0] == "triton" or ".kernels.triton" in name]:

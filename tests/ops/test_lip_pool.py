@@ -145,7 +145,6 @@ def test_dtypes_and_layouts_may_differ() -> None:
 
 
 def test_operations() -> None:
-    assert lip_pool.operations((1, 2, 4, 4), (1, 2, 2, 2), (2, 2)) == 8 * 22
     with FlopCounterMode(display=False) as counter:
         lip_pool.lip_pool2d(torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4), 2)
     assert counter.get_total_flops() == 8 * 22

@@ -133,7 +133,6 @@ def test_a_window_without_values_gives_zero() -> None:
 
 
 def test_operations() -> None:
-    assert power_pool.operations((1, 2, 4, 4), (1, 2, 2, 2), (2, 2)) == 8 * 21
     with FlopCounterMode(display=False) as counter:
         downmix.power_avg_pool2d(torch.randn(1, 2, 4, 4), 2)
     assert counter.get_total_flops() == 8 * 21

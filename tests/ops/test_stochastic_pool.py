@@ -205,7 +205,7 @@ def test_negative_values_are_refused_where_they_are_seen_and_count_as_zero_elsew
 
 def test_operations() -> None:
     x = torch.rand(1, 2, 4, 4)
-    for training, operations in ((True, stochastic_pool.draw_operations), (False, stochastic_pool.mean_operations)):
+    for training in (True, False):
         with FlopCounterMode(display=False) as counter:
             downmix.stochastic_pool2d(x, 2, training=training)
-        assert counter.get_total_flops() == operations((1, 2, 2, 2), (2, 2)) == 8 * (19 if training else 23)
+        assert counter.get_total_flops() == 8 * (19 if training else 23)
