@@ -140,13 +140,14 @@ def _add_comparison(results: Results, rows: list[Row], source: Path) -> None:
             std = float(row["top1_std"]) if row["top1_std"] else None
             accuracy = Accuracy(name, row["data"], size, float(row["top1_mean"]), std, source)
             results.accuracies.append(accuracy)
-        for batch in _batches(row):
+        for batch in timed_batches(row):
             median, least = (float(row[f"latency_batch{batch}_{which}_ms"]) for which in ("median", "min"))
             way = f"{row['device']}, {row['threads']} threads, batch {batch}"
             results.latencies.append(Latency(name, size, way, median, least, source))
 
 
-def _batches(row: Row) -> Iterator[int]:
+def timed_batches(row: Row) -> Iterator[int]:
+    """The batch sizes of which a row of compare has latencies."""
     for name in row:
         if name.startswith("latency_batch") and name.endswith("_median_ms"):
             yield int(name.removeprefix("latency_batch").removesuffix("_median_ms"))
