@@ -60,7 +60,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    cam(**{name: args[name] for name in vars(args) if name not in ("debug", "config")})
+    cam(**args)
 
 
 def cam(

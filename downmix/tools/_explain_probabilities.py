@@ -36,7 +36,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    probabilities(**{name: args[name] for name in vars(args) if name not in ("debug", "config")})
+    probabilities(**args)
 
 
 def probabilities(

@@ -29,8 +29,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    names = ("output", "title", "limit", "data", "data_dir", "device")
-    report(args.runs, **{name: args[name] for name in names})
+    report(**args)
 
 
 def report(
