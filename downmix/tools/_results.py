@@ -30,6 +30,11 @@ class Accuracy:
     std: float | None
     source: Path
 
+    @property
+    def images(self) -> str:
+        """Which, and how large."""
+        return f"{self.data}, {self.image_size}×{self.image_size}"
+
 
 @dataclass
 class Latency:
