@@ -10,7 +10,6 @@ A GPU is timed by its own clock, without what Python takes to launch kernels, an
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 from downmix.ops._windows import output_sizes
 from downmix.tools._bench_report import commit
 from downmix.tools._comparison_report import environment
+from downmix.tools._results import read_rows, write_rows
 from downmix.tools._timing import interleave, summarize, wall_ms
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -355,7 +355,7 @@ def main() -> None:
     path = options.output or RESULTS / f"ops_{device_word()}.csv"
     rows: list[dict[str, Any]] = []
     if options.only and path.exists():
-        rows = [row for row in csv.DictReader(path.read_text().splitlines()) if options.only not in row["op"]]
+        rows = [row for row in read_rows(path) if options.only not in row["op"]]
     for case in track(cases, description="timing"):
         # Above that, the reference in float64 would not fit the memory.
         if case.checked and case.leaves[0].numel() <= 1 << 26 and not agrees(case):
@@ -367,11 +367,7 @@ def main() -> None:
             moved = 2 * case.leaves[0].nbytes if contender == "copy of x" else bytes_moved[pass_]
             row |= {f"{name}_ms": f"{value:.4f}" for name, value in ms.items()}
             rows.append(row | {"gb_per_s": f"{moved / ms['min'] / 1e6:.1f}"} | about)
-        path.parent.mkdir(exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[-1], restval="")  # rows that stayed may be of an older form
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(path, rows)
     print(f"{len(cases)} cases, {path}")
 
 

@@ -41,10 +41,12 @@ def main(argv: list[str] | None = None) -> None:
         near = _nearest(words, commands)
         sys.exit(_refuse(" ".join(str(error).split()) + near, hint="--help shows what can be said"))
     options = args[args.command]
+    # Commands get what is theirs alone; debug comes once more behind what `downmix explain` is to show.
+    debug = [options.pop(name) for name in list(options.keys()) if name.endswith("debug")]
     try:
         tools[args.command].run(options)
     except _BAD_INPUT as error:
-        if options.debug:
+        if any(debug):
             raise
         sys.exit(_refuse(_sentence(error), hint="--debug shows where"))
     except KeyboardInterrupt as stop:

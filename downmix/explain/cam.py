@@ -68,8 +68,11 @@ def attend(
         Selvaraju et al., *Grad-CAM*, ICCV 2017, and the other methods' own, by the library grad-cam.
     """
     check_choice("method", method, tuple(METHODS))
-    import pytorch_grad_cam
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    try:
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError as error:
+        raise ImportError(f"maps need the grad-cam library ({error}): pip install 'downmix[explain]'") from error
 
     network: Any = copy.deepcopy(unwrapped(model)).eval()
     images = images.detach().to(next(network.parameters()).device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import PiX
 
@@ -35,12 +36,10 @@ class ChunkedPiX(nn.Module):
         super().__init__()
         self.reduction, self.threshold, self.fusion = pix.reduction, pix.threshold, pix.fusion
         self.operator, self.gate = pix.operator, pix.gate
-        scale, shift = _folded_norm(pix)
+        weight, bias = _folded(pix)
         with torch.no_grad():
-            weight = pix.weight * scale[:, None, None, None]
             self.weight = nn.Parameter(weight.index_select(0, groups).index_select(1, channels))
-            bias = None if shift is None else nn.Parameter(shift.index_select(0, groups))
-        self.bias = bias
+            self.bias = None if bias is None else nn.Parameter(bias.index_select(0, groups))
         self.register_buffer("gather", gather)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,15 +65,16 @@ class ChunkedPiX(nn.Module):
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, reduction={self.reduction}"
 
 
-def _folded_norm(pix: PiX) -> tuple[Tensor, Tensor | None]:
-    """Scale and shift of the linear map's outputs by the BatchNorm behind it, in evaluation mode."""
-    if pix.norm is None:
-        return torch.ones_like(pix.weight[:, 0, 0, 0]), pix.bias
+def _folded(pix: PiX) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the linear map and the BatchNorm behind it, in evaluation mode."""
     norm = pix.norm
+    if norm is None:
+        return pix.weight, pix.bias
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias + ((0 if pix.bias is None else pix.bias) - norm.running_mean) * scale
+    return fuse_conv_bn_weights(
+        pix.weight, pix.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
 
 
 def _reduce(operator: str, chunks: tuple[Tensor, ...]) -> Tensor:

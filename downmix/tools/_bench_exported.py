@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..cost import measure_device
 from ..export import load
 from ._bench_report import commit
 from ._comparison_report import environment
+from ._results import write_rows
 from ._timing import interleave, summarize
 
 
@@ -84,11 +84,7 @@ def bench_exported(
     console.print(_table(rows))
     console.print(_platform_table(rows))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(output, rows)
     return rows
 
 

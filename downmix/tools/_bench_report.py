@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ._pyplot import pyplot
+from ._results import write_rows
 
 if TYPE_CHECKING:
     from .bench import Bench, Configuration, Row
@@ -63,16 +63,11 @@ def _images_per_s(row: Row) -> float:
 
 def write(result: Bench, path: Path) -> None:
     """Writes the CSV file, and the picture beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = result.about
     where = {name: about[name] for name in ("dtype", "rounds", "device", "threads")}
     where |= {"image_size": "x".join(map(str, about["input_size"])), "commit": commit()}
     where |= {f"{package}_version": version for package, version in about["versions"].items()}
-    rows = [_csv_row(result, row) | where for row in result.rows]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, [_csv_row(result, row) | where for row in result.rows])
     _draw(result, path.with_suffix(".png"))
 
 

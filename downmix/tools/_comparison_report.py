@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ import torch
 from rich.table import Table
 
 from ._pyplot import pyplot
+from ._results import write_rows
 
 if TYPE_CHECKING:
     from .compare import Comparison
@@ -149,10 +149,7 @@ def _write_csv(result: Comparison, output: Path) -> None:
         row["top1_std"] = f"{statistics.stdev(top1):.4f}" if len(top1) > 1 else ""
         row |= {"seeds": len(top1), "device": result.environment["device"], "threads": result.environment["threads"]}
         rows.append(row | {f"{package}_version": v for package, v in result.environment["versions"].items()})
-    with open(output / "compare.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(output / "compare.csv", rows)
 
 
 def _draw(result: Comparison, path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    cam(**{name: args[name] for name in vars(args) if name not in ("debug", "config")})
+    cam(**args)
 
 
 def cam(
@@ -122,8 +121,10 @@ def look(
     looks = []
     for start in range(0, len(files), batch_size):
         batch, seen = read_images(network, files[start : start + batch_size], image_size)
-        with _sentences():
+        try:
             found = attend(network, batch, method=method, layer=layer, target=target)
+        except ImportError as error:
+            raise ValueError(error) from error  # which the command line shows as a sentence
         looks += map(Look, seen, found.maps, found.scores, found.targets.tolist())
     return looks
 
@@ -137,14 +138,6 @@ def _find(paths: list[Path]) -> Iterator[Path]:
         if not files:
             raise ValueError(f"the folder {path} holds no image")
         yield from files
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ValueError(f"cam needs the grad-cam library ({error}): pip install 'downmix[explain]'") from error
 
 
 def _label(target: str, names: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    probabilities(**{name: args[name] for name in vars(args) if name not in ("debug", "config")})
+    probabilities(**args)
 
 
 def probabilities(
@@ -70,7 +69,8 @@ def probabilities(
     how = view(network, image_size)
     loader = held_out(split, how, batch_size, limit)
     shown_layers = _choose("layer", layers, list(pix_layers(network))) if layers else last_of_each_stage(network)
-    found = measure_probabilities(network, _progress(loader, console), split.num_classes)
+    batches = track(loader, "running the network", console=console, transient=True)
+    found = measure_probabilities(network, batches, split.num_classes)
     about = {"model": model, "checkpoint": checkpoint, "data": data, "input_size": list(how["input_size"])}
     output.mkdir(parents=True, exist_ok=True)
     report.write_json(found, names, about, output / "probabilities.json")
@@ -93,11 +93,6 @@ def _choose(what: str, wanted: list[str], known: list[str]) -> list[str]:
             listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
             raise ValueError(f"there is no {what} {name!r}; known are {listed}")
     return wanted
-
-
-def _progress(batches: Any, console: Console) -> Iterator[Any]:
-    shown: Iterable[Any] = track(batches, "running the network", console=console, transient=True)
-    yield from shown
 
 
 def table(found: dict[str, LayerProbabilities], title: str) -> Table:

@@ -29,7 +29,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    signal(**{name: args[name] for name in vars(args) if name not in ("debug", "config")})
+    signal(**args)
 
 
 def signal(

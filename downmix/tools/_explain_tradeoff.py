@@ -60,7 +60,7 @@ def table(results: Results) -> Table:
     for found in results.accuracies:
         macs = results.macs.get((found.network, found.image_size))
         spread = "" if found.std is None else f" ± {100 * found.std:.2f}"
-        cells = [_data(found), found.network, f"{100 * found.mean:.2f}{spread}"]
+        cells = [found.images, found.network, f"{100 * found.mean:.2f}{spread}"]
         cells.append("–" if macs is None else f"{macs / 1e9:.4f}")
         latencies = results.latencies_of(found)
         for latency in latencies:
@@ -71,16 +71,12 @@ def table(results: Results) -> Table:
     return shown
 
 
-def _data(found: Accuracy) -> str:
-    return f"{found.data}, {found.image_size}×{found.image_size}"
-
-
 def draw(results: Results, path: Path) -> None:
     """A row a data set; first accuracy against operations, then against latency, a column a way of running."""
     plt = pyplot()
     rows: dict[str, list[Accuracy]] = {}
     for found in results.accuracies:
-        rows.setdefault(_data(found), []).append(found)
+        rows.setdefault(found.images, []).append(found)
     networks = list(dict.fromkeys(found.network for found in results.accuracies))
     colors = {name: f"C{i % 10}" for i, name in enumerate(networks)}
     ways = list(dict.fromkeys(way.way for found in results.accuracies for way in results.latencies_of(found)))

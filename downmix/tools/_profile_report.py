@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from rich.table import Table
 from ..cost import CONVENTIONS, Device, Layer
 from ..cost.profile import join
 from ._comparison_report import environment
+from ._results import write_rows
 
 if TYPE_CHECKING:
     from .profile import Measured
@@ -130,11 +130,7 @@ def write_csv(found: list[Measured], device: Device, torch_device: torch.device,
             "training_bytes": profile.training_bytes,
             "activation_bytes": profile.activation_bytes,
         }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[-1]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, rows)
 
 
 def _figures(layer: Layer, device: Device) -> dict[str, Any]:

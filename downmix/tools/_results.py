@@ -1,4 +1,4 @@
-"""Reads what other commands measured: accuracies, operations and latencies of networks."""
+"""Reads what commands measured: accuracies, operations and latencies of networks. Writes their rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from ..train import read_recipe
 
 Row = dict[str, str]
 # By what wrote a CSV file: columns that it alone has.
@@ -31,6 +29,11 @@ class Accuracy:
     mean: float
     std: float | None
     source: Path
+
+    @property
+    def images(self) -> str:
+        """Which, and how large."""
+        return f"{self.data}, {self.image_size}×{self.image_size}"
 
 
 @dataclass
@@ -125,6 +128,15 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes a CSV file with the columns of the last row; cells that other rows lack stay empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[-1])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _add_comparison(results: Results, rows: list[Row], source: Path) -> None:
     for row in rows:
         name, size = row["model"], int(row["image_size"])
@@ -133,13 +145,14 @@ def _add_comparison(results: Results, rows: list[Row], source: Path) -> None:
             std = float(row["top1_std"]) if row["top1_std"] else None
             accuracy = Accuracy(name, row["data"], size, float(row["top1_mean"]), std, source)
             results.accuracies.append(accuracy)
-        for batch in _batches(row):
+        for batch in timed_batches(row):
             median, least = (float(row[f"latency_batch{batch}_{which}_ms"]) for which in ("median", "min"))
             way = f"{row['device']}, {row['threads']} threads, batch {batch}"
             results.latencies.append(Latency(name, size, way, median, least, source))
 
 
-def _batches(row: Row) -> Iterator[int]:
+def timed_batches(row: Row) -> Iterator[int]:
+    """The batch sizes of which a row of compare has latencies."""
     for name in row:
         if name.startswith("latency_batch") and name.endswith("_median_ms"):
             yield int(name.removeprefix("latency_batch").removesuffix("_median_ms"))
@@ -158,6 +171,8 @@ def _add_bench(results: Results, rows: list[Row]) -> None:
 
 def _training(folder: Path) -> tuple[tuple[str, str, int], float]:
     """Network, data and image size of a run folder of `downmix train`, and the top-1 of its last epoch."""
+    from ..train import read_recipe  # here: benchmarks.ops runs without timm, which that needs
+
     recipe = read_recipe(str(folder / "recipe.yaml"))
     last = read_rows(folder / "epochs.csv")[-1]
     if "top1" not in last:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..cost import Cost
 from ..models._networks import create_network, own_input_size
@@ -19,7 +18,7 @@ from . import _bench_report as report
 from ._bench_exported import bench_exported
 from ._bench_networks import DTYPES, ENGINES, FAILURES, LAYOUTS, MODES, Configuration, Subject
 from ._comparison_report import environment
-from ._console import wide_console
+from ._console import progress_bars, wide_console
 from ._timing import interleave, summarize
 
 HELP = "Time whole networks against each other: inference and training, eager and compiled, BatchNorm folded or not."
@@ -198,8 +197,7 @@ def bench(
 def _measure_all(
     result: Bench, subjects: dict[str, Subject], configurations: Sequence[Configuration], console: Console
 ) -> None:
-    columns = (TextColumn("{task.description:58}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with progress_bars(console, width=58) as progress:
         task = progress.add_task("timing", total=len(configurations))
         for configuration in configurations:
             progress.update(task, description=str(configuration))

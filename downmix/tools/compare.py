@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import nn
 
 from ..cost import Cost, measure_cost
@@ -23,7 +23,7 @@ from ..train.sources import Split, load_data
 from ..train.state import State
 from ..train.update import Update
 from . import _comparison_report as report
-from ._console import wide_console
+from ._console import progress_bars, wide_console
 from ._recipe_option import add_recipe, to_recipe
 from ._timing import interleave, summarize
 
@@ -145,9 +145,8 @@ def compare(
     split = load_data(recipe)
     output.mkdir(parents=True, exist_ok=True)
     result = Comparison(models, seeds, recipe, report.environment(recipe.torch_device()))
-    columns = (TextColumn("{task.description:42}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console) as progress:
+        with progress_bars(console) as progress:
             _measure(result, split, progress)
             _train_all(result, split, output, resume, progress)
     finally:

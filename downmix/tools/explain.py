@@ -25,6 +25,4 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    options = args[args.what]
-    args.debug = args.debug or options.debug  # the command line looks there
-    _WHAT[args.what].run(options)
+    _WHAT[args.what].run(args[args.what])

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm.data
 import torch
-from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -26,7 +24,7 @@ from ._bench_exported import bench_exported
 from ._bench_report import commit
 from ._console import wide_console
 from ._export_int8 import quantise_and_score
-from ._trained import own_names, trained_network, view
+from ._trained import own_names, read_class_names, read_images, trained_network, view
 
 HELP = "Write a network for ONNX Runtime, OpenVINO, torch.export or AOTInductor, and check it by running it."
 # What runtimes may differ by, relative to the largest logit; float16 has 11 bits, and networks are deep.
@@ -41,7 +39,10 @@ def add_arguments(parser: Any) -> None:
         "--num_classes", type=int, default=None, help="outputs; by default as many as classes have names"
     )
     parser.add_argument(
-        "--classes", type=Path, default=None, help="text file of their names, a line each; by default the checkpoint's"
+        "--classes",
+        type=Path,
+        default=None,
+        help="file with a class a line, or folder of class folders; by default the checkpoint's",
     )
     parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="for which runtime")
     parser.add_argument(
@@ -66,7 +67,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    names = args.classes.read_text().splitlines() if args.classes else []
+    names = read_class_names(args.classes) if args.classes else []
     count = args.num_classes or len(names) or None
     if names and len(names) != count:
         raise ValueError(f"{args.classes} names {len(names)} classes, but num_classes is {count}")
@@ -157,7 +158,7 @@ def export(
     )
     batches = {"random": _random(size, dynamic)}
     if images:
-        batches["real"] = [_read(path, how) for path in images]
+        batches["real"] = [read_images(network, [path], image_size)[0] for path in images]
         if "batch" not in dynamic:
             batches["real"] = [torch.cat(pair) for pair in zip(batches["real"], batches["real"], strict=True)]
     exported = load(output)
@@ -195,14 +196,6 @@ def _random(size: tuple[int, int, int], dynamic: Sequence[str]) -> list[Tensor]:
     if "size" in dynamic:
         batches.append(torch.randn(2, size[0], size[1] + 5, size[2] + 32))
     return batches
-
-
-def _read(path: Path, how: dict[str, Any]) -> Tensor:
-    transform: Any = timm.data.create_transform(**how)
-    try:
-        return transform(Image.open(path).convert("RGB")).unsqueeze(0)
-    except OSError as error:
-        raise ValueError(f"{path} can't be read as an image: {error}") from error
 
 
 def _compare(network: nn.Module, run: Any, batches: Sequence[Tensor], dtype: str) -> tuple[float, float]:

@@ -34,7 +34,7 @@ def add_arguments(parser: Any) -> None:
 def run(args: Any) -> None:
     console = wide_console()
     with console.status("loading the networks"):
-        server = open_server(**{name: args[name] for name in vars(args) if name not in ("debug", "config")})
+        server = open_server(**args)
     if not _is_own(args.host):
         console.print(
             f"warning: whoever reaches {args.host} can use the page and this machine's time; it has no password",

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..train import Recipe
-from ._console import wide_console
+from ._console import progress_bars, wide_console
 
 HELP = "Write one self-contained HTML page about any number of outputs of train, compare and bench."
 
@@ -30,8 +29,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    names = ("output", "title", "limit", "data", "data_dir", "device")
-    report(args.runs, **{name: args[name] for name in names})
+    report(**args)
 
 
 def report(
@@ -66,8 +64,7 @@ def report(
     fields = {name: value for name, value in fields.items() if value is not None}
     console = console or wide_console()
     inputs = read_inputs(runs)
-    columns = (TextColumn("{task.description:42}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with progress_bars(console, transient=True) as progress:
         sections = gather(inputs, limit or None, fields, progress)
     title = title or ", ".join(dict.fromkeys(path.stem for path in runs))
     made = f"Made on {datetime.now():%Y-%m-%d at %H:%M} from {', '.join(map(str, runs))}."

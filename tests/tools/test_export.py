@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import nn
 
 import downmix
@@ -34,7 +34,7 @@ def _without_kernels() -> Any:
 def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path: Path, capsys: Any) -> None:
     network = timm.create_model("test_pix_resnet", num_classes=3)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
-    (tmp_path / "classes.txt").write_text("ape\nbee\ncat\n")
+    (tmp_path / "classes.txt").write_text("ape\nbee \ncat\n\n")
     Image.new("RGB", (80, 70), (200, 30, 90)).save(tmp_path / "photo.png")
     output = tmp_path / "net.onnx"
     words = ["export", "test_pix_resnet", "--checkpoint", str(tmp_path / "weights.pth"), "--output", str(output)]
@@ -108,6 +108,26 @@ def test_float16_and_a_fixed_batch(tmp_path: Path) -> None:
     assert exported.dtype == "float16"
     with pytest.raises(Exception, match="Expected: 2"):
         exported.run(torch.zeros(3, 3, 64, 64).half().numpy())
+
+
+def test_images_of_a_camera_held_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera stores what its sensor saw, and how to turn it."""
+    upright, exif = Image.linear_gradient("L"), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    compared = []
+
+    def compare(network: Any, run: Any, batches: list[torch.Tensor], dtype: str) -> tuple[float, float]:
+        compared.append(batches)
+        return 0.0, 0.0
+
+    monkeypatch.setattr("downmix.tools.export._compare", compare)
+    network = timm.create_model("test_pix_vgg", num_classes=3)
+    files = [tmp_path / "upright.png", tmp_path / "turned.png"]
+    export(network, tmp_path / "net.onnx", name="test_pix_vgg", images=files)
+    _, (expected, found) = compared
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_a_file_that_computes_something_else_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

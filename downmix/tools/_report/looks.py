@@ -143,8 +143,5 @@ def _run(found: Look, network: nn.Module, task: Classification, images: HeldOut,
         examples = [sample.image for sample in found.predictions.examples]
         if not examples:
             raise ValueError(f"no image could be read; {'; '.join(found.predictions.bad[:1])}")
-        try:
-            found.attention = attend(network, torch.stack(examples))
-        except ImportError as error:
-            raise ValueError(f"maps need the grad-cam library ({error}): pip install 'downmix[explain]'") from error
+        found.attention = attend(network, torch.stack(examples))
     progress.remove_task(bar)

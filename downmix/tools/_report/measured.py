@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._results import Row
+from .._results import Row, timed_batches
 from .parts import Cell, Section, Table, number
 from .runs import Inputs
 
@@ -23,7 +23,7 @@ def comparisons(inputs: Inputs) -> Section:
 
 
 def _comparison(path: Path, rows: list[Row]) -> Table:
-    batches = [name.split("_")[1].removeprefix("batch") for name in rows[0] if name.endswith("_median_ms")]
+    batches = list(timed_batches(rows[0]))
     columns = ["network", "top-1 %", "against the first", "seeds", "parameters", "GMACs", "activations, MB an image"]
     for batch in batches:
         columns += [f"ms at batch {batch}, median", f"ms at batch {batch}, minimum"]

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from ...train import Recipe
 from ...train.checkpoint import CheckpointError, read_checkpoint
-from .parts import Cell, Heading, Part, Plot, Plots, Section, Table, Text, literal, marks, number, plot
+from .parts import Cell, Heading, Part, Plot, Plots, Section, Table, Text, literal, marks, number, percent, plot
 from .runs import Inputs, Training
 
 _METRICS = {"top1": "top-1 %", "miou": "mIoU %"}
@@ -60,9 +60,9 @@ def _runs(trainings: list[Training], recipes: list[dict[str, Any]], differing: l
         done, planned = len(training.epochs), training.recipe.epochs
         row = [Cell(training.label), *own, number(done, "{:.0f}", "" if done == planned else f"of {planned}")]
         row += [
-            _percent(best.get(training.deciding)),
+            percent(best.get(training.deciding)),
             number(training.best, "{:.0f}"),
-            _percent(last.get(training.deciding)),
+            percent(last.get(training.deciding)),
         ]
         row += [
             number(last.get("train_loss"), "{:.4f}"),
@@ -75,10 +75,6 @@ def _runs(trainings: list[Training], recipes: list[dict[str, Any]], differing: l
 
 def _minutes(training: Training) -> float:
     return sum(epoch.get("seconds") or 0 for epoch in training.epochs) / 60
-
-
-def _percent(share: float | None) -> Cell:
-    return number(None if share is None else 100 * share)
 
 
 def _setting(value: Any) -> Cell:
@@ -180,7 +176,7 @@ def _epochs(trainings: list[Training], deciding: str) -> Iterator[Part]:
         [
             *(Cell(training.label), number(training.recipe.seed, "{:.0f}"), number(i, "{:.0f}")),
             *(number(epoch.get("train_loss"), "{:.4f}"), number(epoch.get("val_loss"), "{:.4f}")),
-            *(_percent(epoch.get(deciding)), number(epoch.get("lr"), "{:.3g}"), number(epoch.get("seconds"), "{:.1f}")),
+            *(percent(epoch.get(deciding)), number(epoch.get("lr"), "{:.3g}"), number(epoch.get("seconds"), "{:.1f}")),
         ]
         for training in trainings
         for i, epoch in enumerate(training.epochs, 1)

@@ -182,6 +182,11 @@ def number(value: float | None, form: str = "{:.2f}", note: str = "") -> Cell:
     return Cell("–") if value is None or value != value else Cell(form.format(value), float(value), note)
 
 
+def percent(share: float | None) -> Cell:
+    """A share of 0 to 1 in percent."""
+    return number(None if share is None else 100 * share)
+
+
 def plot(title: str, traces: Sequence[Any], x: str, y: str, alt: str, height: int = 360, **layout: Any) -> Plot:
     """A plot with named axes; what is said of ``layout`` goes to Plotly."""
     axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "template": "none"}

@@ -21,6 +21,7 @@ from .parts import (
     literal,
     marks,
     number,
+    percent,
     picture_file,
     plot,
 )
@@ -62,12 +63,8 @@ def _totals(examples: list[Training], scores: dict[str, dict[str, float | None]]
         tested = (training.folder / "test.json").is_file()
         source = "test images, last weights" if tested else f"held-out images, epoch {training.best}"
         cells = [Cell(training.label), number(training.recipe.seed, "{:.0f}"), Cell(source)]
-        rows.append(cells + [_percent(found.get(name)) for name in ("miou", "pixel_accuracy")])
+        rows.append(cells + [percent(found.get(name)) for name in ("miou", "pixel_accuracy")])
     return Table("Over all classes", ["network", "seed", "of", "mIoU %", "pixel accuracy %"], rows)
-
-
-def _percent(share: float | None) -> Cell:
-    return number(None if share is None else 100 * share)
 
 
 def _names(scores: dict[str, dict[str, float | None]]) -> list[str]:
@@ -92,9 +89,7 @@ def _plot(examples: list[Training], scores: dict[str, dict[str, float | None]], 
 
 def _classes(scores: dict[str, dict[str, float | None]]) -> Table:
     names = _names(scores)
-    rows = [
-        [Cell(name.removeprefix(_IOU)), *(_percent(found.get(name)) for found in scores.values())] for name in names
-    ]
+    rows = [[Cell(name.removeprefix(_IOU)), *(percent(found.get(name)) for found in scores.values())] for name in names]
     return Table("IoU % of each class", ["class", *scores], rows)
 
 

@@ -27,7 +27,7 @@ def tradeoff(inputs: Inputs, looks: list[Look]) -> Section:
             results.macs.setdefault(size, found.cost.total.operations("ptflops"))
     groups: dict[str, list[Accuracy]] = {}
     for found in results.accuracies:
-        groups.setdefault(f"{found.data}, {found.image_size}×{found.image_size}", []).append(found)
+        groups.setdefault(found.images, []).append(found)
     for data, accuracies in groups.items():
         plots = _plots(accuracies, results, inputs.networks)
         if plots:
@@ -87,7 +87,7 @@ def _table(results: Results) -> Table:
     for found in results.accuracies:
         spread = "" if found.std is None else f"± {100 * found.std:.2f}"
         macs = results.macs.get((found.network, found.image_size))
-        common = [Cell(found.network), Cell(f"{found.data}, {found.image_size}×{found.image_size}")]
+        common = [Cell(found.network), Cell(found.images)]
         common += [number(100 * found.mean, note=spread), number(None if macs is None else macs / 1e9, "{:.4f}")]
         for latency in results.latencies_of(found):
             times = [number(latency.median_ms), number(latency.min_ms), Cell(", ".join(latency.way.splitlines()))]
