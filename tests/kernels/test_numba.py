@@ -245,7 +245,7 @@ def test_channels_more_than_2_31_elements_apart() -> None:
 
 
 def test_where_no_folder_can_keep_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching.CodeLibraryCacheImpl, "_locator_classes", [])
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     x, p = torch.randn(1, 8, 2, 2), torch.rand(1, 2)
     expected = downmix.pick_or_mix(x, p, 4)
     make = _pix_planes.forward
