@@ -57,16 +57,18 @@ class use_backend:
     """
 
     def __init__(self, name: str):
-        global _backend
         check_choice("backend", name, BACKENDS)
-        self._before, _backend = _backend, name
+        self._name, self._before = name, ""
+        self.__enter__()
 
     def __enter__(self) -> None:
-        return None
+        global _backend
+        if not self._before:  # else in force since __init__
+            self._before, _backend = _backend, self._name
 
     def __exit__(self, *exc_info: object) -> None:
         global _backend
-        _backend = self._before
+        _backend, self._before = self._before, ""
 
 
 def explain_backend(op: Callable[..., Any], *args: Any, **kwargs: Any) -> str:

@@ -135,3 +135,12 @@ def test_sparse_tensors_are_refused_in_a_sentence() -> None:
 
 class Marked(torch.Tensor):
     pass
+
+
+def test_a_choice_can_be_used_again() -> None:
+    x, p = torch.randn(1, 8, 2, 2), torch.rand(1, 2)
+    reference = downmix.use_backend("reference")
+    for _ in range(2):
+        with reference:
+            assert "reference" in downmix.explain_backend(downmix.pick_or_mix, x, p, 4)
+        assert "kernels" in downmix.explain_backend(downmix.pick_or_mix, x, p, 4)
