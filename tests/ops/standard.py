@@ -174,6 +174,7 @@ class StandardTests:
         of_ties.append(torch.func.jvp(lambda x: self.call(x, *others, **option), (ties,), (tangent,))[1])
         torch.testing.assert_close(*of_ties)
 
+    @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap over a window's gradient
     def test_gradients_in_batches(self) -> None:
         option = self.options[0]
         leaves = self.leaves(option, dtype=torch.float32)
