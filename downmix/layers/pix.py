@@ -116,8 +116,8 @@ class PiX(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether its probabilities are those of the definition: no norm, no subclass's and none of its own."""
-        replaced = any(name in vars(self) for name in ("probabilities", "gated"))
-        return type(self) is PiX and self.norm is None and not replaced
+        own = vars(self)
+        return type(self) is PiX and self.norm is None and "probabilities" not in own and "gated" not in own
 
     @property
     def rule(self) -> tuple[int, float, str, str, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_model_deprecations
 from timm.models.resnet import Bottleneck, ResNet
@@ -59,19 +60,23 @@ class SqueezeBottleneck(Bottleneck):
 
     def _may_share(self, x: Tensor) -> bool:
         """Whether nobody sees that the first layers and the last ones don't run by themselves."""
+        if torch.compiler.is_compiling() or torch_module._has_any_global_hook():
+            return False
         pix: Any = self.conv1
-        kinds = (pix, PiX), (self.bn1, nn.Identity), (self.act1, nn.Identity), (self.act3, nn.ReLU)
-        return may_share(x) and all(_is_untouched(*kind) for kind in kinds) and pix.is_plain and may_share(pix.weight)
+        if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(self.act3, nn.ReLU)):
+            return False
+        empty = _is_untouched(self.bn1, nn.Identity) and _is_untouched(self.act1, nn.Identity)
+        return empty and may_share(x, pix.weight)
 
 
 class SqueezeStage(nn.Sequential):
     """A stage of blocks that hand the means of their outputs on: nobody can write over these in between."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x, mean = input, None
+        x, mean, watched = input, None, torch_module._has_any_global_hook()
         block: Any
         for block in self:
-            if _is_untouched(block, SqueezeBottleneck):
+            if not watched and _is_untouched(block, SqueezeBottleneck):
                 x, mean = block.forward_with_mean(x, mean)
             else:
                 x, mean = block(x), None
@@ -86,15 +91,11 @@ def join_stages(network: nn.Module) -> None:
 
 
 def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is of that very class, and to call it runs that class's forward and nothing else."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return (
-        type(module) is kind
-        and "forward" not in vars(module)
-        and module._compiled_call_impl is None
-        and not any(hooks)
-        and not torch_module._has_any_global_hook()
-    )
+    """Whether a module is of that very class, and to call it runs that class's forward and no hook of its own."""
+    if type(module) is not kind or "forward" in vars(module) or module._compiled_call_impl is not None:
+        return False
+    forward_hooks = module._forward_hooks or module._forward_pre_hooks
+    return not (forward_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 class DownscaledBottleneck(Bottleneck):
