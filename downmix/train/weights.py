@@ -38,6 +38,13 @@ class Trained(NamedTuple):
 def read_trained(path: Path, kind: str = "auto") -> Trained:
     """Reads a file once; arguments and errors as of :func:`read_weights`."""
     content, state = _read(path, kind)
+    try:
+        return _describe(content, state, path)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: what it says of its training can't be read ({error})") from error
+
+
+def _describe(content: Any, state: dict[str, Tensor], path: Path) -> Trained:
     facts = content if isinstance(content, dict) else {}
     if path.suffix == ".safetensors":
         with safe_open(str(path), "pt") as file:  # its head; the tensors are read already

@@ -78,13 +78,27 @@ def test_a_checkpoint_is_read_once(use: Any, finished: Path, monkeypatch: pytest
     assert paths == [finished / "best.pt"]
 
 
+def flipped(path: Path) -> bytes:
+    """The content of a checkpoint with a byte of a tensor turned over."""
+    content = bytearray(path.read_bytes())
+    content[content.index(read_checkpoint(path)["model"]["first.weight"].numpy().tobytes())] ^= 255
+    return bytes(content)
+
+
 @pytest.mark.parametrize("use", [validate, partial(trained_network, None)])
 def test_a_damaged_checkpoint_is_not_used(use: Any, finished: Path, tmp_path: Path) -> None:
-    flipped = bytearray((finished / "best.pt").read_bytes())
-    flipped[len(flipped) // 2] ^= 255
-    (tmp_path / "best.pt").write_bytes(flipped)
+    (tmp_path / "best.pt").write_bytes(flipped(finished / "best.pt"))
     with pytest.raises(CheckpointError, match="does not match its checksum"):
         use(tmp_path / "best.pt")
+
+
+def test_safetensors_with_damaged_metadata_get_a_sentence(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "best.safetensors").read_bytes()
+    for before, after in ((b'[\\"ant', b'{\\"ant'), (b'\\"epochs\\": 4', b'\\"epochs\\": 0')):
+        assert before in whole
+        (tmp_path / "best.safetensors").write_bytes(whole.replace(before, after))
+        with pytest.raises(CheckpointError, match=r"best.safetensors: what it says of its training can't be read"):
+            validate(tmp_path / "best.safetensors")
 
 
 @pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
@@ -119,9 +133,7 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     whole = (finished / "step-00000012.pt").read_bytes()
     (tmp_path / "step-00000001.pt").write_bytes(whole)
     (tmp_path / "step-00000002.pt").write_bytes(whole[: len(whole) // 2])
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 255
-    (tmp_path / "step-00000003.pt").write_bytes(flipped)
+    (tmp_path / "step-00000003.pt").write_bytes(flipped(finished / "step-00000012.pt"))
     (tmp_path / "step-00000004.pt").write_bytes(b"")
     torch.save([1, 2], tmp_path / "step-00000005.pt")
     warnings: list[str] = []
