@@ -123,8 +123,8 @@ class Training:
                 )
         if found:
             path, saved = found
+            self.state.restore(saved, path)
             out.note_differences(saved["recipe"])
-            self.state.restore(saved)
             out.say(f"going on from {path}, after {self.state.done} steps")
         out.write_recipe()
 

@@ -6,6 +6,7 @@ import platform
 import random
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 
 from .distributed import World
 from .recipe import Recipe
+from .weights import start_from
 
 
 @dataclass
@@ -127,14 +129,20 @@ class State:
             "versions": versions(),
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Goes back to what :meth:`collect` gave.
+    def restore(self, saved: dict[str, Any], path: Path) -> None:
+        """Goes back to what :meth:`collect` gave; ``path`` is where that was read.
 
         Raises:
             ValueError: if it belongs to another network or optimiser.
         """
+        before = saved["recipe"]["opt"]
+        if before != self.recipe.opt:
+            raise ValueError(
+                f"{path} keeps the state of opt {before}, the recipe has opt {self.recipe.opt}; give --opt {before}, "
+                f"or start anew from its weights with --init {path}"
+            )
         try:
-            self.model.load_state_dict(saved["model"])
+            start_from(self.model, saved["model"], path)
             if self.ema:
                 self.ema.module.load_state_dict(saved["ema"] or saved["model"])
             self._restore_optimizer(saved["optimizer"])

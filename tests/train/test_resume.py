@@ -115,3 +115,22 @@ def test_steps_that_an_optimiser_counts_go_on(opt: str, data: str, tmp_path: Pat
         train(recipe, tmp_path / "out", on_step=interrupted_at(4))
     train(recipe, tmp_path / "out", resume="auto", on_step=lambda done, total: None)
     assert_same(final_state(tmp_path / "out"), final_state(tmp_path / "undisturbed"))
+
+
+@pytest.mark.parametrize("opt", ["sgd", "lion"])  # timm's lion takes adamw's state without a word
+def test_another_optimiser_is_refused(opt: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(quick_recipe(data), tmp_path, on_step=lambda done, total: None)
+    with pytest.raises(ValueError, match=f"keeps the state of opt adamw, the recipe has opt {opt}; .*--init"):
+        train(quick_recipe(data, opt=opt, epochs=2), tmp_path, resume="auto")
+    assert "this goes on with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["tiny_plain", "tiny_resnet"])
+def test_another_network_is_refused_in_a_short_sentence(model: str, data: str, tmp_path: Path) -> None:
+    train(quick_recipe(data), tmp_path, on_step=lambda done, total: None)
+    sentence = (
+        r"^the checkpoint is of another training and does not fit this one; give the same recipe \(.*such as .*\)$"
+    )
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        train(quick_recipe(data, model=model), tmp_path, resume="auto")
+    assert len(str(refusal.value)) < 400
