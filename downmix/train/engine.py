@@ -31,6 +31,7 @@ from .tasks import create_task
 from .testing import run_test
 from .update import Update
 from .watch import Watch
+from .weights import check_classes
 
 
 def train(
@@ -123,6 +124,7 @@ class Training:
                 )
         if found:
             path, saved = found
+            check_classes(saved.get("class_names", []), out.class_names, path)
             self.state.restore(saved, path)
             out.note_differences(saved["recipe"])
             out.say(f"going on from {path}, after {self.state.done} steps")

@@ -14,7 +14,7 @@ from downmix.train import Interrupted, Recipe, checkpoint, train
 from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
 from downmix.train.network import build_network
 from downmix.train.validate import validate
-from downmix.train.weights import read_trained, read_weights
+from downmix.train.weights import check_classes, read_trained, read_weights
 
 from .helpers import make_folders, quick_recipe
 from .test_resume import interrupted_at
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folders(tmp_path_factory.mktemp("data"), count=20)
 
 
-def run(recipe: Recipe, output: Path, **kwargs: Any) -> None:
+def run(recipe: Recipe, output: Path | None = None, **kwargs: Any) -> None:
     train(recipe, output, on_step=lambda done, total: None, **kwargs)
 
 
@@ -99,6 +99,24 @@ def test_safetensors_with_damaged_metadata_get_a_sentence(finished: Path, tmp_pa
         (tmp_path / "best.safetensors").write_bytes(whole.replace(before, after))
         with pytest.raises(CheckpointError, match=r"best.safetensors: what it says of its training can't be read"):
             validate(tmp_path / "best.safetensors")
+
+
+@pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
+def test_data_with_other_classes_are_refused(name: str, finished: Path, tmp_path: Path) -> None:
+    make_folders(tmp_path, ("ant", "cat"), count=20)
+    sentence = rf"{name}.* calls class 1 'bee', these data 'cat'; give data with the same classes, named alike"
+    with pytest.raises(ValueError, match=sentence):
+        validate(finished / name, data=str(tmp_path))
+    if name == "best.pt":
+        with pytest.raises(ValueError, match="calls class 1 'bee', these data 'cat'"):
+            run(quick_recipe(tmp_path, model="tiny_plain", ema_decay=0.5), resume=str(finished / name))
+
+
+def test_classes_that_have_no_names_are_anyone_s() -> None:
+    for before, now in (([], ["a", "b"]), (["0", "1"], ["a", "b"]), (["a", "b"], ["0", "1"]), (["a"], ["a"])):
+        check_classes(before, now, Path("best.pt"))
+    with pytest.raises(ValueError, match="calls class 1 'b', these data nothing"):
+        check_classes(["a", "b"], ["a"], Path("best.pt"))
 
 
 @pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
