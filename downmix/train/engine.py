@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -110,18 +110,7 @@ class Training:
     def begin(self, out: Output, resume: str) -> None:
         """Goes back to a checkpoint where one is asked for."""
         out.class_names = list(self.task.class_names)
-        if resume == "auto" and out.folder:
-            found = find_newest(out.folder, out.warn)
-        elif resume and resume != "auto":
-            if not Path(resume).is_file():
-                raise ValueError(f"there is no checkpoint {resume}; --resume takes auto, or the path of a .pt file")
-            found = Path(resume), read_checkpoint(Path(resume))
-        else:
-            found = None
-            if out.folder and has_checkpoints(out.folder):
-                raise ValueError(
-                    f"{out.folder} holds checkpoints of a training; go on with --resume auto, or give another --output"
-                )
+        found = _find_checkpoint(out, resume)
         if found:
             path, saved = found
             check_classes(saved.get("class_names", []), out.class_names, path)
@@ -241,3 +230,17 @@ class Training:
         if out.folder:
             out.say(f"{stop} after step {self.state.done}, which is written; go on with --resume auto")
         raise stop
+
+
+def _find_checkpoint(out: Output, resume: str) -> tuple[Path, dict[str, Any]] | None:
+    folder, path = out.folder, Path(resume)
+    if resume == "auto":
+        return find_newest(folder, out.warn) if folder else None
+    if resume and not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}; --resume takes auto, or the path of a .pt file")
+    is_own = folder and resume and path.resolve().parent == folder.resolve()
+    if folder and has_checkpoints(folder) and not is_own:
+        raise ValueError(
+            f"{folder} holds checkpoints of a training; go on with --resume auto, or give another --output"
+        )
+    return (path, read_checkpoint(path)) if resume else None

@@ -225,6 +225,15 @@ def test_the_folder_of_another_training_is_left_alone(data: Path, finished: Path
     assert (finished / "recipe.yaml").read_text() == before
 
 
+def test_a_file_does_not_go_on_in_the_folder_of_another_training(data: Path, finished: Path, tmp_path: Path) -> None:
+    run(quick_recipe(data), tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    recipe = quick_recipe(data, model="tiny_plain", epochs=6, ema_decay=0.5)
+    with pytest.raises(ValueError, match="holds checkpoints of a training; go on with --resume auto, or give another"):
+        run(recipe, tmp_path, resume=str(finished / "step-00000016.pt"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_a_folder_that_can_t_be_made(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="the folder .*file/out can't be made .*choose another --output"):
