@@ -19,7 +19,7 @@ from ..layers import linear_density, set_density
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
-from .distributed import World, join, restarted
+from .distributed import World, join
 from .images import DataError
 from .losses import LaggedLosses
 from .output import Output
@@ -50,7 +50,7 @@ def train(
         recipe: how.
         output: folder of checkpoints, logs and curves; None writes nothing.
         resume: ``"auto"`` goes on from the newest whole checkpoint in ``output``, if there is one; a path from that
-            checkpoint; empty starts anew, but for a restart by torchrun, which is ``"auto"``.
+            checkpoint; empty starts anew. Where torchrun starts again what has written a checkpoint, it is ``"auto"``.
         task: what is learned, where the data are open already.
         model: the network to train, in place; None creates the recipe's.
         console: where progress and notes go.
@@ -67,7 +67,7 @@ def train(
     with join(recipe.torch_device()) as world, Signals() as signals:
         out = Output(output, recipe, world, console or Console(stderr=True))
         training = Training(recipe, world, signals, task, model)
-        training.begin(out, resume or ("auto" if restarted() else ""))
+        training.begin(out, resume)
         try:
             with Watch(out, training.state, on_step) as watch:
                 return training.run(out, watch)
@@ -234,6 +234,8 @@ class Training:
 
 def _find_checkpoint(out: Output, resume: str) -> tuple[Path, dict[str, Any]] | None:
     folder, path = out.folder, Path(resume)
+    if folder and out.world.remembers(str(folder)):
+        resume = "auto"  # this start has written there, and torchrun started it again
     if resume == "auto":
         return find_newest(folder, out.warn) if folder else None
     if resume and not path.is_file():

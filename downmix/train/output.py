@@ -92,7 +92,11 @@ class Output:
             return None
         saved = state.collect() | {"class_names": self.class_names}
         self._written = time.monotonic()
-        return write_checkpoint(self.folder, saved, state.done, self.recipe.keep_last) if self.world.is_first else None
+        if not self.world.is_first:
+            return None
+        path = write_checkpoint(self.folder, saved, state.done, self.recipe.keep_last)
+        self.world.remember(str(self.folder))
+        return path
 
     def write_epoch(self, state: State, is_best: bool) -> None:
         """Writes what there is after an epoch: checkpoints, weights, the table of all epochs."""
