@@ -118,6 +118,9 @@ class Training:
             out.note_differences(saved["recipe"])
             out.say(f"going on from {path}, after {self.state.done} steps")
         out.write_recipe()
+        (behind,) = self.world.agree(out.is_behind(self.state.progress))
+        if behind:
+            out.write_epoch(self.state)
 
     def run(self, out: Output, watch: Watch) -> list[Epoch]:
         progress = self.state.progress
@@ -128,11 +131,10 @@ class Training:
             lr = self.state.optimizer.param_groups[0]["lr"]
             progress.history.append(Epoch(total / max(count, 1), lr, seconds, metrics))
             progress.epoch, progress.step, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
-            is_best = metrics[self.task.deciding] > progress.best
-            if is_best:
+            if metrics[self.task.deciding] > progress.best:
                 progress.best, progress.best_epoch = metrics[self.task.deciding], progress.epoch
             watch.epoch(progress.history[-1], progress.epoch)
-            out.write_epoch(self.state, is_best)
+            out.write_epoch(self.state)
         if progress.epoch < self.recipe.epochs:
             out.say(f"ended early: {self.recipe.early_stop} epochs without a better {self.task.deciding}")
         out.write_summary(progress, self.task.deciding)

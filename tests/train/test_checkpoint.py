@@ -216,6 +216,41 @@ def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(
     assert read_checkpoint(max(tmp_path.glob("step-*.pt")))["progress"]["epoch"] == 3
 
 
+@pytest.mark.parametrize("dies_before", ["best.pt", "best.safetensors", "last.safetensors", "epochs.csv"])
+def test_a_death_among_the_files_of_an_epoch_is_made_good(
+    dies_before: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", keep_every=1)
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if target.name == dies_before:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path)
+    monkeypatch.undo()
+    assert not (tmp_path / dies_before).exists()
+    run(recipe, tmp_path, resume="auto")
+    files = ("step-00000004.pt", "best.pt", "epoch-0001.pt", "best.safetensors", "last.safetensors", "epochs.csv")
+    assert [name for name in files if not (tmp_path / name).exists()] == []
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / name for name in files)}
+    run(recipe, tmp_path, resume="auto")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_the_end_names_only_files_that_are_there(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", epochs=4, ema_decay=0.5)
+    run(recipe, tmp_path, resume=str(finished / "step-00000016.pt"))
+    results = capsys.readouterr().err.partition("results: ")[2].strip().removeprefix(f"{tmp_path}/").split(", ")
+    assert {"epochs.csv", "summary.json", "curves.png"} <= set(results)
+    assert [name for name in results if not (tmp_path / name).exists()] == []
+
+
 def test_the_folder_of_another_training_is_left_alone(data: Path, finished: Path) -> None:
     before = (finished / "recipe.yaml").read_text()
     with pytest.raises(ValueError, match="holds checkpoints of a training; go on with --resume auto"):
