@@ -105,7 +105,7 @@ def read_file(path: str | PathLike[str]) -> Any:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()  # torch does not look at the checksums
             if damaged:
-                raise ValueError(f"{path} is damaged ({damaged} does not match its checksum)")
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         # A Namespace only takes attributes, so building one runs no code that the file brings along.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -114,10 +114,10 @@ def read_file(path: str | PathLike[str]) -> Any:
             f"{path} holds more than tensors and plain values{_foreign(path)}, and reading it could run code; if you "
             "trust it, read it yourself, take the state dict out and save that"
         ) from error
-    except FileNotFoundError:
+    except (FileNotFoundError, MemoryError):
         raise
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} can't be read as a checkpoint; it may be cut off ({error})") from error
+    except Exception as error:  # any: torch takes bytes that are no checkpoint for instructions, and follows them
+        raise ValueError(f"{path} can't be read as a checkpoint; it may be cut off or damaged ({error})") from error
 
 
 def _read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ def _read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
 def _foreign(path: str | PathLike[str]) -> str:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError, pickle.UnpicklingError):  # a file of an older format, or no checkpoint at all
+    except Exception:  # any, as above: a file of an older format, or no checkpoint at all
         return ""
     return f" ({', '.join(sorted(set(names) - {'argparse.Namespace'}))})"
 

@@ -24,12 +24,14 @@ class World:
         device: what this process computes on.
         rank, size: its number, and how many there are. Only number 0 speaks and writes.
         control: the group over which processes agree without waiting for their GPUs.
+        memory: the store of the torchrun that started this process, which those that it starts again see too.
     """
 
     device: torch.device
     rank: int = 0
     size: int = 1
     control: Any = None
+    memory: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -65,6 +67,15 @@ class World:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
+    def remember(self, text: str) -> None:
+        """Tells ``text`` to the processes that torchrun starts in place of these, should one die."""
+        if self.memory:
+            self.memory.set(f"downmix/remembered/{text}", "")
+
+    def remembers(self, text: str) -> bool:
+        """Whether this start of torchrun's was told ``text``, by whichever of its processes."""
+        return bool(self.memory) and self.memory.check([f"downmix/remembered/{text}"])
+
 
 @contextmanager
 def join(device: torch.device) -> Iterator[World]:
@@ -85,7 +96,7 @@ def join(device: torch.device) -> Iterator[World]:
     dist.init_process_group(backend, store=_of_this_start(store, rank, size), rank=rank, world_size=size)
     try:
         control = dist.new_group(backend="gloo")
-        yield World(device, dist.get_rank(), dist.get_world_size(), control)
+        yield World(device, dist.get_rank(), dist.get_world_size(), control, store)
     finally:
         dist.destroy_process_group()
 
@@ -112,8 +123,3 @@ def _of_this_start(store: Any, rank: int, size: int) -> Any:
         if mine in store.get(f"downmix/{start}/go").decode().split():
             return dist.PrefixStore(start, store)
         time.sleep(0.1)
-
-
-def restarted() -> bool:
-    """Whether torchrun started this process again after one of its group died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -19,7 +19,7 @@ from ..layers import linear_density, set_density
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
-from .distributed import World, join, restarted
+from .distributed import World, join
 from .images import DataError
 from .losses import LaggedLosses
 from .output import Output
@@ -31,6 +31,7 @@ from .tasks import create_task
 from .testing import run_test
 from .update import Update
 from .watch import Watch
+from .weights import check_classes
 
 
 def train(
@@ -49,7 +50,7 @@ def train(
         recipe: how.
         output: folder of checkpoints, logs and curves; None writes nothing.
         resume: ``"auto"`` goes on from the newest whole checkpoint in ``output``, if there is one; a path from that
-            checkpoint; empty starts anew, but for a restart by torchrun, which is ``"auto"``.
+            checkpoint; empty starts anew. Where torchrun starts again what has written a checkpoint, it is ``"auto"``.
         task: what is learned, where the data are open already.
         model: the network to train, in place; None creates the recipe's.
         console: where progress and notes go.
@@ -66,7 +67,7 @@ def train(
     with join(recipe.torch_device()) as world, Signals() as signals:
         out = Output(output, recipe, world, console or Console(stderr=True))
         training = Training(recipe, world, signals, task, model)
-        training.begin(out, resume or ("auto" if restarted() else ""))
+        training.begin(out, resume)
         try:
             with Watch(out, training.state, on_step) as watch:
                 return training.run(out, watch)
@@ -109,24 +110,17 @@ class Training:
     def begin(self, out: Output, resume: str) -> None:
         """Goes back to a checkpoint where one is asked for."""
         out.class_names = list(self.task.class_names)
-        if resume == "auto" and out.folder:
-            found = find_newest(out.folder, out.warn)
-        elif resume and resume != "auto":
-            if not Path(resume).is_file():
-                raise ValueError(f"there is no checkpoint {resume}; --resume takes auto, or the path of a .pt file")
-            found = Path(resume), read_checkpoint(Path(resume))
-        else:
-            found = None
-            if out.folder and has_checkpoints(out.folder):
-                raise ValueError(
-                    f"{out.folder} holds checkpoints of a training; go on with --resume auto, or give another --output"
-                )
+        found = _find_checkpoint(out, resume)
         if found:
             path, saved = found
+            check_classes(saved.get("class_names", []), out.class_names, path)
+            self.state.restore(saved, path)
             out.note_differences(saved["recipe"])
-            self.state.restore(saved)
             out.say(f"going on from {path}, after {self.state.done} steps")
         out.write_recipe()
+        (behind,) = self.world.agree(out.is_behind(self.state.progress))
+        if behind:
+            out.write_epoch(self.state)
 
     def run(self, out: Output, watch: Watch) -> list[Epoch]:
         progress = self.state.progress
@@ -137,11 +131,10 @@ class Training:
             lr = self.state.optimizer.param_groups[0]["lr"]
             progress.history.append(Epoch(total / max(count, 1), lr, seconds, metrics))
             progress.epoch, progress.step, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
-            is_best = metrics[self.task.deciding] > progress.best
-            if is_best:
+            if metrics[self.task.deciding] > progress.best:
                 progress.best, progress.best_epoch = metrics[self.task.deciding], progress.epoch
             watch.epoch(progress.history[-1], progress.epoch)
-            out.write_epoch(self.state, is_best)
+            out.write_epoch(self.state)
         if progress.epoch < self.recipe.epochs:
             out.say(f"ended early: {self.recipe.early_stop} epochs without a better {self.task.deciding}")
         out.write_summary(progress, self.task.deciding)
@@ -239,3 +232,19 @@ class Training:
         if out.folder:
             out.say(f"{stop} after step {self.state.done}, which is written; go on with --resume auto")
         raise stop
+
+
+def _find_checkpoint(out: Output, resume: str) -> tuple[Path, dict[str, Any]] | None:
+    folder, path = out.folder, Path(resume)
+    if folder and out.world.remembers(str(folder)):
+        resume = "auto"  # this start has written there, and torchrun started it again
+    if resume == "auto":
+        return find_newest(folder, out.warn) if folder else None
+    if resume and not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}; --resume takes auto, or the path of a .pt file")
+    is_own = folder and resume and path.resolve().parent == folder.resolve()
+    if folder and has_checkpoints(folder) and not is_own:
+        raise ValueError(
+            f"{folder} holds checkpoints of a training; go on with --resume auto, or give another --output"
+        )
+    return (path, read_checkpoint(path)) if resume else None

@@ -92,9 +92,20 @@ class Output:
             return None
         saved = state.collect() | {"class_names": self.class_names}
         self._written = time.monotonic()
-        return write_checkpoint(self.folder, saved, state.done, self.recipe.keep_last) if self.world.is_first else None
+        if not self.world.is_first:
+            return None
+        path = write_checkpoint(self.folder, saved, state.done, self.recipe.keep_last)
+        self.world.remember(str(self.folder))
+        return path
 
-    def write_epoch(self, state: State, is_best: bool) -> None:
+    def is_behind(self, progress: Progress) -> bool:
+        """Whether an epoch is done of whose files the last is not there, as after a death in their midst."""
+        if not self.folder or not self.world.is_first or not progress.epoch or progress.step:
+            return False
+        table = self.folder / "epochs.csv"
+        return not table.exists() or table.read_bytes() != _table(progress.history).encode()
+
+    def write_epoch(self, state: State) -> None:
         """Writes what there is after an epoch: checkpoints, weights, the table of all epochs."""
         path = self.write_checkpoint(state)
         if not self.folder or not path:
@@ -102,13 +113,13 @@ class Output:
         epoch = state.progress.epoch
         metadata = {"recipe": json.dumps(asdict(self.recipe)), "epoch": str(epoch)}
         metadata["class_names"] = json.dumps(self.class_names)
-        if is_best:
+        if state.progress.best_epoch == epoch:
             keep_as(path, "best.pt")
             write_weights(self.folder / "best.safetensors", state.evaluated, metadata)
         if self.recipe.keep_every and epoch % self.recipe.keep_every == 0:
             keep_as(path, f"epoch-{epoch:04d}.pt")
         write_weights(self.folder / "last.safetensors", state.evaluated, metadata)
-        self._write("epochs.csv", _table(state.progress.history))
+        self._write("epochs.csv", _table(state.progress.history))  # last, as is_behind wants it
 
     def write_summary(self, progress: Progress, deciding: str) -> None:
         """Says how the training went, and draws its curves."""
@@ -125,7 +136,8 @@ class Output:
         if self.folder:
             self._write("summary.json", json.dumps(summary, indent=1) + "\n")
             draw_curves(progress.history, self.folder / "curves.png")
-            self.say(f"results: {self.folder}/best.pt, best.safetensors, epochs.csv, summary.json, curves.png")
+            names = ("best.pt", "best.safetensors", "epochs.csv", "summary.json", "curves.png")
+            self.say(f"results: {self.folder}/{', '.join(name for name in names if (self.folder / name).exists())}")
 
     def write_test(self, metrics: dict[str, float]) -> None:
         """Says and writes how the network does on the test samples."""

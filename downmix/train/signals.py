@@ -45,5 +45,6 @@ class Signals:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum
-        # The system's own handler, so that the next one works even while a call into C hangs.
-        signal.signal(signum, signal.SIG_DFL)
+        # The system's own handlers, so that the next one works even while a call into C hangs.
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)

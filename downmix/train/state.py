@@ -6,6 +6,7 @@ import platform
 import random
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 
 from .distributed import World
 from .recipe import Recipe
+from .weights import start_from
 
 
 @dataclass
@@ -119,27 +121,31 @@ class State:
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(progress),
             "position": progress.step * self.global_batch,
-            "steps_per_epoch": self.steps,
             "processes": self.world.gather(mine),
             "recipe": asdict(self.recipe),
             "versions": versions(),
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Goes back to what :meth:`collect` gave.
+    def restore(self, saved: dict[str, Any], path: Path) -> None:
+        """Goes back to what :meth:`collect` gave; ``path`` is where that was read.
 
         Raises:
             ValueError: if it belongs to another network or optimiser.
         """
+        before = saved["recipe"]["opt"]
+        if before != self.recipe.opt:
+            raise ValueError(
+                f"{path} keeps the state of opt {before}, the recipe has opt {self.recipe.opt}; give --opt {before}, "
+                f"or start anew from its weights with --init {path}"
+            )
         try:
-            self.model.load_state_dict(saved["model"])
+            start_from(self.model, saved["model"], path)
             if self.ema:
                 self.ema.module.load_state_dict(saved["ema"] or saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            self._restore_optimizer(saved["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(
                 f"the checkpoint is of another training and does not fit this one; give the same recipe ({error})"
@@ -151,8 +157,6 @@ class State:
         self.progress = Progress(**progress, history=history)
         # With another number of processes a step takes other samples; some may come twice then, none is left out.
         self.progress.step = saved["position"] // self.global_batch
-        if saved["steps_per_epoch"] == self.steps and saved["recipe"]["epochs"] == self.recipe.epochs:
-            self.scheduler.load_state_dict(saved["scheduler"])
         self.scheduler.step_update(self.done)
         mine = saved["processes"][self.world.rank] if self.world.rank < len(saved["processes"]) else None
         if mine:
@@ -160,6 +164,14 @@ class State:
             set_random_states(mine["random"])
         else:
             seed_everything(self.recipe.seed, self.world.rank)
+
+    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+        """Its tensors are the checkpoint's, its settings the recipe's, which may be another by now."""
+        own = [dict(group) for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved)
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            # Some optimisers count their steps there; that is no setting.
+            group.update({name: value for name, value in settings.items() if not name.endswith("step")})
 
 
 def seed_everything(seed: int, rank: int) -> None:

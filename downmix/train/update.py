@@ -36,6 +36,8 @@ class Update:
         """One update from ``batches``; returns its loss on the device, or None where the step was left out."""
         state, total = self.state, torch.zeros((), device=self.world.device)
         state.optimizer.zero_grad()
+        # A step that is left out must leave nothing behind, and BatchNorm's statistics move in the forward pass.
+        buffers = [(each, each.clone()) for each in state.model.buffers()] if self.recipe.skip_nan else []
         for i, batch in enumerate(batches, 1):
             images, targets = evaluation.to_device(batch, self.recipe, self.world)
             images, targets = self.task.augment(images, targets)
@@ -48,6 +50,8 @@ class Update:
                 state.scaler.scale(loss).backward()
             total += loss.detach()
         if self.recipe.skip_nan and self._skips(total):
+            for buffer, before in buffers:
+                buffer.copy_(before)
             return None
         if self.recipe.clip_grad:
             state.scaler.unscale_(state.optimizer)

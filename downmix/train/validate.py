@@ -18,7 +18,7 @@ from .images import DataError
 from .task import Task
 from .tasks import create_task
 from .testing import draw
-from .weights import read_trained, restore
+from .weights import check_classes, read_trained, restore
 
 
 def validate(
@@ -46,6 +46,7 @@ def validate(
     recipe = replace(trained.recipe, pretrained=False, init=None, **fields)
     with join(recipe.torch_device()) as world:
         task = create_task(recipe)
+        check_classes(trained.class_names, task.class_names, path)
         model = task.create_model()
         restore(model, trained, path)
         model = model.to(world.device)

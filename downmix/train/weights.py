@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,13 @@ class Trained(NamedTuple):
 def read_trained(path: Path, kind: str = "auto") -> Trained:
     """Reads a file once; arguments and errors as of :func:`read_weights`."""
     content, state = _read(path, kind)
+    try:
+        return _describe(content, state, path)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: what it says of its training can't be read ({error})") from error
+
+
+def _describe(content: Any, state: dict[str, Tensor], path: Path) -> Trained:
     facts = content if isinstance(content, dict) else {}
     if path.suffix == ".safetensors":
         with safe_open(str(path), "pt") as file:  # its head; the tensors are read already
@@ -111,6 +119,26 @@ def restore(network: nn.Module, trained: Trained, path: Path) -> None:
         raise CheckpointError(str(error)) from error
     if trained.density:
         set_density(network, trained.density)  # which no tensor says
+
+
+def check_classes(before: Sequence[str], now: Sequence[str], path: Path) -> None:
+    """Says the first class that ``path`` calls otherwise than the data, as nothing else tells that they are others.
+
+    Args:
+        before, now: names of the classes of ``path`` and of the data; numbers, as timm's sets without names get, and
+            none at all fit any.
+
+    Raises:
+        CheckpointError: if there is one.
+    """
+    if any(list(names) == [str(label) for label in range(len(names))] for names in (before, now)):
+        return
+    for label, (old, new) in enumerate(zip_longest(before, now)):
+        if old != new:
+            old, new = ("nothing" if name is None else repr(name) for name in (old, new))
+            raise CheckpointError(
+                f"{path} calls class {label} {old}, these data {new}; give data with the same classes, named alike"
+            )
 
 
 def _read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from downmix.train import Interrupted, Recipe, checkpoint, train
 from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
 from downmix.train.network import build_network
 from downmix.train.validate import validate
-from downmix.train.weights import read_trained, read_weights
+from downmix.train.weights import check_classes, read_trained, read_weights
 
 from .helpers import make_folders, quick_recipe
 from .test_resume import interrupted_at
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folders(tmp_path_factory.mktemp("data"), count=20)
 
 
-def run(recipe: Recipe, output: Path, **kwargs: Any) -> None:
+def run(recipe: Recipe, output: Path | None = None, **kwargs: Any) -> None:
     train(recipe, output, on_step=lambda done, total: None, **kwargs)
 
 
@@ -78,13 +78,45 @@ def test_a_checkpoint_is_read_once(use: Any, finished: Path, monkeypatch: pytest
     assert paths == [finished / "best.pt"]
 
 
+def flipped(path: Path) -> bytes:
+    """The content of a checkpoint with a byte of a tensor turned over."""
+    content = bytearray(path.read_bytes())
+    content[content.index(read_checkpoint(path)["model"]["first.weight"].numpy().tobytes())] ^= 255
+    return bytes(content)
+
+
 @pytest.mark.parametrize("use", [validate, partial(trained_network, None)])
 def test_a_damaged_checkpoint_is_not_used(use: Any, finished: Path, tmp_path: Path) -> None:
-    flipped = bytearray((finished / "best.pt").read_bytes())
-    flipped[len(flipped) // 2] ^= 255
-    (tmp_path / "best.pt").write_bytes(flipped)
+    (tmp_path / "best.pt").write_bytes(flipped(finished / "best.pt"))
     with pytest.raises(CheckpointError, match="does not match its checksum"):
         use(tmp_path / "best.pt")
+
+
+def test_safetensors_with_damaged_metadata_get_a_sentence(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "best.safetensors").read_bytes()
+    for before, after in ((b'[\\"ant', b'{\\"ant'), (b'\\"epochs\\": 4', b'\\"epochs\\": 0')):
+        assert before in whole
+        (tmp_path / "best.safetensors").write_bytes(whole.replace(before, after))
+        with pytest.raises(CheckpointError, match=r"best.safetensors: what it says of its training can't be read"):
+            validate(tmp_path / "best.safetensors")
+
+
+@pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
+def test_data_with_other_classes_are_refused(name: str, finished: Path, tmp_path: Path) -> None:
+    make_folders(tmp_path, ("ant", "cat"), count=20)
+    sentence = rf"{name}.* calls class 1 'bee', these data 'cat'; give data with the same classes, named alike"
+    with pytest.raises(ValueError, match=sentence):
+        validate(finished / name, data=str(tmp_path))
+    if name == "best.pt":
+        with pytest.raises(ValueError, match="calls class 1 'bee', these data 'cat'"):
+            run(quick_recipe(tmp_path, model="tiny_plain", ema_decay=0.5), resume=str(finished / name))
+
+
+def test_classes_that_have_no_names_are_anyone_s() -> None:
+    for before, now in (([], ["a", "b"]), (["0", "1"], ["a", "b"]), (["a", "b"], ["0", "1"]), (["a"], ["a"])):
+        check_classes(before, now, Path("best.pt"))
+    with pytest.raises(ValueError, match="calls class 1 'b', these data nothing"):
+        check_classes(["a", "b"], ["a"], Path("best.pt"))
 
 
 @pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
@@ -119,9 +151,7 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     whole = (finished / "step-00000012.pt").read_bytes()
     (tmp_path / "step-00000001.pt").write_bytes(whole)
     (tmp_path / "step-00000002.pt").write_bytes(whole[: len(whole) // 2])
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 255
-    (tmp_path / "step-00000003.pt").write_bytes(flipped)
+    (tmp_path / "step-00000003.pt").write_bytes(flipped(finished / "step-00000012.pt"))
     (tmp_path / "step-00000004.pt").write_bytes(b"")
     torch.save([1, 2], tmp_path / "step-00000005.pt")
     warnings: list[str] = []
@@ -186,6 +216,41 @@ def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(
     assert read_checkpoint(max(tmp_path.glob("step-*.pt")))["progress"]["epoch"] == 3
 
 
+@pytest.mark.parametrize("dies_before", ["best.pt", "best.safetensors", "last.safetensors", "epochs.csv"])
+def test_a_death_among_the_files_of_an_epoch_is_made_good(
+    dies_before: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", keep_every=1)
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if target.name == dies_before:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path)
+    monkeypatch.undo()
+    assert not (tmp_path / dies_before).exists()
+    run(recipe, tmp_path, resume="auto")
+    files = ("step-00000004.pt", "best.pt", "epoch-0001.pt", "best.safetensors", "last.safetensors", "epochs.csv")
+    assert [name for name in files if not (tmp_path / name).exists()] == []
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / name for name in files)}
+    run(recipe, tmp_path, resume="auto")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_the_end_names_only_files_that_are_there(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", epochs=4, ema_decay=0.5)
+    run(recipe, tmp_path, resume=str(finished / "step-00000016.pt"))
+    results = capsys.readouterr().err.partition("results: ")[2].strip().removeprefix(f"{tmp_path}/").split(", ")
+    assert {"epochs.csv", "summary.json", "curves.png"} <= set(results)
+    assert [name for name in results if not (tmp_path / name).exists()] == []
+
+
 def test_the_folder_of_another_training_is_left_alone(data: Path, finished: Path) -> None:
     before = (finished / "recipe.yaml").read_text()
     with pytest.raises(ValueError, match="holds checkpoints of a training; go on with --resume auto"):
@@ -193,6 +258,15 @@ def test_the_folder_of_another_training_is_left_alone(data: Path, finished: Path
     with pytest.raises(ValueError, match="of another training and does not fit this one"):
         run(quick_recipe(data, model="tiny_resnet"), finished, resume="auto")
     assert (finished / "recipe.yaml").read_text() == before
+
+
+def test_a_file_does_not_go_on_in_the_folder_of_another_training(data: Path, finished: Path, tmp_path: Path) -> None:
+    run(quick_recipe(data), tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    recipe = quick_recipe(data, model="tiny_plain", epochs=6, ema_decay=0.5)
+    with pytest.raises(ValueError, match="holds checkpoints of a training; go on with --resume auto, or give another"):
+        run(recipe, tmp_path, resume=str(finished / "step-00000016.pt"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_a_folder_that_can_t_be_made(data: Path, tmp_path: Path) -> None:

@@ -92,3 +92,45 @@ def test_goes_on_in_another_precision(before: str, after: str, data: str, tmp_pa
         train(quick_recipe(data, amp=before, epochs=2), tmp_path, on_step=interrupted_at(2))
     history = train(quick_recipe(data, amp=after, epochs=2), tmp_path, resume="auto", on_step=lambda done, total: None)
     assert len(history) == 2
+
+
+def test_what_the_new_recipe_says_counts(data: str, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"epochs": 3, "opt": "sgd", "sched": "poly", "min_lr": 1e-5}
+    with pytest.raises(Interrupted):
+        train(quick_recipe(data, **fields), tmp_path / "out", on_step=interrupted_at(2))
+    changed = {"lr": 1e-2, "weight_decay": 0.5, "momentum": 0.1, "min_lr": 1e-3, "warmup_epochs": 2, "decay_rate": 2.0}
+    recipe = quick_recipe(data, **(fields | changed))
+    resumed = train(recipe, tmp_path / "out", resume="auto", on_step=lambda done, total: None)
+    anew = train(recipe, tmp_path / "anew", on_step=lambda done, total: None)
+    assert [epoch.lr for epoch in resumed] == [epoch.lr for epoch in anew]
+    groups = [final_state(tmp_path / name)["optimizer"]["param_groups"] for name in ("out", "anew")]
+    assert groups[0] == groups[1]
+
+
+@pytest.mark.parametrize("opt", ["lamb", "lookahead_sgd"])
+def test_steps_that_an_optimiser_counts_go_on(opt: str, data: str, tmp_path: Path) -> None:
+    recipe = quick_recipe(data, epochs=3, opt=opt)
+    train(recipe, tmp_path / "undisturbed", on_step=lambda done, total: None)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "out", on_step=interrupted_at(4))
+    train(recipe, tmp_path / "out", resume="auto", on_step=lambda done, total: None)
+    assert_same(final_state(tmp_path / "out"), final_state(tmp_path / "undisturbed"))
+
+
+@pytest.mark.parametrize("opt", ["sgd", "lion"])  # timm's lion takes adamw's state without a word
+def test_another_optimiser_is_refused(opt: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(quick_recipe(data), tmp_path, on_step=lambda done, total: None)
+    with pytest.raises(ValueError, match=f"keeps the state of opt adamw, the recipe has opt {opt}; .*--init"):
+        train(quick_recipe(data, opt=opt, epochs=2), tmp_path, resume="auto")
+    assert "this goes on with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["tiny_plain", "tiny_resnet"])
+def test_another_network_is_refused_in_a_short_sentence(model: str, data: str, tmp_path: Path) -> None:
+    train(quick_recipe(data), tmp_path, on_step=lambda done, total: None)
+    sentence = (
+        r"^the checkpoint is of another training and does not fit this one; give the same recipe \(.*such as .*\)$"
+    )
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        train(quick_recipe(data, model=model), tmp_path, resume="auto")
+    assert len(str(refusal.value)) < 400
