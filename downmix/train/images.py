@@ -104,13 +104,27 @@ def check_label(label: int, num_classes: int, name: str) -> None:
         raise DataError(f"{name} has the label {label}, but there are {num_classes} classes, 0 to {num_classes - 1}")
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits a colour. Pillow's own conversion makes all above 255 white.
+
+    Raises:
+        ValueError: where nothing says which value is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillows' word for it
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # as Pillow does with colours of 16 bits
+    elif image.mode in ("I", "F"):
+        kind = "whole numbers of 32 bits" if image.mode == "I" else "floating-point numbers"
+        raise ValueError(f"its pixels are {kind}, of which none is known to be white; save it with 8 or 16 bits")
+    return image.convert("RGB")
+
+
 def _open(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        return to_rgb(source)
     if isinstance(source, Path):
         with open(source, "rb") as file:
-            return Image.open(file).convert("RGB")
+            return to_rgb(Image.open(file))
     if hasattr(source, "read"):
         with source:
-            return Image.open(source).convert("RGB")
-    return Image.fromarray(np.asarray(source)).convert("RGB")  # pixels: [H, W] or [H, W, 3]
+            return to_rgb(Image.open(source))
+    return to_rgb(Image.fromarray(np.asarray(source)))  # pixels: [H, W] or [H, W, 3]

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from downmix.train import sources
-from downmix.train.images import DataError
+from downmix.train.images import BadImageError, DataError, Images
 from downmix.train.sources import Split, load_data
 
 from .helpers import make_folders, quick_recipe
@@ -116,3 +117,19 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "ant" / "1.png").write_bytes(truncated)
     with pytest.raises(DataError, match=r"ant/1.png can't be read"):
         load(str(tmp_path)).train[1]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bits_of_grey_become_eight(ending: str, tmp_path: Path) -> None:
+    grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(grey).save(path := tmp_path / f"grey.{ending}")
+    image, _ = Images([(path, 0), (grey, 0)])[0]
+    assert np.array_equal(np.asarray(image)[..., 0], grey // 257)
+    assert image == Images([(path, 0), (grey, 0)])[1][0]
+
+
+@pytest.mark.parametrize(("kind", "words"), [(np.float32, "floating-point numbers"), (np.int32, "numbers of 32 bits")])
+def test_an_image_is_refused_where_nothing_says_what_is_white(kind: type, words: str, tmp_path: Path) -> None:
+    Image.fromarray(np.eye(8, dtype=kind)).save(path := tmp_path / "a.tif")
+    with pytest.raises(BadImageError, match=f"a.tif can't be read .* {words}, .* save it with 8 or 16 bits"):
+        Images([(path, 0)])[0]
