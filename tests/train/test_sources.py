@@ -133,3 +133,12 @@ def test_an_image_is_refused_where_nothing_says_what_is_white(kind: type, words:
     Image.fromarray(np.eye(8, dtype=kind)).save(path := tmp_path / "a.tif")
     with pytest.raises(BadImageError, match=f"a.tif can't be read .* {words}, .* save it with 8 or 16 bits"):
         Images([(path, 0)])[0]
+
+
+def test_a_damaged_dds_can_be_skipped_too(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path := tmp_path / "a.dds")
+    content = bytearray(path.read_bytes())
+    content[80:84] = bytes(4)  # what kind of pixels there are; Pillow answers with NotImplementedError
+    path.write_bytes(content)
+    with pytest.raises(BadImageError, match=r"a.dds can't be read as an image"):
+        Images([(path, 0)])[0]
