@@ -145,6 +145,7 @@ class Training:
         if progress.epoch < self.recipe.epochs:
             out.say(f"ended early: {self.recipe.early_stop} epochs without a better {self.task.deciding}")
         out.write_summary(progress, self.task.deciding)
+        self._set_density(progress.epoch - 1)  # no checkpoint holds it, and a finished training trains no more
         if not run_test(self.state.evaluated, self.task, self.world, self.update.autocast, out, self.signals):
             self._stop(out)
         return progress.history
@@ -168,10 +169,7 @@ class Training:
     def _train_epoch(self, out: Output, watch: Watch) -> float:
         progress, start = self.state.progress, time.perf_counter()
         set_position(self.loader, self.batches, progress.epoch, progress.step)
-        if self.recipe.fbs_density:
-            density = linear_density(progress.epoch, self.recipe.fbs_epochs, self.recipe.fbs_density)
-            for model in {self.state.model, self.state.evaluated}:
-                set_density(model, density)
+        self._set_density(progress.epoch)
         self.network.train()
         for batches in self._steps():
             for batch in batches:
@@ -192,6 +190,12 @@ class Training:
                 self._write(out)
         self._settle()
         return time.perf_counter() - start
+
+    def _set_density(self, epoch: int) -> None:
+        if self.recipe.fbs_density:
+            density = linear_density(epoch, self.recipe.fbs_epochs, self.recipe.fbs_density)
+            for model in {self.state.model, self.state.evaluated}:
+                set_density(model, density)
 
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of each remaining step of the epoch; a stream that ends too early begins again."""

@@ -68,6 +68,14 @@ def test_resumed_it_ends_the_same(data: Path, step: int, tmp_path: Path) -> None
     assert_same(final_state(tmp_path / "broken"), final_state(tmp_path / "whole"))
 
 
+def test_going_on_after_the_end_changes_no_figure(data: Path, tmp_path: Path) -> None:
+    how = recipe(data, model="fbs_resnet18_d50", fbs_density=0.5, epochs=2, fbs_epochs=2)
+    train(how, tmp_path, on_step=quietly)
+    tested = (tmp_path / "test.json").read_text()
+    train(how, tmp_path, resume="auto", on_step=quietly)
+    assert (tmp_path / "test.json").read_text() == tested
+
+
 def test_layers_of_the_encoder_are_replaced(data: Path) -> None:
     how = recipe(data, model="resnet26:layers=(1,1,1,1)", squeeze="pix", pool="soft", drop_path=0.1)
     model: Any = Segmentation(how).create_model()
