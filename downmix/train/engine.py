@@ -160,6 +160,7 @@ class Training:
             signals=self.signals,
             on_batch=lambda batch, output: out.note_bad(batch.bad),
         )
+        out.share_bad()
         return metrics if metrics is not None else self._stop(out)
 
     def _stalled(self) -> bool:

@@ -35,6 +35,7 @@ def run_test(
         )
     finally:
         close(loader)
+    out.share_bad()
     if metrics is None:
         return False
     out.write_test(metrics)

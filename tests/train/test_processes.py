@@ -1,6 +1,7 @@
 """Trainings that are killed, and trainings of several processes."""
 
 import csv
+import json
 import multiprocessing
 import os
 import random
@@ -127,6 +128,20 @@ def test_two_processes_are_one_with_their_batch(tmp_path: Path) -> None:
         assert one == pytest.approx(two, rel=1e-5)
     assert result.stdout.count("epoch 3:") == 1  # only the first process speaks
     assert len(read_checkpoint(tmp_path / "two" / "best.pt")["processes"]) == 2
+
+
+def test_the_first_process_names_what_the_others_could_not_read(tmp_path: Path) -> None:
+    data, names = make_folders(tmp_path / "data", count=15), ("ant/4", "ant/9", "bee/4")  # 1, 2 and 4 of the held out
+    for name in names:
+        (data / f"{name}.png").write_bytes(b"junk")
+    fields = ["--model=tiny_net", "--epochs=2", "--batch-size=4", "--image-size=8", "--device=cpu"]
+    arguments = [*fields, f"--data={data}", "--on-bad-image=skip", "--output", str(tmp_path / "out")]
+    result = run_command(["train", *arguments], processes=2)
+    assert result.returncode == 0, result.stderr
+    shown = " ".join(result.stdout.split())
+    assert [shown.count(f"{name}.png can't be read") for name in names] == [1, 1, 1]
+    assert "3 images could not be read" in shown
+    assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["bad_images"]) == 3
 
 
 def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:
