@@ -1,6 +1,7 @@
 """Segmentation through the engine: trained, interrupted, resumed, tested, drawn."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ def test_going_on_after_the_end_changes_no_figure(data: Path, tmp_path: Path) ->
     tested = (tmp_path / "test.json").read_text()
     train(how, tmp_path, resume="auto", on_step=quietly)
     assert (tmp_path / "test.json").read_text() == tested
+
+
+def test_another_image_is_drawn_where_one_is_left_out(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "test" / "images" / "1.png").write_bytes(b"junk")
+    train(recipe(tmp_path / "data", on_bad_image="skip"), tmp_path / "out", on_step=quietly)
+    assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == ["0.png", "2.png"]
 
 
 def test_layers_of_the_encoder_are_replaced(data: Path) -> None:
