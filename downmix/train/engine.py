@@ -20,7 +20,7 @@ from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
 from .distributed import World, join, restarted
-from .images import DataError
+from .images import DataError, NoScoreError
 from .losses import LaggedLosses
 from .output import Output
 from .recipe import Recipe
@@ -151,15 +151,20 @@ class Training:
         return progress.history
 
     def _evaluate(self, out: Output) -> dict[str, float]:
-        metrics = evaluation.evaluate(
-            self.state.evaluated,
-            self.task,
-            self.val_loader,
-            self.world,
-            self.update.autocast,
-            signals=self.signals,
-            on_batch=lambda batch, output: out.note_bad(batch.bad),
-        )
+        try:
+            metrics = evaluation.evaluate(
+                self.state.evaluated,
+                self.task,
+                self.val_loader,
+                self.world,
+                self.update.autocast,
+                signals=self.signals,
+                on_batch=lambda batch, output: out.note_bad(batch.bad),
+            )
+        except NoScoreError as error:
+            if not self.world.is_first:
+                raise SystemExit(2) from error
+            raise NoScoreError(f"there are no figures on the held-out samples: {error}") from error
         out.share_bad()
         return metrics if metrics is not None else self._stop(out)
 

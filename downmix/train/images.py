@@ -22,6 +22,10 @@ class BadImageError(DataError):
     """One image that can't be read."""
 
 
+class NoScoreError(DataError):
+    """Samples of which nothing counts, so that a network has no score on them."""
+
+
 class Images(Dataset[Any]):
     """(image, label) pairs as RGB, transformed by ``transform`` where that is set.
 

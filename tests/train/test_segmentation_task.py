@@ -84,6 +84,20 @@ def test_another_image_is_drawn_where_one_is_left_out(data: Path, tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == ["0.png", "2.png"]
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_masks_that_are_void_alone(split: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data" / split / "masks").iterdir():
+        Image.fromarray(np.full_like(Image.open(path), 9)).save(path)
+    if split == "val":
+        with pytest.raises(ValueError, match="no figures on the held-out samples: all pixels .* are void"):
+            train(recipe(tmp_path / "data"), on_step=quietly)
+        return
+    train(recipe(tmp_path / "data"), tmp_path / "out", on_step=quietly)  # which is done by then, so that it stands
+    assert "no figures on the test samples: all pixels of the evaluated images are void" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "test.json").exists()
+
+
 def test_layers_of_the_encoder_are_replaced(data: Path) -> None:
     how = recipe(data, model="resnet26:layers=(1,1,1,1)", squeeze="pix", pool="soft", drop_path=0.1)
     model: Any = Segmentation(how).create_model()
