@@ -83,17 +83,18 @@ class Training:
     ):
         self.recipe, self.world, self.signals = recipe, world, signals
         seed_everything(recipe.seed, rank=0)  # every process starts from the same weights
-        self.task = task or create_task(recipe)
-        self.loader, self.batches = create_training_loader(self.task.train_data, recipe, world)
-        self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
-        model = (model or self.task.create_model()).to(world.device)
-        if recipe.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.sync_bn and world.size > 1:
-            if world.device.type != "cuda":
-                raise ValueError("sync_bn needs CUDA devices; leave it out on the CPU")
-            model = convert_sync_batchnorm(model)
-        self.state = State(model, recipe, world, self.batches.steps, self.batches.global_batch)
+        with world.together():
+            self.task = task or create_task(recipe)
+            self.loader, self.batches = create_training_loader(self.task.train_data, recipe, world)
+            self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
+            model = (model or self.task.create_model()).to(world.device)
+            if recipe.channels_last:
+                model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if recipe.sync_bn and world.size > 1:
+                if world.device.type != "cuda":
+                    raise ValueError("sync_bn needs CUDA devices; leave it out on the CPU")
+                model = convert_sync_batchnorm(model)
+            self.state = State(model, recipe, world, self.batches.steps, self.batches.global_batch)
         self.network = self._prepare(model)
         self.update = Update(self.network, self.state, self.task, recipe, world)
         self.losses = LaggedLosses(recipe)

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from downmix.cli import main
 from downmix.train import Interrupted, Recipe, train
 from downmix.train.checkpoint import read_checkpoint
+from downmix.train.distributed import World
+from downmix.train.engine import Training
+from downmix.train.signals import Signals
 from tests import tiny_networks  # noqa: F401, for the processes started here
 
 from .helpers import make_folders, quick_recipe
@@ -142,6 +146,29 @@ def test_the_first_process_names_what_the_others_could_not_read(tmp_path: Path) 
     assert [shown.count(f"{name}.png can't be read") for name in names] == [1, 1, 1]
     assert "3 images could not be read" in shown
     assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["bad_images"]) == 3
+
+
+class BesideAnother(World):
+    """The first or second process of two, where the other one found ``OTHER`` bad."""
+
+    OTHER: str | None = None
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, self.OTHER] if self.is_first else [self.OTHER, value]
+
+
+def end_of(rank: int, data: str) -> object:
+    try:
+        Training(quick_recipe(data), BesideAnother(torch.device("cpu"), rank, 2), Signals())
+    except (ValueError, SystemExit) as end:
+        return end.code if isinstance(end, SystemExit) else str(end).partition(";")[0]
+    return "none"
+
+
+def test_the_first_process_alone_says_what_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [end_of(rank, "nowhere") for rank in (0, 1)] == ["there is no data set or folder 'nowhere'", 2]
+    monkeypatch.setattr(BesideAnother, "OTHER", "the other's data are missing")
+    assert [end_of(rank, "digits") for rank in (0, 1)] == ["the other's data are missing", 2]
 
 
 def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:
