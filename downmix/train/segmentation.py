@@ -107,6 +107,8 @@ def build_segmenter(recipe: Recipe) -> nn.Module:
         drop_path=recipe.drop_path,
         pretrained=recipe.pretrained,
     )
+    if recipe.layer_decay and not model.layers:
+        raise ValueError(f"timm does not know the layers of {recipe.model}; leave layer_decay out")
     encoder: Any = model.network.encoder
     encoder.model = convert_network(encoder.model, replace(recipe, image_size=max(part.crop)))
     if recipe.init:

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from downmix.train import Interrupted, Recipe, read_recipe, recipe_names, train
+from downmix.train.distributed import World
 from downmix.train.segmentation import Segmentation
 from downmix.train.segmentation_recipe import SegmentationRecipe
+from downmix.train.state import State
 
 from .test_resume import assert_same, final_state, interrupted_at
 
@@ -96,6 +98,29 @@ def test_masks_that_are_void_alone(split: str, data: Path, tmp_path: Path, capsy
     train(recipe(tmp_path / "data"), tmp_path / "out", on_step=quietly)  # which is done by then, so that it stands
     assert "no figures on the test samples: all pixels of the evaluated images are void" in capsys.readouterr().err
     assert not (tmp_path / "out" / "test.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "first", "stage"),
+    [
+        ("resnet26:layers=(1,1,1,1)", ("conv1", "bn1"), "layer{}"),
+        ("convnext_atto:depths=(1,1,1,1),dims=(8,8,8,8)", ("stem_0", "stem_1"), "stages_{}"),  # not its own names
+    ],
+)
+def test_the_lower_layers_of_the_encoder_learn_more_slowly(
+    encoder: str, first: tuple[str, ...], stage: str, data: Path
+) -> None:
+    how = recipe(data, model=encoder, layer_decay=0.5, squeeze="pix")  # brings layers that timm knows nothing of
+    model: Any = Segmentation(how).create_model()
+    groups = State(model, how, World(torch.device("cpu")), steps=1, global_batch=3).optimizer.param_groups
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    found: dict[str, set[float]] = {}
+    for name, parameter in model.named_parameters():
+        place = name.split(".")[3] if name.startswith("network.encoder.model.") else "head"
+        found.setdefault(place, set()).add(scales[id(parameter)])
+    start = int(stage == "layer{}")
+    stages = {stage.format(i + start): {0.5 ** (4 - i)} for i in range(4)}
+    assert found == {place: {0.5**5} for place in first} | stages | {"head": {1.0}}
 
 
 def test_layers_of_the_encoder_are_replaced(data: Path) -> None:
