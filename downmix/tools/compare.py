@@ -14,11 +14,11 @@ from rich.progress import Progress
 from torch import nn
 
 from ..cost import Cost, measure_cost
-from ..models._networks import create_network
 from ..train import Epoch, Recipe, train
 from ..train.classification import Classification
 from ..train.data import Batch
 from ..train.distributed import World
+from ..train.network import build_network
 from ..train.sources import Split, load_data
 from ..train.state import State
 from ..train.update import Update
@@ -160,8 +160,7 @@ def compare(
 
 
 def _create(result: Comparison, name: str, split: Split) -> nn.Module:
-    size = (3, result.recipe.image_size, result.recipe.image_size)
-    return create_network(name, input_size=size, num_classes=split.num_classes).to(result.recipe.torch_device())
+    return build_network(replace(result.recipe, model=name), split.num_classes).to(result.recipe.torch_device())
 
 
 def _measure(result: Comparison, split: Split, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import ImageColor
 
+from .checkpoint import write_whole
 from .segmentation_data import VOID
 
 
@@ -47,7 +48,7 @@ def write_picture(
         for label in present
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=-(-len(patches) // 2), frameon=False)
-    figure.savefig(path, dpi=100)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100))
 
 
 def create_palette(num_classes: int, colours: Sequence[str]) -> np.ndarray:

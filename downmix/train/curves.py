@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .checkpoint import write_whole
 from .state import Epoch
 
 
@@ -29,4 +30,4 @@ def draw_curves(history: list[Epoch], path: Path) -> None:
         axis.grid(alpha=0.3)
         if len(lines) > 1:
             axis.legend()
-    figure.savefig(path, dpi=120)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))

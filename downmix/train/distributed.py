@@ -61,6 +61,23 @@ class World:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Where one process finds bad input within the block, all end, and the first alone says why.
+
+        There must be nothing in it that waits for the other processes.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except (ValueError, TypeError, OSError) as caught:
+            error = caught
+        reasons = [reason for reason in self.gather(error and (str(error) or type(error).__name__)) if reason]
+        if reasons and not self.is_first:
+            raise SystemExit(2) from error
+        if reasons:
+            raise error or ValueError(reasons[0])
+
     def share_buffers(self, model: nn.Module) -> None:
         """Gives every process the first one's buffers: BatchNorm's statistics drift apart otherwise."""
         if self.size > 1:

@@ -20,7 +20,7 @@ from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
 from .distributed import World, join
-from .images import DataError
+from .images import DataError, NoScoreError
 from .losses import LaggedLosses
 from .output import Output
 from .recipe import Recipe
@@ -84,17 +84,18 @@ class Training:
     ):
         self.recipe, self.world, self.signals = recipe, world, signals
         seed_everything(recipe.seed, rank=0)  # every process starts from the same weights
-        self.task = task or create_task(recipe)
-        self.loader, self.batches = create_training_loader(self.task.train_data, recipe, world)
-        self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
-        model = (model or self.task.create_model()).to(world.device)
-        if recipe.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.sync_bn and world.size > 1:
-            if world.device.type != "cuda":
-                raise ValueError("sync_bn needs CUDA devices; leave it out on the CPU")
-            model = convert_sync_batchnorm(model)
-        self.state = State(model, recipe, world, self.batches.steps, self.batches.global_batch)
+        with world.together():
+            self.task = task or create_task(recipe)
+            self.loader, self.batches = create_training_loader(self.task.train_data, recipe, world)
+            self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
+            model = (model or self.task.create_model()).to(world.device)
+            if recipe.channels_last:
+                model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if recipe.sync_bn and world.size > 1:
+                if world.device.type != "cuda":
+                    raise ValueError("sync_bn needs CUDA devices; leave it out on the CPU")
+                model = convert_sync_batchnorm(model)
+            self.state = State(model, recipe, world, self.batches.steps, self.batches.global_batch)
         self.network = self._prepare(model)
         self.update = Update(self.network, self.state, self.task, recipe, world)
         self.losses = LaggedLosses(recipe)
@@ -138,20 +139,27 @@ class Training:
         if progress.epoch < self.recipe.epochs:
             out.say(f"ended early: {self.recipe.early_stop} epochs without a better {self.task.deciding}")
         out.write_summary(progress, self.task.deciding)
+        self._set_density(progress.epoch - 1)  # no checkpoint holds it, and a finished training trains no more
         if not run_test(self.state.evaluated, self.task, self.world, self.update.autocast, out, self.signals):
             self._stop(out)
         return progress.history
 
     def _evaluate(self, out: Output) -> dict[str, float]:
-        metrics = evaluation.evaluate(
-            self.state.evaluated,
-            self.task,
-            self.val_loader,
-            self.world,
-            self.update.autocast,
-            signals=self.signals,
-            on_batch=lambda batch, output: out.note_bad(batch.bad),
-        )
+        try:
+            metrics = evaluation.evaluate(
+                self.state.evaluated,
+                self.task,
+                self.val_loader,
+                self.world,
+                self.update.autocast,
+                signals=self.signals,
+                on_batch=lambda batch, output: out.note_bad(batch.bad),
+            )
+        except NoScoreError as error:
+            if not self.world.is_first:
+                raise SystemExit(2) from error
+            raise NoScoreError(f"there are no figures on the held-out samples: {error}") from error
+        out.share_bad()
         return metrics if metrics is not None else self._stop(out)
 
     def _stalled(self) -> bool:
@@ -161,10 +169,7 @@ class Training:
     def _train_epoch(self, out: Output, watch: Watch) -> float:
         progress, start = self.state.progress, time.perf_counter()
         set_position(self.loader, self.batches, progress.epoch, progress.step)
-        if self.recipe.fbs_density:
-            density = linear_density(progress.epoch, self.recipe.fbs_epochs, self.recipe.fbs_density)
-            for model in {self.state.model, self.state.evaluated}:
-                set_density(model, density)
+        self._set_density(progress.epoch)
         self.network.train()
         for batches in self._steps():
             for batch in batches:
@@ -185,6 +190,12 @@ class Training:
                 self._write(out)
         self._settle()
         return time.perf_counter() - start
+
+    def _set_density(self, epoch: int) -> None:
+        if self.recipe.fbs_density:
+            density = linear_density(epoch, self.recipe.fbs_epochs, self.recipe.fbs_density)
+            for model in {self.state.model, self.state.evaluated}:
+                set_density(model, density)
 
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of each remaining step of the epoch; a stream that ends too early begins again."""

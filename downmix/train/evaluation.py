@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .data import Batch
 from .distributed import World
+from .images import NoScoreError
 from .recipe import Recipe
 from .signals import Signals
 from .task import Task
@@ -39,22 +40,27 @@ def evaluate(
         model: is switched to evaluation mode.
         task: its recipe says how images travel to the device.
         on_batch: sees each batch and what the network made of it.
+
+    Raises:
+        NoScoreError: by all processes, where nothing of the samples counts.
     """
     world.share_buffers(model)
     model.eval()
-    metrics = task.create_metrics().to(world.device)
+    metrics, count = task.create_metrics().to(world.device), 0
     for batch in _in_step(loader):
         if signals and not _is_stream(loader) and world.agree(signals.received)[0]:
             return None
         if batch is None:
             continue
-        output = None
+        output, count = None, count + len(batch.images)
         if len(batch.images):
             images, targets = to_device(batch, task.recipe, world)
             with autocast():
                 output = model(images)
             task.update(metrics, output, targets)
         on_batch(batch, output)
+    if not world.sum(count)[0]:
+        raise NoScoreError("none of the images can be read; check the folder and its files")
     return task.compute(metrics)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+# What Pillow raises; UnidentifiedImageError is an OSError, and a damaged AVIF or DDS is a RuntimeError.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError)
 
 
 class DataError(ValueError):
@@ -19,6 +20,10 @@ class DataError(ValueError):
 
 class BadImageError(DataError):
     """One image that can't be read."""
+
+
+class NoScoreError(DataError):
+    """Samples of which nothing counts, so that a network has no score on them."""
 
 
 class Images(Dataset[Any]):
@@ -104,13 +109,27 @@ def check_label(label: int, num_classes: int, name: str) -> None:
         raise DataError(f"{name} has the label {label}, but there are {num_classes} classes, 0 to {num_classes - 1}")
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits a colour. Pillow's own conversion makes all above 255 white.
+
+    Raises:
+        ValueError: where nothing says which value is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillows' word for it
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # as Pillow does with colours of 16 bits
+    elif image.mode in ("I", "F"):
+        kind = "whole numbers of 32 bits" if image.mode == "I" else "floating-point numbers"
+        raise ValueError(f"its pixels are {kind}, of which none is known to be white; save it with 8 or 16 bits")
+    return image.convert("RGB")
+
+
 def _open(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        return to_rgb(source)
     if isinstance(source, Path):
         with open(source, "rb") as file:
-            return Image.open(file).convert("RGB")
+            return to_rgb(Image.open(file))
     if hasattr(source, "read"):
         with source:
-            return Image.open(source).convert("RGB")
-    return Image.fromarray(np.asarray(source)).convert("RGB")  # pixels: [H, W] or [H, W, 3]
+            return to_rgb(Image.open(source))
+    return to_rgb(Image.fromarray(np.asarray(source)))  # pixels: [H, W] or [H, W, 3]

@@ -38,6 +38,7 @@ class Output:
 
     Attributes:
         class_names: what checkpoints and weights say the classes are called.
+        bad: sentences about the images that this process could not read, and those that :meth:`share_bad` brought.
 
     Raises:
         CheckpointError: where the folder can't be written.
@@ -73,6 +74,11 @@ class Output:
             if sentence not in self.bad:
                 self.bad.add(sentence)
                 self.warn(sentence)
+
+    def share_bad(self) -> None:
+        """Names what the other processes could not read. Every process has to take part."""
+        for sentences in self.world.gather(sorted(self.bad)):
+            self.note_bad(sentences)
 
     def note_differences(self, saved: dict[str, Any]) -> None:
         """Names the fields in which a checkpoint's recipe is another one."""

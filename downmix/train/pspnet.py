@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from timm.models import group_parameters
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,6 +34,7 @@ class Segmenter(nn.Module):
         num_classes: outputs a pixel.
         auxiliary: whether there is an auxiliary head, on the last but one stage of the encoder.
         window: height and width of the window that slides over the image in evaluation; None for the whole image.
+        layers: the layer, counted from below, of each parameter of the classifier that the encoder is of.
 
     Source: Zhao et al., Pyramid Scene Parsing Network (CVPR 2017), and its published code (hszhao/semseg), for the
     auxiliary head, the loss and the window. segmentation_models_pytorch's network differs from theirs: the convolution
@@ -38,12 +42,19 @@ class Segmenter(nn.Module):
     the stem is timm's 7×7, where theirs has three 3×3.
     """
 
-    def __init__(self, network: smp.PSPNet, num_classes: int, auxiliary: bool, window: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        network: smp.PSPNet,
+        num_classes: int,
+        auxiliary: bool,
+        window: tuple[int, int] | None = None,
+        layers: dict[str, int] | None = None,
+    ):
         super().__init__()
         self.network = network
         self.num_classes = num_classes
         self.auxiliary = _auxiliary_head(network.encoder.out_channels[-2], num_classes) if auxiliary else None
-        self.window = window
+        self.window, self.layers = window, layers or {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if self.training and self.auxiliary is not None:
@@ -51,6 +62,10 @@ class Segmenter(nn.Module):
         if self.training or self.window is None:
             return self._whole(x)
         return self._slide(x, self.window)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float]]:
+        """The layer of a parameter, as timm asks for it to lower learning rates: the encoder's, then all else."""
+        return lambda name: (_layer_of(name.removeprefix(_ENCODER), self.layers) if _ENCODER in name else math.inf,)
 
     def _both_heads(self, x: torch.Tensor, head: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = x.shape[2:]
@@ -99,7 +114,7 @@ def create_segmenter(
         ValueError: where timm has no such encoder, or it can't be dilated to this stride.
     """
     with torch.device("meta"):
-        create_network(encoder)  # whose errors are sentences
+        classifier = create_network(encoder)  # whose errors are sentences
     name, options = read_name(encoder)
     if drop_path:
         options["drop_path_rate"] = drop_path
@@ -115,7 +130,7 @@ def create_segmenter(
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
         reason = str(error) or "timm can't dilate it"
         raise ValueError(f"{encoder} can't be PSPNet's encoder with output_stride {output_stride}: {reason}") from error
-    return Segmenter(network, num_classes, auxiliary, window)
+    return Segmenter(network, num_classes, auxiliary, window, _layers_of(classifier))
 
 
 def start_segmenter_from(model: Segmenter, path: Path) -> None:
@@ -132,6 +147,22 @@ def start_segmenter_from(model: Segmenter, path: Path) -> None:
     config = timm.get_pretrained_cfg(encoder.name)
     classifier = tensors_of(config and config.classifier)
     start_from(encoder.model, {name: state[name] for name in state if not name.startswith(classifier)}, path)
+
+
+def _layers_of(classifier: nn.Module) -> dict[str, int]:
+    """The layer, counted from below, of each parameter; empty where the network doesn't say."""
+    matcher: Any = getattr(classifier, "group_matcher", None)
+    return group_parameters(classifier, matcher(coarse=False), reverse=True) if matcher else {}
+
+
+def _layer_of(name: str, layers: dict[str, int]) -> float:
+    """The layer of a parameter of the encoder, or of what it lies in where a conversion has brought it."""
+    name = re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)  # an encoder calls stages_0 what is stages.0 in a classifier
+    while name:
+        if within := [layer for known, layer in layers.items() if f"{known}.".startswith(f"{name}.")]:
+            return max(within)
+        name = name.rpartition(".")[0]
+    return math.inf
 
 
 def _auxiliary_head(in_channels: int, num_classes: int) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from ._segmentation_pictures import create_palette, write_picture
 from ._segmentation_transforms import evaluation_transform, to_picture, training_transform
-from .images import DataError
+from .images import BadImageError, DataError
 from .network import convert_network
 from .pspnet import create_segmenter, start_segmenter_from
 from .recipe import Recipe
@@ -79,11 +80,14 @@ class Segmentation(Task):
         """Writes pictures of predictions on a few images, evenly spread over ``data``."""
         folder.mkdir(parents=True, exist_ok=True)
         count = min(self.recipe.segmentation.pictures, len(data))
-        for index in (i * len(data) // count for i in range(count)):
-            image, truth = data[index]
-            labels = predict(image[None])[0].argmax(0).cpu()
-            path = folder / f"{data.pairs[index][0].stem}.png"
-            write_picture(path, to_picture(image), truth, labels, self.class_names, self.palette)
+        for i in range(count):
+            for index in range(i * len(data) // count, (i + 1) * len(data) // count):
+                with suppress(BadImageError):  # evaluation has named it, and left it out as the recipe wants; the next
+                    image, truth = data[index]
+                    labels = predict(image[None])[0].argmax(0).cpu()
+                    path = folder / f"{data.pairs[index][0].stem}.png"
+                    write_picture(path, to_picture(image), truth, labels, self.class_names, self.palette)
+                    break
 
 
 def build_segmenter(recipe: Recipe) -> nn.Module:
@@ -103,6 +107,8 @@ def build_segmenter(recipe: Recipe) -> nn.Module:
         drop_path=recipe.drop_path,
         pretrained=recipe.pretrained,
     )
+    if recipe.layer_decay and not model.layers:
+        raise ValueError(f"timm does not know the layers of {recipe.model}; leave layer_decay out")
     encoder: Any = model.network.encoder
     encoder.model = convert_network(encoder.model, replace(recipe, image_size=max(part.crop)))
     if recipe.init:

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.datasets import Cityscapes
 from torchvision.transforms.v2 import functional
 
-from .images import UNREADABLE, BadImageError, DataError
+from .images import UNREADABLE, BadImageError, DataError, to_rgb
 
 SPLITS = ("train", "val", "test")
 VOID = 255  # the label of pixels that don't count, wherever masks are tensors; files may use another
@@ -49,7 +49,7 @@ class SegmentationImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """An image (uint8 Tensor[3, H, W]) and its mask (int64 Tensor[H, W]) as they are, without the transform."""
         image_path, mask_path = self.pairs[index]
-        image = _open(image_path).convert("RGB")
+        image = _open(image_path, to_rgb)
         labels = _read_labels(mask_path, self.labels)
         if labels.shape != (image.height, image.width):
             raise DataError(
@@ -165,14 +165,14 @@ def _check_same_names(by_name: tuple[dict[str, Path], dict[str, Path]], folders:
         )
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, convert: Callable[[Image.Image], Image.Image] = lambda image: image) -> Image.Image:
     try:
         with open(path, "rb") as file:
             image = Image.open(file)
             image.load()
+            return convert(image)
     except UNREADABLE as error:
         raise BadImageError(f"{path} can't be read as an image ({error}); replace or remove it") from error
-    return image
 
 
 def _read_labels(path: Path, labels: np.ndarray) -> np.ndarray:

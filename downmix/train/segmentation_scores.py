@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from .images import NoScoreError
 from .segmentation_data import VOID
 
 
@@ -55,11 +56,11 @@ class ClassIoU(MulticlassConfusionMatrix):
         """``miou`` and ``pixel_accuracy``, and ``iou/NAME`` of each class, all 0 to 1.
 
         Raises:
-            ValueError: if every pixel was void.
+            NoScoreError: if every pixel was void.
         """
         matrix = self.confmat.double().cpu()  # [truth, prediction]
         if matrix.sum() == 0:
-            raise ValueError("all pixels of the evaluated images are void, so that there is no IoU; check void")
+            raise NoScoreError("all pixels of the evaluated images are void, so that there is no IoU; check void")
         hits = matrix.diagonal()
         iou = hits / (matrix.sum(0) + matrix.sum(1) - hits)
         scores = {"miou": iou.nanmean(), "pixel_accuracy": hits.sum() / matrix.sum()}

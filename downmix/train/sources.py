@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,11 @@ def _idx_files(root: Path) -> Split:
         images, labels = _find_idx(root, f"{part}-images"), _find_idx(root, f"{part}-labels")
         if images is None or labels is None:
             raise DataError(f"{root} holds {part}-images… or {part}-labels…, but not both; copy the missing file there")
-        pixels = np.frombuffer(_read(images), np.uint8, offset=16).reshape(-1, 28, 28)
-        targets = np.frombuffer(_read(labels), np.uint8, offset=8).tolist()
+        pixels, targets = _read(images, 16, (28, 28)), _read(labels, 8, ()).tolist()
+        if len(pixels) != len(targets):
+            raise DataError(
+                f"{images} holds {len(pixels)} images, but {labels} {len(targets)} labels; copy both files there again"
+            )
         parts.append(Images(list(zip(pixels, targets, strict=True)), 10))
     train, test = parts
     return Split(train, test, FashionMNIST.classes)
@@ -112,8 +116,13 @@ def _find_idx(root: Path, stem: str) -> Path | None:
     return next(iter(sorted(root.glob(f"{stem}-idx*-ubyte*"))), None)
 
 
-def _read(path: Path) -> bytes:
-    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+def _read(path: Path, head: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The bytes behind the file's head, as items of ``shape``."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return np.frombuffer(content, np.uint8, offset=head).reshape(-1, *shape)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path} is cut off or damaged ({error}); copy it there again") from error
 
 
 def _folders(root: Path) -> Split:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from .data import close, create_evaluation_loader
 from .distributed import World
 from .evaluation import evaluate
+from .images import NoScoreError
 from .output import Output
 from .signals import Signals
 from .task import Task
@@ -33,8 +34,12 @@ def run_test(
         metrics = evaluate(
             model, task, loader, world, autocast, signals=signals, on_batch=lambda batch, _: out.note_bad(batch.bad)
         )
+    except NoScoreError as error:  # no reason to fail a training that is done
+        out.warn(f"there are no figures on the test samples: {error}")
+        return True
     finally:
         close(loader)
+    out.share_bad()
     if metrics is None:
         return False
     out.write_test(metrics)

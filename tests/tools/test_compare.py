@@ -141,6 +141,22 @@ def test_many_networks_stand_in_rows_under_their_whole_names(
         assert picture.size[0] > 1500
 
 
+def test_what_is_measured_is_converted_as_what_is_trained(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, int] = {}
+
+    def count(recipe: Recipe, *args: Any, task: Any, **kwargs: Any) -> list[Epoch]:
+        trained[recipe.model] = sum(p.numel() for p in task.create_model().parameters())
+        return [Epoch(1, 0, 1, {"top1": 0.5})]
+
+    monkeypatch.setattr(tool, "train", count)
+    for squeeze in ("none", "pix"):
+        recipe = Recipe(data=data, squeeze=squeeze, **QUICK)
+        result = compare(*PAIR, recipe, seeds=[0], output=tmp_path / squeeze)
+        assert {name: cost.params for name, cost in result.costs.items()} == trained
+
+
 def comparison(baseline: list[float], candidate: list[float]) -> Comparison:
     result = Comparison(["a", "b"], [0], Recipe(), {})
     for name, values in (("a", baseline), ("b", candidate)):

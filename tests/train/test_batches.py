@@ -83,6 +83,15 @@ def test_bad_images_are_skipped_and_named_where_that_is_asked_for(
     assert "2 images could not be read" in shown
 
 
+def test_there_is_no_best_of_nothing(tmp_path: Path) -> None:
+    make_folders(tmp_path / "data" / "train")
+    for path in make_folders(tmp_path / "data" / "val", count=2).rglob("*.png"):
+        path.write_bytes(b"junk")
+    with pytest.raises(DataError, match="no figures on the held-out samples: none of the images can be read"):
+        train(quick_recipe(tmp_path / "data", on_bad_image="skip"), tmp_path / "out")
+    assert not (tmp_path / "out" / "best.pt").exists()
+
+
 def test_nothing_but_bad_images_stops(tmp_path: Path) -> None:
     for path in make_folders(tmp_path, count=30).rglob("*.png"):
         path.write_bytes(b"junk")

@@ -10,8 +10,10 @@ import timm
 import torch
 
 from downmix.tools._trained import trained_network
-from downmix.train import Interrupted, Recipe, checkpoint, train
+from downmix.train import Epoch, Interrupted, Recipe, checkpoint, train
+from downmix.train._segmentation_pictures import create_palette, write_picture
 from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
+from downmix.train.curves import draw_curves
 from downmix.train.network import build_network
 from downmix.train.validate import validate
 from downmix.train.weights import check_classes, read_trained, read_weights
@@ -273,3 +275,16 @@ def test_a_folder_that_can_t_be_made(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="the folder .*file/out can't be made .*choose another --output"):
         run(quick_recipe(data), tmp_path / "file" / "out")
+
+
+def test_pictures_say_too_that_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"curves.png can't be written .*No space left.*make room"):
+        draw_curves([Epoch(1.0, 0.1, 1.0, {"top1": 0.5})], tmp_path / "curves.png")
+    labels, image = torch.zeros(8, 8, dtype=torch.int64), torch.zeros(3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(CheckpointError, match=r"a.png can't be written .*No space left.*make room"):
+        write_picture(tmp_path / "a.png", image, labels, labels, ["sky"], create_palette(1, []))
+    assert not list(tmp_path.iterdir())

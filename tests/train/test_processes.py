@@ -1,6 +1,7 @@
 """Trainings that are killed, and trainings of several processes."""
 
 import csv
+import json
 import multiprocessing
 import os
 import random
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from downmix.cli import main
 from downmix.train import Interrupted, Recipe, train
 from downmix.train.checkpoint import read_checkpoint
+from downmix.train.distributed import World
+from downmix.train.engine import Training
+from downmix.train.signals import Signals
 from tests import tiny_networks  # noqa: F401, for the processes started here
 
 from .helpers import make_folders, quick_recipe
@@ -127,6 +132,43 @@ def test_two_processes_are_one_with_their_batch(tmp_path: Path) -> None:
         assert one == pytest.approx(two, rel=1e-5)
     assert result.stdout.count("epoch 3:") == 1  # only the first process speaks
     assert len(read_checkpoint(tmp_path / "two" / "best.pt")["processes"]) == 2
+
+
+def test_the_first_process_names_what_the_others_could_not_read(tmp_path: Path) -> None:
+    data, names = make_folders(tmp_path / "data", count=15), ("ant/4", "ant/9", "bee/4")  # 1, 2 and 4 of the held out
+    for name in names:
+        (data / f"{name}.png").write_bytes(b"junk")
+    fields = ["--model=tiny_net", "--epochs=2", "--batch-size=4", "--image-size=8", "--device=cpu"]
+    arguments = [*fields, f"--data={data}", "--on-bad-image=skip", "--output", str(tmp_path / "out")]
+    result = run_command(["train", *arguments], processes=2)
+    assert result.returncode == 0, result.stderr
+    shown = " ".join(result.stdout.split())
+    assert [shown.count(f"{name}.png can't be read") for name in names] == [1, 1, 1]
+    assert "3 images could not be read" in shown
+    assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["bad_images"]) == 3
+
+
+class BesideAnother(World):
+    """The first or second process of two, where the other one found ``OTHER`` bad."""
+
+    OTHER: str | None = None
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, self.OTHER] if self.is_first else [self.OTHER, value]
+
+
+def end_of(rank: int, data: str) -> object:
+    try:
+        Training(quick_recipe(data), BesideAnother(torch.device("cpu"), rank, 2), Signals())
+    except (ValueError, SystemExit) as end:
+        return end.code if isinstance(end, SystemExit) else str(end).partition(";")[0]
+    return "none"
+
+
+def test_the_first_process_alone_says_what_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [end_of(rank, "nowhere") for rank in (0, 1)] == ["there is no data set or folder 'nowhere'", 2]
+    monkeypatch.setattr(BesideAnother, "OTHER", "the other's data are missing")
+    assert [end_of(rank, "digits") for rank in (0, 1)] == ["the other's data are missing", 2]
 
 
 def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:

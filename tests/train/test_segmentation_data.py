@@ -177,3 +177,9 @@ def test_a_corrupt_file_is_named(tmp_path: Path, kind: str) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=f"{kind}/a.png can't be read as an image"):
         images(tmp_path)[0]
+
+
+def test_sixteen_bits_of_grey_become_eight(tmp_path: Path) -> None:
+    Image.fromarray(np.full((6, 8), 65535 // 2, np.uint16)).save(folder(tmp_path) / "train" / "images" / "a.png")
+    image, _ = images(tmp_path)[0]
+    assert (image == 127).all()

@@ -1,6 +1,7 @@
 """Segmentation through the engine: trained, interrupted, resumed, tested, drawn."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from PIL import Image
 
 from downmix.train import Interrupted, Recipe, read_recipe, recipe_names, train
+from downmix.train.distributed import World
 from downmix.train.segmentation import Segmentation
 from downmix.train.segmentation_recipe import SegmentationRecipe
+from downmix.train.state import State
 
 from .test_resume import assert_same, final_state, interrupted_at
 
@@ -66,6 +69,58 @@ def test_resumed_it_ends_the_same(data: Path, step: int, tmp_path: Path) -> None
     train(how, tmp_path / "broken", resume="auto", on_step=quietly)
     train(how, tmp_path / "whole", on_step=quietly)
     assert_same(final_state(tmp_path / "broken"), final_state(tmp_path / "whole"))
+
+
+def test_going_on_after_the_end_changes_no_figure(data: Path, tmp_path: Path) -> None:
+    how = recipe(data, model="fbs_resnet18_d50", fbs_density=0.5, epochs=2, fbs_epochs=2)
+    train(how, tmp_path, on_step=quietly)
+    tested = (tmp_path / "test.json").read_text()
+    train(how, tmp_path, resume="auto", on_step=quietly)
+    assert (tmp_path / "test.json").read_text() == tested
+
+
+def test_another_image_is_drawn_where_one_is_left_out(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "test" / "images" / "1.png").write_bytes(b"junk")
+    train(recipe(tmp_path / "data", on_bad_image="skip"), tmp_path / "out", on_step=quietly)
+    assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == ["0.png", "2.png"]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_masks_that_are_void_alone(split: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data" / split / "masks").iterdir():
+        Image.fromarray(np.full_like(Image.open(path), 9)).save(path)
+    if split == "val":
+        with pytest.raises(ValueError, match="no figures on the held-out samples: all pixels .* are void"):
+            train(recipe(tmp_path / "data"), on_step=quietly)
+        return
+    train(recipe(tmp_path / "data"), tmp_path / "out", on_step=quietly)  # which is done by then, so that it stands
+    assert "no figures on the test samples: all pixels of the evaluated images are void" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "test.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "first", "stage"),
+    [
+        ("resnet26:layers=(1,1,1,1)", ("conv1", "bn1"), "layer{}"),
+        ("convnext_atto:depths=(1,1,1,1),dims=(8,8,8,8)", ("stem_0", "stem_1"), "stages_{}"),  # not its own names
+    ],
+)
+def test_the_lower_layers_of_the_encoder_learn_more_slowly(
+    encoder: str, first: tuple[str, ...], stage: str, data: Path
+) -> None:
+    how = recipe(data, model=encoder, layer_decay=0.5, squeeze="pix")  # brings layers that timm knows nothing of
+    model: Any = Segmentation(how).create_model()
+    groups = State(model, how, World(torch.device("cpu")), steps=1, global_batch=3).optimizer.param_groups
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    found: dict[str, set[float]] = {}
+    for name, parameter in model.named_parameters():
+        place = name.split(".")[3] if name.startswith("network.encoder.model.") else "head"
+        found.setdefault(place, set()).add(scales[id(parameter)])
+    start = int(stage == "layer{}")
+    stages = {stage.format(i + start): {0.5 ** (4 - i)} for i in range(4)}
+    assert found == {place: {0.5**5} for place in first} | stages | {"head": {1.0}}
 
 
 def test_layers_of_the_encoder_are_replaced(data: Path) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from downmix.train import sources
-from downmix.train.images import DataError
+from downmix.train.images import BadImageError, DataError, Images
 from downmix.train.sources import Split, load_data
 
 from .helpers import make_folders, quick_recipe
@@ -45,18 +46,42 @@ def test_a_local_copy_of_cifar_in_folders(tmp_path: Path) -> None:
     assert len(load("cifar10", str(tmp_path)).train) == 12
 
 
-def test_fashion_mnist_in_its_own_files(tmp_path: Path) -> None:
+def write_fashion_mnist(root: Path) -> None:
     for part, count in (("train", 6), ("t10k", 3)):
         pixels = np.arange(count * 784, dtype=np.uint32).astype(np.uint8)
         head = struct.pack(">IIII", 2051, count, 28, 28)
-        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + pixels.tobytes()))
+        (root / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + pixels.tobytes()))
         labels = struct.pack(">II", 2049, count) + bytes(range(count))
-        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+        (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+
+
+def test_fashion_mnist_in_its_own_files(tmp_path: Path) -> None:
+    write_fashion_mnist(tmp_path)
     split = load("fashion_mnist", str(tmp_path))
     image, label = split.train[5]
     assert (image.size, label, len(split.test)) == ((28, 28), 5, 3)
     assert split.class_names[5] == "Sandal"
     assert np.asarray(image)[0, 1, 0] == (5 * 784 + 1) % 256
+
+
+def test_damaged_files_of_fashion_mnist_are_named(tmp_path: Path) -> None:
+    write_fashion_mnist(tmp_path)
+    images, labels = tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "train-labels-idx1-ubyte"
+    good = images.read_bytes()
+    changed = good[:30] + bytes([good[30] ^ 255]) + good[31:]
+    for content in (b"", good[:60], b"no gzip", changed, gzip.compress(gzip.decompress(good)[:-1])):
+        images.write_bytes(content)
+        with pytest.raises(
+            DataError, match=r"train-images-idx3-ubyte.gz is cut off or damaged \(.*copy it there again"
+        ):
+            load("fashion_mnist", str(tmp_path))
+    images.write_bytes(good)
+    labels.write_bytes(labels.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"images-idx3-ubyte.gz holds 6 images, but .*labels-idx1-ubyte 5 labels; copy"):
+        load("fashion_mnist", str(tmp_path))
+    labels.write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte is cut off or damaged"):
+        load("fashion_mnist", str(tmp_path))
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8, 3), (4, 8, 8)])
@@ -116,3 +141,28 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "ant" / "1.png").write_bytes(truncated)
     with pytest.raises(DataError, match=r"ant/1.png can't be read"):
         load(str(tmp_path)).train[1]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bits_of_grey_become_eight(ending: str, tmp_path: Path) -> None:
+    grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(grey).save(path := tmp_path / f"grey.{ending}")
+    image, _ = Images([(path, 0), (grey, 0)])[0]
+    assert np.array_equal(np.asarray(image)[..., 0], grey // 257)
+    assert image == Images([(path, 0), (grey, 0)])[1][0]
+
+
+@pytest.mark.parametrize(("kind", "words"), [(np.float32, "floating-point numbers"), (np.int32, "numbers of 32 bits")])
+def test_an_image_is_refused_where_nothing_says_what_is_white(kind: type, words: str, tmp_path: Path) -> None:
+    Image.fromarray(np.eye(8, dtype=kind)).save(path := tmp_path / "a.tif")
+    with pytest.raises(BadImageError, match=f"a.tif can't be read .* {words}, .* save it with 8 or 16 bits"):
+        Images([(path, 0)])[0]
+
+
+def test_a_damaged_dds_can_be_skipped_too(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path := tmp_path / "a.dds")
+    content = bytearray(path.read_bytes())
+    content[80:84] = bytes(4)  # what kind of pixels there are; Pillow answers with NotImplementedError
+    path.write_bytes(content)
+    with pytest.raises(BadImageError, match=r"a.dds can't be read as an image"):
+        Images([(path, 0)])[0]
