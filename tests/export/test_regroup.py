@@ -132,6 +132,22 @@ def test_what_the_network_depends_on_keeps_its_order() -> None:
     assert "shorter" in reasons[3]
 
 
+class Named(nn.Module):
+    """A PiX layer and a convolution under two names each, and a block that holds both under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.pix, self.last = nn.Conv2d(3, 8, 1), PiX(8, 4), nn.Conv2d(2, 5, 1)
+        self.body = self.again = nn.Sequential(self.stem, nn.ReLU(), self.pix, self.last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(x)
+
+
+def test_a_layer_with_several_names_is_regrouped_under_all() -> None:
+    assert check_same(Named(), torch.randn(2, 3, 6, 6, dtype=torch.float64)) == [""]
+
+
 class Twice(nn.Module):
     """A PiX layer that reads two maps, of which one or none must keep its order."""
 
