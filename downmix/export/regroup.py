@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import PiX
+from ..layers._shared_passes import is_hooked
 from ._channels import Channels, Site, find_channels
 from ._chunked import ChunkedPiX
 
@@ -69,13 +70,14 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     if not squeezes:
         return copied, []
     for number, (pix, names) in enumerate(squeezes.items()):
-        _put(copied, names, Site(number, pix.out_channels))
+        if not is_hooked(pix):  # one that is stays in the trace, where what its hooks do is seen
+            _put(copied, names, Site(number, pix.out_channels))
     with torch.no_grad():
         channels = find_channels(torch.export.export(copied, (images,)))
     orders, plans = _choose_orders(channels, list(squeezes))
     report = []
     for number, (pix, names) in enumerate(squeezes.items()):
-        plan = plans.get(number, "does not run")
+        plan = plans.get(number, "carries a forward hook" if is_hooked(pix) else "does not run")
         new = pix if isinstance(plan, str) else ChunkedPiX(pix, *plan)
         _put(copied, names, new.eval())
         report.append(Regrouped(names[0], plan if isinstance(plan, str) else ""))

@@ -132,6 +132,15 @@ def test_what_the_network_depends_on_keeps_its_order() -> None:
     assert "shorter" in reasons[3]
 
 
+def test_a_layer_with_a_hook_stays_and_others_go() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), PiX(16, 2), nn.Conv2d(8, 8, 1))
+    network.extend([PiX(8, 4), nn.Conv2d(2, 8, 1), PiX(8, 4)])
+    network[1].register_forward_hook(lambda module, args, output: output.roll(1, 1))
+    network[5].register_forward_pre_hook(lambda module, args: (args[0].flip(1),))
+    reasons = check_same(network, torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    assert reasons == ["carries a forward hook", "", "carries a forward hook"]
+
+
 class Named(nn.Module):
     """A PiX layer and a convolution under two names each, and a block that holds both under two names."""
 
