@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
 from ..layers import PiX
+from ..layers._shared_passes import is_hooked
 from ..ops.add_relu_mean import add_relu_mean_
 from .report import Step
 
@@ -33,9 +34,9 @@ def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step
         A :class:`torch.fx.GraphModule` with the names of all layers, or ``network`` itself where nothing was joined,
         and what became of each PiX layer.
     """
-    squeezes = {name: module for name, module in network.named_modules() if isinstance(module, PiX)}
-    if not squeezes:
-        return network, []
+    squeezes = {name: _hook(network, name) for name, module in network.named_modules() if isinstance(module, PiX)}
+    if all(squeezes.values()):
+        return network, [Step(name, hook) for name, hook in squeezes.items()]
     try:
         graph = _Tracer(network).trace(network)
         traced = fx.GraphModule(network, graph, type(network).__name__)
@@ -51,12 +52,26 @@ def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step
     if joined:
         graph.lint()
         traced.recompile()
-    steps = [Step(name, "" if name in joined else "does not read the ReLU of a sum") for name in squeezes]
+    why_not = {name: hook or "does not read the ReLU of a sum" for name, hook in squeezes.items()}
+    steps = [Step(name, "" if name in joined else reason) for name, reason in why_not.items()]
     return traced if joined else network, steps
 
 
+def _hook(network: nn.Module, name: str) -> str:
+    """Why a hook keeps a layer as it is, perhaps one of a module around it; empty where there is none."""
+    if is_hooked(network.get_submodule(name)):
+        return "carries a forward hook"
+    parts = name.split(".")
+    around = (".".join(parts[:depth]) for depth in range(len(parts)))
+    outer = next((outer for outer in around if is_hooked(network.get_submodule(outer))), None)
+    return "" if outer is None else f"stands in {outer or 'a network'}, which carries a forward hook"
+
+
 class _Tracer(fx.Tracer):
-    """Goes into modules of those classes that hold PiX layers somewhere; every other module is a single node."""
+    """Goes into modules of those classes that hold PiX layers somewhere; every other module is a single node.
+
+    So is one with hooks, which a trace would call for good or not at all.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -67,7 +82,7 @@ class _Tracer(fx.Tracer):
         }
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) not in self.holders
+        return type(m) not in self.holders or is_hooked(m)
 
 
 class _Storages(fx.Interpreter):
@@ -139,4 +154,8 @@ def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> set[str]:
 
 
 def _is(node: fx.Node, network: nn.Module, kind: type[nn.Module]) -> bool:
-    return node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), kind)
+    """Whether a node calls a module of that kind, and nothing else, as a hook would."""
+    if node.op != "call_module":
+        return False
+    module = network.get_submodule(str(node.target))
+    return isinstance(module, kind) and not is_hooked(module)

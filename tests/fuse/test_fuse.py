@@ -17,6 +17,7 @@ from downmix.tools._bench_networks import settle_batch_norms
 from tests.models.test_models import narrow
 
 IMAGES = (2, 3, 64, 64)
+NO_SUM = "does not read the ReLU of a sum"
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -55,7 +56,7 @@ def test_networks_of_ours(name: str, layer: str) -> None:
     assert not any(step.why_not for step in report.norms)
     joined = [f"layer{stage}.0.{layer}" for stage in (2, 3, 4)] if layer else []
     assert [step.name for step in report.means if not step.why_not] == joined
-    assert {step.why_not for step in report.means} - {""} == {"does not read the ReLU of a sum"}
+    assert {step.why_not for step in report.means} - {""} == {NO_SUM}
 
 
 def test_a_converted_network_whose_relu_is_shared() -> None:
@@ -109,6 +110,40 @@ def test_the_summand_that_nobody_else_reads_is_written_over(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["read again", "sum read again", "alias read again", "scaled", "broadcast", "doubled"])
 def test_sums_that_stay(kind: str) -> None:
     assert check(Sums(kind).eval())[1].means[0].why_not
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pix, self.last, self.relu = PiX(8, 4), nn.Conv2d(2, 8, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.last(self.pix(x)) + x)
+
+
+@pytest.mark.parametrize(
+    ("hooked", "left"),
+    [
+        ("", ["stands in a network, which carries a forward hook"] * 3),
+        ("2", [NO_SUM, "stands in 2, which carries a forward hook", NO_SUM]),
+        ("1.relu", [NO_SUM, NO_SUM, ""]),
+        ("3.pix", [NO_SUM, "", "carries a forward hook"]),
+    ],
+)
+def test_hooks_still_run(hooked: str, left: list[str]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), Block(), Block(), Block()).eval()
+    called = []
+
+    def double(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        called.append(module)
+        return output * 2
+
+    network.get_submodule(hooked).register_forward_hook(double)
+    fused, report = check(network)
+    called.clear()
+    fused(torch.randn(IMAGES))
+    assert len(called) == 1
+    assert [step.why_not for step in report.means] == left
 
 
 class Features(nn.Module):
