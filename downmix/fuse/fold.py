@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ..convert.trace import Step as Call
 from ..convert.trace import Trace, trace
 from ..cost._run import first_floating
+from ..layers._shared_passes import is_hooked
 from .report import Step
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -68,11 +69,17 @@ def _folds_into(found: Trace, norm: _BatchNorm) -> Call | str:
         return "runs more than once in a forward pass" if calls else "did not run on the example input"
     if type(norm) not in _NORMS and not _activates(norm):
         return f"is a {type(norm).__name__}, whose forward may differ from torch's"
+    if is_hooked(norm):
+        return "carries a forward hook"
     if norm.running_var is None:
         return "has no running statistics"
     conv = calls[0].sources[0] if len(calls[0].sources) == 1 else None
     if conv is None or conv.module is None or type(conv.module) not in _CONVS:
         return "does not read a convolution"
+    if not {"weight", "bias"} <= conv.module._parameters.keys():
+        return "reads a convolution with a weight that something else computes, such as weight_norm or pruning"
+    if is_hooked(conv.module):
+        return "reads a convolution that carries a forward hook"
     if len(found.calls[conv.module]) > 1 or len(conv.readers) > 1:
         return "reads a convolution that runs twice, or whose output something else reads as well"
     return conv

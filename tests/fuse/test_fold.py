@@ -1,10 +1,13 @@
 """BatchNorms are folded where that changes nothing, and only there."""
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.nn.utils import prune
 
 from downmix.fuse import fold, fold_batch_norms
 from downmix.tools._bench_networks import settle_batch_norms
@@ -48,6 +51,53 @@ def test_only_what_alone_reads_a_convolution_is_folded() -> None:
     assert isinstance(folded.norm_act, nn.SiLU)
     torch.testing.assert_close(folded(images), expected)
     assert len(norms(network)) == 5
+
+
+def prune_weight(network: nn.Sequential) -> None:
+    prune.l1_unstructured(network[0], "weight", 0.5)
+
+
+def prune_bias(network: nn.Sequential) -> None:
+    prune.l1_unstructured(network[0], "bias", 0.5)
+
+
+def normalise_weight(network: nn.Sequential) -> None:
+    torch.nn.utils.weight_norm(network[0])
+
+
+def double_convolution(network: nn.Sequential) -> None:
+    network[0].register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def double_input(network: nn.Sequential) -> None:
+    network[0].register_forward_pre_hook(lambda module, args: (2 * args[0],))
+
+
+def double_norm(network: nn.Sequential) -> None:
+    network[1].register_forward_hook(lambda module, args, output: 2 * output)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("change", "why_not"),
+    [
+        (prune_weight, "reads a convolution with a weight that something else computes"),
+        (prune_bias, "reads a convolution with a weight that something else computes"),
+        (normalise_weight, "reads a convolution with a weight that something else computes"),
+        (double_convolution, "reads a convolution that carries a forward hook"),
+        (double_input, "reads a convolution that carries a forward hook"),
+        (double_norm, "carries a forward hook"),
+    ],
+)
+def test_hooks_and_computed_weights_stay(change: Callable[[nn.Sequential], None], why_not: str) -> None:
+    network, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network.eval(), images)
+    change(network)
+    with torch.no_grad():
+        expected = network(images)
+        folded, steps = fold_batch_norms(network, images)
+        torch.testing.assert_close(folded(images), expected)
+    assert steps[0].why_not.startswith(why_not)
 
 
 @pytest.mark.parametrize("name", ["test_pix_resnet", "tiny_pix_resnet", "test_resnet", "test_efficientnet"])
