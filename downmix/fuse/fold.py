@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_leaves
 
 from ..convert.trace import Step as Call
@@ -45,21 +45,32 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     with torch.no_grad():
         before = tree_leaves(copied(images))
         found = trace(copied, (images,))
+        names: dict[_BatchNorm, list[str]] = {}
+        for name, module in copied.named_modules(remove_duplicate=False):
+            if isinstance(module, _BatchNorm):
+                names.setdefault(module, []).append(name)
         steps = []
-        for name, norm in list(copied.named_modules()):
-            if isinstance(norm, _BatchNorm):
-                conv = _folds_into(found, norm)
-                steps.append(Step(name, conv if isinstance(conv, str) else ""))
-                if isinstance(conv, Call):
-                    copied.set_submodule(conv.name, fuse_conv_bn_eval(conv.module, norm), strict=True)  # type: ignore[arg-type]
-                    act: Any = norm.act if _activates(norm) else nn.Identity()
+        for norm in names:
+            conv = _folds_into(found, norm)
+            steps.append(Step(names[norm][0], conv if isinstance(conv, str) else ""))
+            if isinstance(conv, Call):
+                _fold(norm, conv.module)
+                act: Any = norm.act if _activates(norm) else nn.Identity()
+                for name in names[norm]:
                     copied.set_submodule(name, act, strict=True)
+                norm.forward = act.forward  # for a list that no module knows of
         after = tree_leaves(copied(images))
     for was, now in zip(before, after, strict=True):
         difference, size = (now - was).abs().max().item(), was.abs().max().item()
         if not difference <= torch.finfo(torch.float64).eps ** 0.5 * size:
             raise ValueError(f"folding its BatchNorms changed an output of up to {size:.3g} by {difference:.3g}")
     return copied.to(dtype), steps
+
+
+def _fold(norm: Any, conv: Any) -> None:
+    """Changes the convolution itself, which may have several names."""
+    scale_and_shift = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scale_and_shift)
 
 
 def _folds_into(found: Trace, norm: _BatchNorm) -> Call | str:

@@ -9,7 +9,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils import prune
 
-from downmix.fuse import fold, fold_batch_norms
+from downmix.fuse import Step, fold, fold_batch_norms
 from downmix.tools._bench_networks import settle_batch_norms
 
 
@@ -51,6 +51,36 @@ def test_only_what_alone_reads_a_convolution_is_folded() -> None:
     assert isinstance(folded.norm_act, nn.SiLU)
     torch.testing.assert_close(folded(images), expected)
     assert len(norms(network)) == 5
+
+
+class Named(nn.Module):
+    """A convolution and a BatchNorm, each with a name of its own and one in a block, or in a list."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        layers = [self.conv, self.norm, nn.ReLU()]
+        self.body = layers if kind == "list" else nn.Sequential(*layers)
+        if kind == "two blocks":
+            self.again = nn.Sequential(self.body)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", ["block", "two blocks", "list"])
+def test_layers_with_several_names_are_folded_under_all(kind: str) -> None:
+    network, images = Named(kind).eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    expected = network(images)
+    folded, steps = fold_batch_norms(network, images)
+    torch.testing.assert_close(folded(images), expected)
+    assert steps == [Step("norm")]
+    assert not norms(folded)
+    assert folded.body[0] is folded.conv
+    torch.testing.assert_close(folded.conv(images).relu(), expected)
 
 
 def prune_weight(network: nn.Sequential) -> None:
@@ -122,7 +152,7 @@ def test_a_network_whose_first_parameter_is_an_index() -> None:
 
 
 def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "fuse_conv_bn_eval", lambda conv, norm: conv)
+    monkeypatch.setattr(fold, "fuse_conv_bn_weights", lambda weight, bias, *norm: (weight, bias))
     network, images = timm.create_model("tiny_resnet").eval(), torch.randn(2, 3, 8, 8)
     settle_batch_norms(network, images)
     with pytest.raises(ValueError, match="folding its BatchNorms changed an output of up to"):
