@@ -1,6 +1,7 @@
 """BatchNorms are folded where that changes nothing, and only there."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -149,6 +150,30 @@ def test_a_network_whose_first_parameter_is_an_index() -> None:
     network.register_parameter("index", nn.Parameter(torch.arange(3), requires_grad=False))
     folded, _ = fold_batch_norms(network, torch.randn(1, 3, 4, 4))
     assert [value.dtype for value in folded.parameters()] == [torch.int64, torch.float32, torch.float32]
+
+
+class Outputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        y = self.norm(self.conv(x))
+        masked = y.masked_fill(torch.ones_like(y, dtype=torch.bool).triu(), -float("inf"))
+        return {
+            **{"scale": 3, "nothing": None, "positive": y > 0, "class": y.argmax(1), "empty": y[:0]},
+            **{"masked": masked, "root": y.sqrt(), "all masked": torch.full_like(y, float("inf")), "float": y.float()},
+        }
+
+
+def test_outputs_of_any_kind() -> None:
+    network, images = Outputs().eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    expected = network(images)
+    assert expected["root"].isnan().any()
+    folded, steps = fold_batch_norms(network, images)
+    assert steps == [Step("norm")]
+    torch.testing.assert_close(folded(images)["masked"], expected["masked"])
 
 
 def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
