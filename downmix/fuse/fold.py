@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_leaves
 
@@ -37,8 +37,10 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
         The copy, and what became of each BatchNorm.
 
     Raises:
-        ValueError: if the copy gives another output. Both are computed in float64, so that rounding hides no mistake.
+        ValueError: if a norm is in training mode, or the copy gives another output. Both are computed in float64, so
+            that rounding hides no mistake.
     """
+    check_evaluation(network)
     dtype = first_floating(network).dtype
     images = images.double()
     copied = copy.deepcopy(network).double()
@@ -64,6 +66,14 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
         if isinstance(was, Tensor) and was.is_floating_point():
             _check_same(was, now)
     return copied.to(dtype), steps
+
+
+def check_evaluation(network: nn.Module) -> None:
+    """Raises a ValueError where a norm would take the statistics of the images, and keep them."""
+    for name, module in network.named_modules():
+        if isinstance(module, _NormBase) and module.training and module.running_mean is not None:
+            what = f"{name} ({type(module).__name__})" if name else "it"
+            raise ValueError(f"a network for inference has no norm in training mode, but {what} is; call eval() before")
 
 
 def _fold(norm: Any, conv: Any) -> None:

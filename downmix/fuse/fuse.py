@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..convert.convert import check_network
 from ..cost._run import first_floating
 from ..ops import explain_backend
-from .fold import fold_batch_norms
+from .fold import check_evaluation, fold_batch_norms
 from .means import join_means
 from .report import Report
 
@@ -30,7 +30,7 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
         The copy and a :class:`downmix.fuse.Report`.
 
     Raises:
-        ValueError: if the network is in training mode, or can't run on ``example_input``.
+        ValueError: if the network or a norm in it is in training mode, or can't run on ``example_input``.
         TypeError: if ``model`` is no module, or is scripted or compiled.
 
     Example:
@@ -48,6 +48,7 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
     check_network(model, "fuse")
     if model.training:
         raise ValueError("fuse makes a network for inference; call model.eval() before")
+    check_evaluation(model)
     if example_input is None:
         noise = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         example_input = noise.to(first_floating(model))

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 import downmix
 from downmix import PiX
-from downmix.fuse import Report, Step
+from downmix.fuse import Report, Step, fold_batch_norms
 from downmix.ops.add_relu_mean import add_relu_mean_
 from downmix.tools._bench_networks import settle_batch_norms
 from tests.models.test_models import narrow
@@ -251,6 +251,14 @@ def test_what_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1))
     with pytest.raises(ValueError, match=r"call model\.eval\(\) before"):
         downmix.fuse(network)
+    training = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    training[1].train()
+    for fuses in (downmix.fuse, lambda network: fold_batch_norms(network, torch.randn(IMAGES))):
+        with pytest.raises(
+            ValueError, match=r"no norm in training mode, but 1 \(BatchNorm2d\) is; call eval\(\) before"
+        ):
+            fuses(training)
+    assert not training[1].running_mean.any()
     with pytest.raises(ValueError, match=r"Sequential can't run on \[1, 2, 8, 8\]; pass another example_input"):
         downmix.fuse(network.eval(), example_input=torch.zeros(1, 2, 8, 8))
     with pytest.raises(TypeError, match="fuse it first, compile it afterwards"):
