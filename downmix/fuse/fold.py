@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 
 from ..convert.trace import Step as Call
 from ..convert.trace import Trace, trace
-from ..cost._run import first_floating
 from ..layers._shared_passes import is_hooked
 from .report import Step
 
@@ -41,9 +42,10 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
             that rounding hides no mistake.
     """
     check_evaluation(network)
-    dtype = first_floating(network).dtype
     images = images.double()
-    copied = copy.deepcopy(network).double()
+    copied = copy.deepcopy(network)
+    dtypes = [(module, {name: value.dtype for name, value in _own(module)}) for module in copied.modules()]
+    copied.double()
     with torch.no_grad():
         before = tree_leaves(copied(images))
         found = trace(copied, (images,))
@@ -65,7 +67,14 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     for was, now in zip(before, after, strict=True):
         if isinstance(was, Tensor) and was.is_floating_point():
             _check_same(was, now)
-    return copied.to(dtype), steps
+    for module, known in dtypes:
+        for name, value in _own(module):  # a convolution's new bias is like its weight
+            value.data = value.data.to(known.get(name, known.get("weight", value.dtype)))
+    return copied, steps
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
 
 
 def check_evaluation(network: nn.Module) -> None:

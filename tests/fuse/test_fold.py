@@ -152,6 +152,29 @@ def test_a_network_whose_first_parameter_is_an_index() -> None:
     assert [value.dtype for value in folded.parameters()] == [torch.int64, torch.float32, torch.float32]
 
 
+class Mixed(nn.Module):
+    """A body in bfloat16 and a head in float32, with one PReLU each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), BatchNormAct2d(8, act_layer=nn.PReLU)).bfloat16()
+        self.head = nn.Sequential(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.PReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x.to(self.body[0].weight.dtype))
+        return self.head(x.to(self.head[0].weight.dtype))
+
+
+def test_each_parameter_keeps_its_dtype() -> None:
+    images = torch.randn(2, 3, 9, 9)
+    folded, steps = fold_batch_norms(Mixed().eval(), images)
+    assert not any(step.why_not for step in steps)
+    assert {value.dtype for value in folded.body.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in folded.head.parameters()} == {torch.float32}
+    assert len(list(folded.parameters())) == 6
+    assert folded(images).dtype == torch.float32
+
+
 class Outputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
