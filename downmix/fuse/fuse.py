@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
@@ -16,11 +18,11 @@ from .report import Report
 def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.Module, Report]:
     """A copy of a network that computes the same faster, for inference, and a report of what was done.
 
-    BatchNorms are folded into the convolutions in front of them. Weights are put into channels_last, which maps then
-    are in, too. Where a PiX layer reads the ReLU of a residual sum, one pass adds, rectifies and takes PiX's mean; the
-    copy then is a :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs once, which
-    compiles the kernels, so that no later call has to. Outputs are the same up to rounding. Parameters of the copy need
-    no gradients.
+    BatchNorms are folded into the convolutions in front of them. Weights of four dimensions are put into channels_last,
+    which maps then are in, too. Where a PiX layer reads the ReLU of a residual sum, one pass adds, rectifies and takes
+    PiX's mean; the copy then is a :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs
+    once, which compiles the kernels, so that no later call has to. Outputs are the same up to rounding. Parameters of
+    the copy need no gradients.
 
     Args:
         model: in evaluation mode; stays as it is.
@@ -59,7 +61,10 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
             shape, name = list(example_input.shape), type(model).__name__
             raise ValueError(f"{name} can't run on {shape}; pass another example_input ({error})") from error
         folded, norms = fold_batch_norms(model, example_input)
-        folded = folded.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        folded.requires_grad_(False)
+        for value in chain(folded.parameters(), folded.buffers()):
+            if value.dim() == 4:
+                value.data = value.data.to(memory_format=torch.channels_last)
         fused, means = join_means(folded, example_input)
         backends = explain_backend(fused, example_input)
     return fused, Report(type(model).__name__, norms, means, backends.splitlines())

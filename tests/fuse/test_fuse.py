@@ -247,6 +247,16 @@ def test_half_precision_and_a_network_without_pix() -> None:
     assert not fused(images).requires_grad
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_convolutions_over_one_two_and_three_dimensions(dims: int) -> None:
+    conv, norm = getattr(nn, f"Conv{dims}d")(3, 8, 3), getattr(nn, f"BatchNorm{dims}d")(8)
+    network, images = nn.Sequential(conv, norm, nn.ReLU()).eval(), torch.randn(2, 3, *[8] * dims)
+    fused, report = downmix.fuse(network, example_input=images)
+    assert report.norms == [Step("1")]
+    torch.testing.assert_close(fused(images), network(images).detach())
+    assert (dims == 2) == (not fused[0].weight.is_contiguous())
+
+
 def test_what_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1))
     with pytest.raises(ValueError, match=r"call model\.eval\(\) before"):
