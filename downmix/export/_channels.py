@@ -78,7 +78,7 @@ class _Finder:
         self.parent: list[int] = []
         self.of: dict[Any, int] = {}
         self.fixed: set[int] = set()
-        self.sites: dict[int, tuple[int, int]] = {}
+        self.sites: dict[int, tuple[fx.Node, fx.Node]] = {}
 
     def find(self) -> Channels:
         for node in self.nodes:
@@ -92,14 +92,17 @@ class _Finder:
         for key, group in self.of.items():
             if isinstance(key, tuple):
                 carriers.setdefault(self.root(group), set()).add(key)
-        sites = {number: (self.root(read), self.root(written)) for number, (read, written) in self.sites.items()}
+        sites = {number: (self.group(read), self.group(written)) for number, (read, written) in self.sites.items()}
         return Channels({self.root(group) for group in self.fixed}, carriers, sites)
 
     def visit(self, node: fx.Node) -> None:
         name = _name(node)
         args: Any = node.args
         if name == "site":
-            self.sites[args[1]] = (self.group(args[0]), self.group(node))
+            # One that runs again has the same weights, so its maps share one order.
+            read, written = self.sites.setdefault(args[1], (args[0], node))
+            self.tie(read, args[0])
+            self.tie(written, node)
             if _shape(args[0])[1] == _shape(node)[1]:  # a gate, which keeps the order
                 self.tie(node, args[0])
         elif name in ("conv2d", "linear") and self.weights(name, node, args):

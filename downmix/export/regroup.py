@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import PiX
+from ..layers._shared_passes import is_hooked
 from ._channels import Channels, Site, find_channels
 from ._chunked import ChunkedPiX
 
@@ -62,25 +63,34 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     if network.training:
         raise ValueError("regroup makes a network for inference; call network.eval() before")
     copied = copy.deepcopy(network)
-    squeezes = {name: module for name, module in copied.named_modules() if isinstance(module, PiX)}
+    squeezes: dict[PiX, list[str]] = {}  # with all names
+    for name, module in copied.named_modules(remove_duplicate=False):
+        if isinstance(module, PiX):
+            squeezes.setdefault(module, []).append(name)
     if not squeezes:
         return copied, []
-    for number, (name, pix) in enumerate(squeezes.items()):
-        copied.set_submodule(name, Site(number, pix.out_channels), strict=True)
+    for number, (pix, names) in enumerate(squeezes.items()):
+        if not is_hooked(pix):  # one that is stays in the trace, where what its hooks do is seen
+            _put(copied, names, Site(number, pix.out_channels))
     with torch.no_grad():
         channels = find_channels(torch.export.export(copied, (images,)))
-    orders, plans = _choose_orders(channels, list(squeezes.values()))
+    orders, plans = _choose_orders(channels, list(squeezes))
     report = []
-    for number, (name, pix) in enumerate(squeezes.items()):
-        plan = plans.get(number, "does not run")
+    for number, (pix, names) in enumerate(squeezes.items()):
+        plan = plans.get(number, "carries a forward hook" if is_hooked(pix) else "does not run")
         new = pix if isinstance(plan, str) else ChunkedPiX(pix, *plan)
-        copied.set_submodule(name, new.eval(), strict=True)
-        report.append(Regrouped(name, plan if isinstance(plan, str) else ""))
+        _put(copied, names, new.eval())
+        report.append(Regrouped(names[0], plan if isinstance(plan, str) else ""))
     for group, order in orders.items():
         for name, dim in channels.carriers.get(group, ()):
             carrier = _tensor(copied, name)
             carrier.data = carrier.data.index_select(dim, order.to(carrier.device))
     return copied, report
+
+
+def _put(network: nn.Module, names: list[str], module: nn.Module) -> None:
+    for name in names:
+        network.set_submodule(name, module, strict=True)
 
 
 def _choose_orders(channels: Channels, squeezes: list[PiX]) -> tuple[dict[int, Tensor], dict[int, Plan | str]]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_leaves
 
 from ..convert.trace import Step as Call
 from ..convert.trace import Trace, trace
-from ..cost._run import first_floating
+from ..layers._shared_passes import is_hooked
 from .report import Step
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -36,29 +38,65 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
         The copy, and what became of each BatchNorm.
 
     Raises:
-        ValueError: if the copy gives another output. Both are computed in float64, so that rounding hides no mistake.
+        ValueError: if a norm is in training mode, or the copy gives another output. Both are computed in float64, so
+            that rounding hides no mistake.
     """
-    dtype = first_floating(network).dtype
+    check_evaluation(network)
     images = images.double()
-    copied = copy.deepcopy(network).double()
+    copied = copy.deepcopy(network)
+    dtypes = [(module, {name: value.dtype for name, value in _own(module)}) for module in copied.modules()]
+    copied.double()
     with torch.no_grad():
         before = tree_leaves(copied(images))
         found = trace(copied, (images,))
+        names: dict[_BatchNorm, list[str]] = {}
+        for name, module in copied.named_modules(remove_duplicate=False):
+            if isinstance(module, _BatchNorm):
+                names.setdefault(module, []).append(name)
         steps = []
-        for name, norm in list(copied.named_modules()):
-            if isinstance(norm, _BatchNorm):
-                conv = _folds_into(found, norm)
-                steps.append(Step(name, conv if isinstance(conv, str) else ""))
-                if isinstance(conv, Call):
-                    copied.set_submodule(conv.name, fuse_conv_bn_eval(conv.module, norm), strict=True)  # type: ignore[arg-type]
-                    act: Any = norm.act if _activates(norm) else nn.Identity()
+        for norm in names:
+            conv = _folds_into(found, norm)
+            steps.append(Step(names[norm][0], conv if isinstance(conv, str) else ""))
+            if isinstance(conv, Call):
+                _fold(norm, conv.module)
+                act: Any = norm.act if _activates(norm) else nn.Identity()
+                for name in names[norm]:
                     copied.set_submodule(name, act, strict=True)
+                norm.forward = act.forward  # for a list that no module knows of
         after = tree_leaves(copied(images))
     for was, now in zip(before, after, strict=True):
-        difference, size = (now - was).abs().max().item(), was.abs().max().item()
-        if not difference <= torch.finfo(torch.float64).eps ** 0.5 * size:
-            raise ValueError(f"folding its BatchNorms changed an output of up to {size:.3g} by {difference:.3g}")
-    return copied.to(dtype), steps
+        if isinstance(was, Tensor) and was.is_floating_point():
+            _check_same(was, now)
+    for module, known in dtypes:
+        for name, value in _own(module):  # a convolution's new bias is like its weight
+            value.data = value.data.to(known.get(name, known.get("weight", value.dtype)))
+    return copied, steps
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+
+
+def check_evaluation(network: nn.Module) -> None:
+    """Raises a ValueError where a norm would take the statistics of the images, and keep them."""
+    for name, module in network.named_modules():
+        if isinstance(module, _NormBase) and module.training and module.running_mean is not None:
+            what = f"{name} ({type(module).__name__})" if name else "it"
+            raise ValueError(f"a network for inference has no norm in training mode, but {what} is; call eval() before")
+
+
+def _fold(norm: Any, conv: Any) -> None:
+    """Changes the convolution itself, which may have several names."""
+    scale_and_shift = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scale_and_shift)
+
+
+def _check_same(was: Tensor, now: Tensor) -> None:
+    finite = was[was.isfinite()].abs()
+    size = finite.max().item() if len(finite) else 0.0
+    if not torch.allclose(now, was, rtol=0, atol=torch.finfo(was.dtype).eps ** 0.5 * size, equal_nan=True):
+        difference = (now - was).masked_fill(now == was, 0).abs().max().item()  # ∞ - ∞ is no number
+        raise ValueError(f"folding its BatchNorms changed an output of up to {size:.3g} by {difference:.3g}")
 
 
 def _folds_into(found: Trace, norm: _BatchNorm) -> Call | str:
@@ -68,11 +106,17 @@ def _folds_into(found: Trace, norm: _BatchNorm) -> Call | str:
         return "runs more than once in a forward pass" if calls else "did not run on the example input"
     if type(norm) not in _NORMS and not _activates(norm):
         return f"is a {type(norm).__name__}, whose forward may differ from torch's"
+    if is_hooked(norm):
+        return "carries a forward hook"
     if norm.running_var is None:
         return "has no running statistics"
     conv = calls[0].sources[0] if len(calls[0].sources) == 1 else None
     if conv is None or conv.module is None or type(conv.module) not in _CONVS:
         return "does not read a convolution"
+    if not {"weight", "bias"} <= conv.module._parameters.keys():
+        return "reads a convolution with a weight that something else computes, such as weight_norm or pruning"
+    if is_hooked(conv.module):
+        return "reads a convolution that carries a forward hook"
     if len(found.calls[conv.module]) > 1 or len(conv.readers) > 1:
         return "reads a convolution that runs twice, or whose output something else reads as well"
     return conv

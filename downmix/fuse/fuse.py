@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
 from ..convert.convert import check_network
 from ..cost._run import first_floating
 from ..ops import explain_backend
-from .fold import fold_batch_norms
+from .fold import check_evaluation, fold_batch_norms
 from .means import join_means
 from .report import Report
 
@@ -16,11 +18,11 @@ from .report import Report
 def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.Module, Report]:
     """A copy of a network that computes the same faster, for inference, and a report of what was done.
 
-    BatchNorms are folded into the convolutions in front of them. Weights are put into channels_last, which maps then
-    are in, too. Where a PiX layer reads the ReLU of a residual sum, one pass adds, rectifies and takes PiX's mean; the
-    copy then is a :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs once, which
-    compiles the kernels, so that no later call has to. Outputs are the same up to rounding. Parameters of the copy need
-    no gradients.
+    BatchNorms are folded into the convolutions in front of them. Weights of four dimensions are put into channels_last,
+    which maps then are in, too. Where a PiX layer reads the ReLU of a residual sum, one pass adds, rectifies and takes
+    PiX's mean; the copy then is a :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs
+    once, which compiles the kernels, so that no later call has to. Outputs are the same up to rounding. Parameters of
+    the copy need no gradients.
 
     Args:
         model: in evaluation mode; stays as it is.
@@ -30,7 +32,7 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
         The copy and a :class:`downmix.fuse.Report`.
 
     Raises:
-        ValueError: if the network is in training mode, or can't run on ``example_input``.
+        ValueError: if the network or a norm in it is in training mode, or can't run on ``example_input``.
         TypeError: if ``model`` is no module, or is scripted or compiled.
 
     Example:
@@ -48,6 +50,7 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
     check_network(model, "fuse")
     if model.training:
         raise ValueError("fuse makes a network for inference; call model.eval() before")
+    check_evaluation(model)
     if example_input is None:
         noise = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         example_input = noise.to(first_floating(model))
@@ -58,7 +61,10 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
             shape, name = list(example_input.shape), type(model).__name__
             raise ValueError(f"{name} can't run on {shape}; pass another example_input ({error})") from error
         folded, norms = fold_batch_norms(model, example_input)
-        folded = folded.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        folded.requires_grad_(False)
+        for value in chain(folded.parameters(), folded.buffers()):
+            if value.dim() == 4:
+                value.data = value.data.to(memory_format=torch.channels_last)
         fused, means = join_means(folded, example_input)
         backends = explain_backend(fused, example_input)
     return fused, Report(type(model).__name__, norms, means, backends.splitlines())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops._define import beyond_kernels, differentiate, for_autograd, plain, takes_plain_torch
 from ..ops.add_relu_mean import add_relu_mean_
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 def may_share(*tensors: Tensor) -> bool:
     """Whether nobody but autograd needs to see each step: no tracer, compiler, mode or subclass of tensors."""
     return not torch.compiler.is_compiling() and plain(tensors) and not takes_plain_torch()
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody sees what a module reads or gives, and may change it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = False) -> Any:

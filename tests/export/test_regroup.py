@@ -132,6 +132,53 @@ def test_what_the_network_depends_on_keeps_its_order() -> None:
     assert "shorter" in reasons[3]
 
 
+def test_a_layer_with_a_hook_stays_and_others_go() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), PiX(16, 2), nn.Conv2d(8, 8, 1))
+    network.extend([PiX(8, 4), nn.Conv2d(2, 8, 1), PiX(8, 4)])
+    network[1].register_forward_hook(lambda module, args, output: output.roll(1, 1))
+    network[5].register_forward_pre_hook(lambda module, args: (args[0].flip(1),))
+    reasons = check_same(network, torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    assert reasons == ["carries a forward hook", "", "carries a forward hook"]
+
+
+class Named(nn.Module):
+    """A PiX layer and a convolution under two names each, and a block that holds both under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.pix, self.last = nn.Conv2d(3, 8, 1), PiX(8, 4), nn.Conv2d(2, 5, 1)
+        self.body = self.again = nn.Sequential(self.stem, nn.ReLU(), self.pix, self.last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(x)
+
+
+def test_a_layer_with_several_names_is_regrouped_under_all() -> None:
+    assert check_same(Named(), torch.randn(2, 3, 6, 6, dtype=torch.float64)) == [""]
+
+
+class Twice(nn.Module):
+    """A PiX layer that reads two maps, of which one or none must keep its order."""
+
+    def __init__(self, fixed: str, reduction: int = 4):
+        super().__init__()
+        self.fixed = fixed
+        self.a, self.b, self.pix = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), PiX(8, reduction)
+        self.last_a, self.last_b = nn.Conv2d(8 // reduction, 5, 1), nn.Conv2d(8 // reduction, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.relu(self.a(x)), torch.relu(self.b(x))
+        a, b = (torch.cat([y[:, :4], y[:, 4:]], 1) if name == self.fixed else y for name, y in (("a", a), ("b", b)))
+        return self.last_a(self.pix(a)) + self.last_b(self.pix(b))
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4])
+@pytest.mark.parametrize("fixed", ["a", "b", "none"])
+def test_a_layer_that_runs_twice_reads_both_maps_in_one_order(fixed: str, reduction: int) -> None:
+    reasons = check_same(Twice(fixed, reduction), torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    assert bool(reasons[0]) == (fixed != "none" and reduction > 1)
+
+
 def test_converted_network_with_grouped_convolutions() -> None:
     network = timm.create_model("resnext26ts", num_classes=5)
     network, _ = downmix.convert(network, example_input=torch.zeros(1, 3, 64, 64))

@@ -1,12 +1,16 @@
 """BatchNorms are folded where that changes nothing, and only there."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import timm
 import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.nn.utils import prune
 
-from downmix.fuse import fold, fold_batch_norms
+from downmix.fuse import Step, fold, fold_batch_norms
 from downmix.tools._bench_networks import settle_batch_norms
 
 
@@ -50,6 +54,83 @@ def test_only_what_alone_reads_a_convolution_is_folded() -> None:
     assert len(norms(network)) == 5
 
 
+class Named(nn.Module):
+    """A convolution and a BatchNorm, each with a name of its own and one in a block, or in a list."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        layers = [self.conv, self.norm, nn.ReLU()]
+        self.body = layers if kind == "list" else nn.Sequential(*layers)
+        if kind == "two blocks":
+            self.again = nn.Sequential(self.body)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", ["block", "two blocks", "list"])
+def test_layers_with_several_names_are_folded_under_all(kind: str) -> None:
+    network, images = Named(kind).eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    expected = network(images)
+    folded, steps = fold_batch_norms(network, images)
+    torch.testing.assert_close(folded(images), expected)
+    assert steps == [Step("norm")]
+    assert not norms(folded)
+    assert folded.body[0] is folded.conv
+    torch.testing.assert_close(folded.conv(images).relu(), expected)
+
+
+def prune_weight(network: nn.Sequential) -> None:
+    prune.l1_unstructured(network[0], "weight", 0.5)
+
+
+def prune_bias(network: nn.Sequential) -> None:
+    prune.l1_unstructured(network[0], "bias", 0.5)
+
+
+def normalise_weight(network: nn.Sequential) -> None:
+    torch.nn.utils.weight_norm(network[0])
+
+
+def double_convolution(network: nn.Sequential) -> None:
+    network[0].register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def double_input(network: nn.Sequential) -> None:
+    network[0].register_forward_pre_hook(lambda module, args: (2 * args[0],))
+
+
+def double_norm(network: nn.Sequential) -> None:
+    network[1].register_forward_hook(lambda module, args, output: 2 * output)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("change", "why_not"),
+    [
+        (prune_weight, "reads a convolution with a weight that something else computes"),
+        (prune_bias, "reads a convolution with a weight that something else computes"),
+        (normalise_weight, "reads a convolution with a weight that something else computes"),
+        (double_convolution, "reads a convolution that carries a forward hook"),
+        (double_input, "reads a convolution that carries a forward hook"),
+        (double_norm, "carries a forward hook"),
+    ],
+)
+def test_hooks_and_computed_weights_stay(change: Callable[[nn.Sequential], None], why_not: str) -> None:
+    network, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network.eval(), images)
+    change(network)
+    with torch.no_grad():
+        expected = network(images)
+        folded, steps = fold_batch_norms(network, images)
+        torch.testing.assert_close(folded(images), expected)
+    assert steps[0].why_not.startswith(why_not)
+
+
 @pytest.mark.parametrize("name", ["test_pix_resnet", "tiny_pix_resnet", "test_resnet", "test_efficientnet"])
 def test_folding_changes_no_output(name: str) -> None:
     network, images = timm.create_model(name).eval().double(), torch.randn(2, 3, 32, 32).double()
@@ -71,8 +152,55 @@ def test_a_network_whose_first_parameter_is_an_index() -> None:
     assert [value.dtype for value in folded.parameters()] == [torch.int64, torch.float32, torch.float32]
 
 
+class Mixed(nn.Module):
+    """A body in bfloat16 and a head in float32, with one PReLU each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), BatchNormAct2d(8, act_layer=nn.PReLU)).bfloat16()
+        self.head = nn.Sequential(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.PReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x.to(self.body[0].weight.dtype))
+        return self.head(x.to(self.head[0].weight.dtype))
+
+
+def test_each_parameter_keeps_its_dtype() -> None:
+    images = torch.randn(2, 3, 9, 9)
+    folded, steps = fold_batch_norms(Mixed().eval(), images)
+    assert not any(step.why_not for step in steps)
+    assert {value.dtype for value in folded.body.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in folded.head.parameters()} == {torch.float32}
+    assert len(list(folded.parameters())) == 6
+    assert folded(images).dtype == torch.float32
+
+
+class Outputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        y = self.norm(self.conv(x))
+        masked = y.masked_fill(torch.ones_like(y, dtype=torch.bool).triu(), -float("inf"))
+        return {
+            **{"scale": 3, "nothing": None, "positive": y > 0, "class": y.argmax(1), "empty": y[:0]},
+            **{"masked": masked, "root": y.sqrt(), "all masked": torch.full_like(y, float("inf")), "float": y.float()},
+        }
+
+
+def test_outputs_of_any_kind() -> None:
+    network, images = Outputs().eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    expected = network(images)
+    assert expected["root"].isnan().any()
+    folded, steps = fold_batch_norms(network, images)
+    assert steps == [Step("norm")]
+    torch.testing.assert_close(folded(images)["masked"], expected["masked"])
+
+
 def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "fuse_conv_bn_eval", lambda conv, norm: conv)
+    monkeypatch.setattr(fold, "fuse_conv_bn_weights", lambda weight, bias, *norm: (weight, bias))
     network, images = timm.create_model("tiny_resnet").eval(), torch.randn(2, 3, 8, 8)
     settle_batch_norms(network, images)
     with pytest.raises(ValueError, match="folding its BatchNorms changed an output of up to"):

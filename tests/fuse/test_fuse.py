@@ -1,5 +1,8 @@
 """Fused copies compute what the network does, in which layers report and outputs agree; the network stays as it was."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -8,12 +11,13 @@ from torch import Tensor, fx, nn
 
 import downmix
 from downmix import PiX
-from downmix.fuse import Report, Step
+from downmix.fuse import Report, Step, fold_batch_norms
 from downmix.ops.add_relu_mean import add_relu_mean_
 from downmix.tools._bench_networks import settle_batch_norms
 from tests.models.test_models import narrow
 
 IMAGES = (2, 3, 64, 64)
+NO_SUM = "does not read the ReLU of a sum"
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -21,15 +25,15 @@ def settled(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def check(network: nn.Module) -> tuple[nn.Module, Report]:
+def check(network: nn.Module, batch: int = IMAGES[0]) -> tuple[nn.Module, Report]:
     """Fuses, and compares state before and after, outputs in each layout, and the graph with the report."""
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    fused, report = downmix.fuse(network, example_input=torch.randn(IMAGES))
+    fused, report = downmix.fuse(network, example_input=torch.randn(batch, *IMAGES[1:]))
     after = network.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
     for layout in (torch.contiguous_format, torch.channels_last):
-        images = torch.randn(3, *IMAGES[1:]).contiguous(memory_format=layout)
+        images = torch.randn(batch + 1 if batch > 1 else 1, *IMAGES[1:]).contiguous(memory_format=layout)
         kept = images.clone()
         with torch.inference_mode():
             torch.testing.assert_close(fused(images), network(images), rtol=1e-4, atol=1e-4)
@@ -52,7 +56,7 @@ def test_networks_of_ours(name: str, layer: str) -> None:
     assert not any(step.why_not for step in report.norms)
     joined = [f"layer{stage}.0.{layer}" for stage in (2, 3, 4)] if layer else []
     assert [step.name for step in report.means if not step.why_not] == joined
-    assert {step.why_not for step in report.means} - {""} == {"does not read the ReLU of a sum"}
+    assert {step.why_not for step in report.means} - {""} == {NO_SUM}
 
 
 def test_a_converted_network_whose_relu_is_shared() -> None:
@@ -108,6 +112,117 @@ def test_sums_that_stay(kind: str) -> None:
     assert check(Sums(kind).eval())[1].means[0].why_not
 
 
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pix, self.last, self.relu = PiX(8, 4), nn.Conv2d(2, 8, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.last(self.pix(x)) + x)
+
+
+@pytest.mark.parametrize(
+    ("hooked", "left"),
+    [
+        ("", ["stands in a network, which carries a forward hook"] * 3),
+        ("2", [NO_SUM, "stands in 2, which carries a forward hook", NO_SUM]),
+        ("1.relu", [NO_SUM, NO_SUM, ""]),
+        ("3.pix", [NO_SUM, "", "carries a forward hook"]),
+    ],
+)
+def test_hooks_still_run(hooked: str, left: list[str]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), Block(), Block(), Block()).eval()
+    called = []
+
+    def double(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        called.append(module)
+        return output * 2
+
+    network.get_submodule(hooked).register_forward_hook(double)
+    fused, report = check(network)
+    called.clear()
+    fused(torch.randn(IMAGES))
+    assert len(called) == 1
+    assert [step.why_not for step in report.means] == left
+
+
+class Features(nn.Module):
+    """Two maps, in a list or in an object."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        a = self.a(x)
+        b = self.b(a)
+        return SimpleNamespace(a=a, b=b) if self.kind == "object" else [a, b]
+
+
+class Learned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Parameter(torch.randn(1, 8, *IMAGES[2:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map
+
+
+class SumsOfFeatures(nn.Module):
+    """Sums of maps that lie in a container, belong to a layer, or lie over each other."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.features, self.learned, self.pix = Features(kind), Learned(), PiX(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        if self.kind == "object":
+            return self.pix(torch.relu(features.a + features.b)) + features.a.mean()
+        y = features[0]
+        if self.kind == "parameter":
+            return self.pix(torch.relu(self.learned(x) + y)) + y.mean()
+        if self.kind == "expanded":
+            return self.pix(torch.relu(y.mean((2, 3), keepdim=True).expand(y.shape) + y)) + y.mean()
+        if self.kind == "overlapping":
+            y = torch.cat([y, features[1], -y])
+            return self.pix(torch.relu(y[:-1] + y[1:]))
+        if self.kind == "second read again":
+            z = features[1]
+            return self.pix(torch.relu(y + z)) + z.mean()
+        return self.pix(torch.relu(y + features[1])) + features[0].mean() + features[1].mean()
+
+
+def test_a_sum_of_maps_out_of_a_list_overwrites_the_one_that_is_not_read_again() -> None:
+    assert check(SumsOfFeatures("second read again").eval())[1].means == [Step("pix")]
+
+
+@pytest.mark.parametrize("kind", ["both read again", "object", "parameter", "expanded", "overlapping"])
+def test_maps_that_something_else_can_reach_stay(kind: str) -> None:
+    assert check(SumsOfFeatures(kind).eval(), 1)[1].means[0].why_not
+
+
+class Rectified(nn.Module):
+    """The second sum reads what the first wrote over a map, of which a view is still read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(2, 8, 1)
+        self.pix, self.again = PiX(8, 4), PiX(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = torch.relu(self.second(x) + x)
+        flat, z = y.flatten(2), self.third(self.pix(y))
+        return self.again(torch.relu(y + z)) + flat.mean() + z.mean()
+
+
+def test_a_view_of_a_map_that_lies_in_another_now_is_still_read() -> None:
+    assert [bool(step.why_not) for step in check(Rectified().eval())[1].means] == [False, True]
+
+
 class Twisted(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
@@ -132,10 +247,28 @@ def test_half_precision_and_a_network_without_pix() -> None:
     assert not fused(images).requires_grad
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_convolutions_over_one_two_and_three_dimensions(dims: int) -> None:
+    conv, norm = getattr(nn, f"Conv{dims}d")(3, 8, 3), getattr(nn, f"BatchNorm{dims}d")(8)
+    network, images = nn.Sequential(conv, norm, nn.ReLU()).eval(), torch.randn(2, 3, *[8] * dims)
+    fused, report = downmix.fuse(network, example_input=images)
+    assert report.norms == [Step("1")]
+    torch.testing.assert_close(fused(images), network(images).detach())
+    assert (dims == 2) == (not fused[0].weight.is_contiguous())
+
+
 def test_what_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1))
     with pytest.raises(ValueError, match=r"call model\.eval\(\) before"):
         downmix.fuse(network)
+    training = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    training[1].train()
+    for fuses in (downmix.fuse, lambda network: fold_batch_norms(network, torch.randn(IMAGES))):
+        with pytest.raises(
+            ValueError, match=r"no norm in training mode, but 1 \(BatchNorm2d\) is; call eval\(\) before"
+        ):
+            fuses(training)
+    assert not training[1].running_mean.any()
     with pytest.raises(ValueError, match=r"Sequential can't run on \[1, 2, 8, 8\]; pass another example_input"):
         downmix.fuse(network.eval(), example_input=torch.zeros(1, 2, 8, 8))
     with pytest.raises(TypeError, match="fuse it first, compile it afterwards"):
