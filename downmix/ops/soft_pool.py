@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._define import Operator, check_choice, compute_dtype, memory_format
+from ._define import Operator, check_choice, compute_dtype, exporting, memory_format
 from ._windows import Size, call_batched, check_map, part_windows, read_window
 
 GRADIENTS = ("exact", "paper")
@@ -128,6 +128,12 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
     if any(not isinstance(out, int | torch.SymInt) or out < 1 for out in outputs) or 0 in sizes:
         raise ValueError(
             f"output_size needs positive integers or None and a non-empty map, got {output_size} for {sizes}"
+        )
+    symbolic = [isinstance(size, torch.SymInt) for size in sizes]
+    if exporting() and any(sym and out not in (None, 1) for sym, out in zip(symbolic, output_size, strict=True)):
+        raise ValueError(
+            f"adaptive_soft_pool has windows of another length at each size, so that no graph of output_size="
+            f"{tuple(output_size)} holds for all; export with a fixed size, or with an output_size of 1"
         )
     if all(size % out == 0 for size, out in zip(sizes, outputs, strict=True)):
         window = [size // out for size, out in zip(sizes, outputs, strict=True)]
