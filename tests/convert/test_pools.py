@@ -90,3 +90,19 @@ def test_pools_that_cannot_be_replaced_are_named() -> None:
         "scaled": "has a divisor of its own, so it is no average",
         "avg_pool2d in the network": "is called as a function, which no module can replace",
     }
+
+
+class Halved(nn.Module):
+    """A layer without children that calls a pool as a function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+
+def test_functions_in_modules_without_children_are_named() -> None:
+    model = nn.Sequential(Halved(), nn.LPPool2d(2, 2), downmix.MixedPool2d(2))
+    report = convert(model, squeeze=None, pool="soft", example_input=torch.rand(1, 3, 16, 16))[1]
+    reason = "is called as a function, which no module can replace"
+    assert reasons(report) == {"max_pool2d_with_indices in 0": reason}
+    report = convert(Halved(), squeeze=None, pool="soft", example_input=X)[1]
+    assert reasons(report) == {"max_pool2d_with_indices in the network": reason}
