@@ -121,7 +121,7 @@ class Chooser:
         return "runs more than once in a forward pass" if len(self.trace.calls[module]) > 1 else ""
 
     def _pool(self, pool: nn.Module) -> tuple[Choice, str]:
-        is_global = all(set(step.output_shape[2:]) == {1} for step in self.trace.calls[pool])
+        is_global = all(set(step.output_shape[-pool_dims(pool) :]) == {1} for step in self.trace.calls[pool])
         reason = "is a global pool" if is_global else "is an adaptive pool" if is_adaptive(pool) else ""
         return self._choice(pool), reason
 

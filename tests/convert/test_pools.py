@@ -39,6 +39,15 @@ def test_pools_keep_their_windows() -> None:
     assert report.before.params == report.after.params == 16
 
 
+def test_a_map_without_a_batch() -> None:
+    network = convert(
+        nn.Sequential(nn.MaxPool2d((2, 3))), squeeze=None, pool="soft", example_input=torch.ones(4, 32, 3)
+    )[0]
+    assert isinstance(network[0], SoftPool2d)
+    report = convert(nn.Sequential(nn.MaxPool2d(3)), squeeze=None, pool="soft", example_input=torch.ones(4, 3, 3))[1]
+    assert reasons(report) == {"0": "is a global pool"}
+
+
 def test_pools_named_in_full_are_replaced_too() -> None:
     x = torch.randn(2, 3, 19, 18)
     network, report = convert(pools(), squeeze=None, pool="soft", example_input=x, where=["3", "5"])
