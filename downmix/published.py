@@ -36,7 +36,7 @@ def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | N
     ``timm.create_model("pix_resnet50", checkpoint_path=…)`` reads the same files.
 
     Args:
-        model (nn.Module): such as ``timm.create_model("pix_resnet50")``.
+        model (nn.Module): such as ``timm.create_model("pix_resnet50")``, also within DataParallel.
         path (str or Path): a file of ``torch.save``, or ``*.safetensors``.
         ema (bool): True for the moving average of the weights, which the source evaluates, False for the weights
             themselves; None takes the average where the file has one.
@@ -50,7 +50,8 @@ def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | N
         The names of the repository published with Kumar et al., *Pick-or-Mix*, CVPR 2024. Its classifier is a 1×1
         convolution, read into our linear layer.
     """
-    load_state(model, read_weights(path, ema=ema), path)
+    wrapped = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    load_state(model.module if wrapped else model, read_weights(path, ema=ema), path)
 
 
 def read_weights(path: str | PathLike[str], *, ema: bool | None = None) -> dict[str, Tensor]:

@@ -147,6 +147,14 @@ def test_our_own_names_load_too(tmp_path: Path) -> None:
     assert torch.equal(first(x), second(x))
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_into_data_parallel(prefix: str, tmp_path: Path) -> None:
+    _, average = training_file(tmp_path / "file.pth", prefix)
+    model = nn.DataParallel(ours())
+    downmix.load_published(model, tmp_path / "file.pth")
+    assert_same_outputs(model.module, average)
+
+
 def test_a_network_inside_another_reads_published_names() -> None:
     published = published_network(1)
     wrapped = nn.ModuleDict({"backbone": ours(), "head": nn.Linear(1, 1)})

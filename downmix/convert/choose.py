@@ -74,8 +74,11 @@ class Chooser:
         for pool in self._layers(POOL_CLASSES):
             self._sort(pool, self._never(pool) or _no_pool(pool), self._pool)
         for step in self.trace.steps:
-            if step.module is None and _FUNCTIONAL_POOLS & set(step.ops):
-                self.left.append(Left(str(step), step.ops[0], "is called as a function, which no module can replace"))
+            # Torch's modules and ours call functions themselves, and those derived from its pools are in the report.
+            if step.module is None or not _is_known(step.module):
+                for pool in dict.fromkeys(op for op in step.ops if op in _FUNCTIONAL_POOLS):
+                    name = f"{pool} in {step.name or 'the network'}"
+                    self.left.append(Left(name, pool, "is called as a function, which no module can replace"))
 
     def _layers(self, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> Iterable[nn.Module]:
         """Layers of these kinds in the order they run; last, those that don't run."""
@@ -118,7 +121,7 @@ class Chooser:
         return "runs more than once in a forward pass" if len(self.trace.calls[module]) > 1 else ""
 
     def _pool(self, pool: nn.Module) -> tuple[Choice, str]:
-        is_global = all(set(step.output_shape[2:]) == {1} for step in self.trace.calls[pool])
+        is_global = all(set(step.output_shape[-pool_dims(pool) :]) == {1} for step in self.trace.calls[pool])
         reason = "is a global pool" if is_global else "is an adaptive pool" if is_adaptive(pool) else ""
         return self._choice(pool), reason
 
@@ -183,6 +186,10 @@ def _no_squeeze(conv: nn.Conv2d, min_reduction: int) -> str:
     if "weight" not in dict(conv.named_parameters(recurse=False)):
         return "has a weight that something else computes, such as weight_norm"
     return ""
+
+
+def _is_known(module: nn.Module) -> bool:
+    return isinstance(module, POOL_CLASSES) or type(module).__module__.startswith(("torch.", "downmix."))
 
 
 def _no_pool(pool: nn.Module) -> str:

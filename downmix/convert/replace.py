@@ -7,6 +7,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..layers import AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d, PiX, pools
@@ -20,6 +21,7 @@ _ADAPTIVE = (
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
 )
 POOL_CLASSES = (*pools.POOLS["max"], *pools.POOLS["avg"], *_ADAPTIVE)
+_EVEN_AND_ODD = (1024, 1025)  # at stride 2 these tell the sizes of all outputs
 
 
 def _squeeze(word: str, conv: nn.Conv2d, channels: int | None) -> nn.Module:
@@ -49,8 +51,15 @@ def _pool(word: str, pool: Any, channels: int | None) -> nn.Module:
 def _soft_pool_2x2(pool: Any, channels: int | None) -> nn.Module:
     if is_adaptive(pool) or set(_sizes(pool.stride)) != {2}:
         raise ValueError("its stride is not 2, so windows of 2 side by side can't take its place")
-    # Rounded up where the old windows reached into the padding: 3×3, stride 2, padding 1 gives ceil(H / 2).
-    return pools.POOLS["soft"][pool_dims(pool) - 1](2, 2, ceil_mode=any(_sizes(pool.padding)))
+    for ceil_mode in (False, True):
+        new = pools.POOLS["soft"][pool_dims(pool) - 1](2, 2, ceil_mode=ceil_mode)
+        if all(_output_shape(new, size) == _output_shape(pool, size) for size in _EVEN_AND_ODD):
+            return new
+    raise ValueError("gives maps of other sizes than windows of 2 side by side do, rounded down or up")
+
+
+def _output_shape(pool: nn.Module, size: int) -> torch.Size:
+    return pool.forward(torch.empty(1, 1, *[size] * pool_dims(pool), device="meta")).shape
 
 
 # From the old layer, and the channels that go into it, to the new one; a ValueError leaves the old.

@@ -10,6 +10,7 @@ from timm.models.inception_v3 import inception_v3
 from torch import nn
 
 from ..convert import convert_like
+from ..layers import SoftPool2d
 
 
 def _soften(baseline: Callable[..., nn.Module], pretrained: bool, *, pool: str = "soft", **kwargs: Any) -> nn.Module:
@@ -18,7 +19,8 @@ def _soften(baseline: Callable[..., nn.Module], pretrained: bool, *, pool: str =
     Args:
         baseline: timm's function.
         pretrained: load timm's weights, which were trained with max pooling; SoftPool itself has none.
-        pool: ``"soft"`` keeps the windows, 3×3 with stride 2; ``"soft_2x2"`` is the source's 2×2.
+        pool: ``"soft"`` keeps the windows, 3×3 with stride 2; ``"soft_2x2"`` is the source's 2×2, in Inception-v3 too,
+            where even maps then come out larger by 1.
         **kwargs: as timm's function takes them.
 
     Source:
@@ -28,7 +30,12 @@ def _soften(baseline: Callable[..., nn.Module], pretrained: bool, *, pool: str =
     network = baseline(pretrained, **kwargs)
     pools = [name for name, module in network.named_modules() if isinstance(module, nn.MaxPool2d)]
     config = {"squeeze": None, "pool": pool, "layers": {name: [] for name in pools}}
-    return convert_like(network, config, inplace=True)
+    return convert_like(network, config, pool=_side_by_side if pool == "soft_2x2" else None, inplace=True)
+
+
+def _side_by_side(pool: nn.MaxPool2d) -> nn.Module:
+    # Rounded up where the old windows reached into the padding. The word of convert leaves Inception-v3's.
+    return SoftPool2d(2, ceil_mode=bool(pool.padding))
 
 
 @register_model

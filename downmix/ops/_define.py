@@ -154,9 +154,7 @@ class Operator:
         if not self._flops_registered:
             self._register_flops()
         kernel = self.kernel(*args)
-        if _log is not None:
-            runs = f"its reference: {kernel}" if isinstance(kernel, str) else kernel.__name__
-            _log.append(f"{self.name} runs {runs}")
+        self._explain(kernel)
         tensors = args[: self._tensors]
         if isinstance(kernel, str) or _watched(tensors):
             return self._torch_op(*args)
@@ -165,6 +163,11 @@ class Operator:
 
     def _launch(self, kernel: ModuleType, *args: Any) -> Tensor:
         return kernel.forward(*args)
+
+    def _explain(self, kernel: ModuleType | str) -> None:
+        if _log is not None:
+            runs = f"its reference: {kernel}" if isinstance(kernel, str) else kernel.__name__
+            _log.append(f"{self.name} runs {runs}")
 
     def inlines(self, *args: Any) -> bool:
         """Whether graphs of torch.compile hold the reference, and not the operator."""
@@ -191,6 +194,7 @@ class Operator:
 
     def _run(self, *args: Any) -> Tensor:
         kernel = self.kernel(*args)
+        self._explain(kernel)  # a compiled graph comes here alone; what __call__ said already is shown once
         return self.reference(*args) if isinstance(kernel, str) else kernel.forward(*args)
 
     def _run_backward(self, grad: Tensor, *args: Any) -> list[Tensor]:

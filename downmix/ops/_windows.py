@@ -40,7 +40,8 @@ def read_window(
                 f"padding may be at most half of the window, (dilation · (kernel_size − 1) + 1) / 2, "
                 f"got padding={p} for kernel_size={k}, dilation={d}"
             )
-    if min(output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)) < 1:
+    # Each by itself: min() would compare two sizes, which a graph of any size would then be bound to.
+    if any(out < 1 for out in output_sizes(x.shape[-n:], kernel_size, stride, padding, dilation, ceil_mode)):
         raise ValueError(
             f"a window of kernel_size={kernel_size}, dilation={dilation} does not fit a map of {list(x.shape[-n:])} "
             f"with padding={padding}; use a smaller window or a larger map"
@@ -92,14 +93,15 @@ def part_windows(x: Tensor, fill: float, *window: Any) -> list[Tensor]:
 
 
 def _padded(x: Tensor, fill: float, *window: Any) -> tuple[Tensor, list[int]]:
-    """The map as far as its windows reach, and the sizes of the output."""
-    kernel_size, stride, padding, dilation, _ = window
-    out = output_sizes(x.shape[2:], *window)
-    pads: list[Any] = []
-    for size, o, k, s, p, d in zip(x.shape[2:], out, kernel_size, stride, padding, dilation, strict=True):
-        # As far as the last window reaches, which ceil_mode may lead beyond the padding.
-        pads = [p, max((o - 1) * s + (k - 1) * d + 1 - size - p, 0), *pads]
-    return (F.pad(x, pads, value=fill) if any(pads) else x), out
+    """The map with what its windows may reach of its surroundings, and the sizes of the output.
+
+    What is added does not depend on the map's size, so that an exported graph holds for others too.
+    """
+    kernel_size, stride, padding, dilation, ceil_mode = window
+    pads: list[int] = []
+    for k, s, p, d in zip(kernel_size, stride, padding, dilation, strict=True):
+        pads = [p, min(p + s - 1, (k - 1) * d) if ceil_mode else p, *pads]
+    return (F.pad(x, pads, value=fill) if any(pads) else x), output_sizes(x.shape[2:], *window)
 
 
 def count_values(x: Tensor, *window: Any) -> Tensor:
@@ -127,8 +129,8 @@ def output_sizes(
     """Sizes of the output, by the rule of ``nn.MaxPool``: no window of ceil_mode starts in the right padding."""
     out = []
     for size, k, s, p, d in zip(sizes, kernel_size, stride, padding, dilation, strict=True):
-        o = (size + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
-        out.append(o - 1 if ceil_mode and (o - 1) * s >= size + p else o)
+        beyond = p - d * (k - 1) - 1  # how far behind the map a window may start
+        out.append((size + p + (min(beyond + s - 1, -1) if ceil_mode else beyond)) // s + 1)
     return out
 
 

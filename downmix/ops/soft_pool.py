@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._define import Operator, check_choice, compute_dtype, memory_format
+from ._define import Operator, check_choice, check_floating, compute_dtype, exporting, memory_format
 from ._windows import Size, call_batched, check_map, part_windows, read_window
 
 GRADIENTS = ("exact", "paper")
@@ -99,19 +99,20 @@ def soft_pool3d(
     return _soft_pool_nd(3, x, kernel_size, stride, padding, dilation, ceil_mode, gradient)
 
 
-def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient: str = "exact") -> Tensor:
+def adaptive_soft_pool(x: Tensor, output_size: int | Sequence[int | None], *, gradient: str = "exact") -> Tensor:
     """SoftPool with the windows of ``nn.AdaptiveMaxPool``: output i reads [floor(i·L / n), ceil((i + 1)·L / n)).
 
     Args:
         x (Tensor[B, C, *spatial] or Tensor[C, *spatial]): 1 to 3 spatial dimensions, as many as ``output_size`` has.
-        output_size (sequence): n for each spatial dimension; None keeps it, 1 everywhere pools globally.
+        output_size (int or sequence): n for each spatial dimension; None keeps it, 1 everywhere pools globally. A
+            single number, which does not say how many there are, takes ``x`` for [B, C, *spatial].
         gradient (str): as in :func:`soft_pool2d`.
 
     Returns:
         Tensor[B, C, *output_size] or Tensor[C, *output_size]
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor.
+        TypeError: if ``x`` is no floating-point tensor, or ``output_size`` neither a number nor a sequence.
         ValueError: if ``x`` has other dimensions or no pixels, an output size is no positive integer, or ``gradient``
             is unknown.
 
@@ -119,8 +120,15 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
         >>> adaptive_soft_pool(torch.tensor([[[0.0, 1.0, 3.0]]]), (2,))
         tensor([[[0.7311, 2.7616]]])
     """
-    n = len(output_size)
     check_choice("gradient", gradient, GRADIENTS)
+    check_floating("x", x)
+    if isinstance(output_size, int | torch.SymInt):
+        output_size = [output_size] * min(max(x.dim() - 2, 1), 3)  # check_map then says what x lacks
+    if not isinstance(output_size, Sequence) or isinstance(output_size, str):
+        raise TypeError(f"output_size must be an integer or a sequence of them, got {output_size!r}")
+    n = len(output_size)
+    if not 1 <= n <= 3:
+        raise ValueError(f"output_size must have 1 to 3 sizes, one for each spatial dimension, got {output_size}")
     check_map(n, x)
     # A traced size is a tensor, and torch.jit.trace warns that its graph then holds for this size alone.
     sizes = [int(size) if isinstance(size, Tensor) else size for size in x.shape[-n:]]
@@ -128,6 +136,12 @@ def adaptive_soft_pool(x: Tensor, output_size: Sequence[int | None], *, gradient
     if any(not isinstance(out, int | torch.SymInt) or out < 1 for out in outputs) or 0 in sizes:
         raise ValueError(
             f"output_size needs positive integers or None and a non-empty map, got {output_size} for {sizes}"
+        )
+    symbolic = [isinstance(size, torch.SymInt) for size in sizes]
+    if exporting() and any(sym and out not in (None, 1) for sym, out in zip(symbolic, output_size, strict=True)):
+        raise ValueError(
+            f"adaptive_soft_pool has windows of another length at each size, so that no graph of output_size="
+            f"{tuple(output_size)} holds for all; export with a fixed size, or with an output_size of 1"
         )
     if all(size % out == 0 for size, out in zip(sizes, outputs, strict=True)):
         window = [size // out for size, out in zip(sizes, outputs, strict=True)]

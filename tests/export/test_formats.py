@@ -51,6 +51,29 @@ def test_pools_and_a_pix_that_stays(format: str, file: str, tmp_path: Path) -> N
     check(network, tmp_path / file, [(2, 3, 21, 22), (5, 3, 21, 22)])
 
 
+@pytest.mark.parametrize("word", ["soft", "power", "stochastic", "lip", "mixed", "s3"])
+def test_rounded_up_windows_at_any_size(word: str, tmp_path: Path) -> None:
+    """What a last window may reach beyond the map was traced as a number, and the graph right for such sizes alone."""
+    window = (
+        {"kernel_size": 3, "ceil_mode": True} if word == "s3" else {"kernel_size": 3, "stride": 2, "ceil_mode": True}
+    )
+    dilated = {"dilation": 2} if word == "mixed" else {}
+    pool = downmix.create_pool(word, **window, **dilated, **({"in_channels": 4} if word == "lip" else {}))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), pool).eval()
+    for file in ("a.onnx", "a.pt2"):
+        format = "onnx" if file == "a.onnx" else "torch-export"
+        options: dict[str, Any] = {"dynamic": ("batch", "size"), "metadata": {"model": "a test"}}
+        write(network, torch.randn(2, 3, 16, 16), tmp_path / file, format, **options)
+        check(network, tmp_path / file, [(1, 3, 17, 15), (3, 3, 16, 18), (1, 3, 19, 19)])
+
+
+def test_adaptive_windows_at_any_size_are_refused(tmp_path: Path) -> None:
+    network, images = nn.Sequential(downmix.AdaptiveSoftPool2d((4, 1))).eval(), torch.randn(2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"no graph of output_size=\(4, 1\) holds for all; export with a fixed size"):
+        write(network, images, tmp_path / "a.onnx", "onnx", dynamic=("batch", "size"))
+    write(network, images, tmp_path / "a.onnx", "onnx", dynamic=("batch",))
+
+
 def test_bad_options_are_refused(tmp_path: Path) -> None:
     network, images = nn.Conv2d(3, 4, 1).eval(), torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match=r"ends in \.onnx, got a\.xml"):

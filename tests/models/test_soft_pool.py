@@ -92,3 +92,10 @@ def test_values_are_soft_pool_s() -> None:
     assert not torch.allclose(model(x), plain(x))
     plain.maxpool = SoftPool2d(3, stride=2, padding=1)
     torch.testing.assert_close(model(x), plain(x))
+
+
+def test_the_source_s_windows_in_inception() -> None:
+    model = create("softpool_inception_v3", pool="soft_2x2")
+    assert (model.Pool1.kernel_size, model.Pool2.kernel_size) == (2, 2)
+    x = torch.randn(1, 3, 299, 299, device="meta")
+    assert model.forward_features(x).shape == create("inception_v3").forward_features(x).shape

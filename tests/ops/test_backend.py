@@ -66,6 +66,16 @@ def test_an_explanation_inside_another_hears_its_own_operators_alone() -> None:
     assert [line.split()[0] for line in inner] == ["power_pool"]
 
 
+def test_an_operator_in_a_compiled_graph_is_explained() -> None:
+    x, p = torch.rand(1, 8, 4, 4).to(memory_format=torch.channels_last), torch.rand(1, 2)
+    compiled = torch.compile(lambda x, p: downmix.soft_pool2d(downmix.pick_or_mix(x, p, 4), 2), backend="aot_eager")
+    for _ in range(2):  # compiled here, or before
+        said = downmix.explain_backend(compiled, x, p).splitlines()
+        assert [line.rpartition(".")[0] for line in said] == [
+            f"{op} runs downmix.kernels.numba" for op in ("pick_or_mix", "soft_pool")
+        ]
+
+
 def test_without_triton_the_reference_runs_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_define, "_KERNEL_FOLDERS", {"cpu": "triton"})
     for name in [name for name in sys.modules if name.partition(".")[0] == "triton" or ".kernels.triton" in name]:

@@ -196,6 +196,27 @@ def test_adaptive_windows_are_those_of_max_pooling(size: tuple[int, int], out: A
         torch.testing.assert_close(got[:, :, i, j], (window * window.flatten(2).softmax(2).view_as(window)).sum((2, 3)))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_adaptive_windows_by_a_single_number(n: int) -> None:
+    x = torch.randn(2, 3, *[5] * n)
+    assert torch.equal(soft_pool.adaptive_soft_pool(x, 2), soft_pool.adaptive_soft_pool(x, (2,) * n))
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        ((1, 1, 1, 1), ValueError, r"output_size must have 1 to 3 sizes, .* got \(1, 1, 1, 1\)"),
+        ((), ValueError, r"output_size must have 1 to 3 sizes"),
+        (None, TypeError, "output_size must be an integer or a sequence of them, got None"),
+        (0, ValueError, r"output_size needs positive integers or None"),
+        ((2,), ValueError, r"x must be \[B, C, L\] or \[C, L\], got \[2, 3, 5, 5\]"),
+    ],
+)
+def test_bad_output_sizes_are_named(size: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        soft_pool.adaptive_soft_pool(torch.randn(2, 3, 5, 5), size)
+
+
 def test_operations() -> None:
     with FlopCounterMode(display=False) as counter:
         soft_pool.soft_pool2d(torch.randn(1, 2, 4, 4), 2)
