@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..layers import PiX, create_squeeze
-from ..layers._shared_passes import add_and_rectify, may_share, squeeze
+from ..layers._shared_passes import add_and_rectify, is_hooked, may_share, squeeze
 from ..published import accept_published_names
 
 
@@ -94,8 +94,7 @@ def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module is of that very class, and to call it runs that class's forward and no hook of its own."""
     if type(module) is not kind or "forward" in vars(module) or module._compiled_call_impl is not None:
         return False
-    forward_hooks = module._forward_hooks or module._forward_pre_hooks
-    return not (forward_hooks or module._backward_hooks or module._backward_pre_hooks)
+    return not (is_hooked(module) or module._backward_hooks or module._backward_pre_hooks)
 
 
 class DownscaledBottleneck(Bottleneck):
