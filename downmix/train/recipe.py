@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, get_args, get_origin, get_type_hints
 
+import timm.data
+import timm.optim
 import torch
 
 from ..ops._define import check_choice
+from ._field_types import check_types
 from .segmentation_recipe import SegmentationRecipe
 
 TASKS = ("classification", "segmentation")
@@ -22,6 +26,10 @@ _NOT_NEGATIVE = (
 )
 _LEAST = {"image_size": 8, "batch_size": 2} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
 _SHARES = ("crop_scale", "crop_pct", "hflip", "smoothing", "drop", "drop_path", "reprob", "ema_decay", "momentum")
+
+_LARGEST_SEED = 2**32  # times a million, which makes the seeds of the epochs, it still fits torch's 64 bits
+_ON_CUDA = ("bnb", "fused")  # bitsandbytes' and Apex' optimisers
+_NESTEROV = ("sgd", "nesterov", "sgdw", "nesterovw", "sgdc", "csgdc", "csgdw", "nlars", "nlarc")
 
 
 @dataclass
@@ -162,6 +170,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if isinstance(self.segmentation, dict):  # from a checkpoint or a YAML file
             self.segmentation = SegmentationRecipe.of(self.segmentation)
+        check_types(self)
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -170,12 +179,43 @@ class Recipe:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name, known in _CHOICES.items():
             check_choice(name, getattr(self, name), known)
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        if abs(self.seed) > _LARGEST_SEED:
+            raise ValueError(f"seed must be between -{_LARGEST_SEED} and {_LARGEST_SEED}, got {self.seed}")
+        if self.bce_loss and self.smoothing == 1:
+            raise ValueError("smoothing must be below 1 with bce_loss, got 1.0: every class would be told the same")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(
                 f"mixup and cutmix pair the images of a batch; batch_size must be even, got {self.batch_size}"
             )
+
+        self._check_opt()
+        if self.aa:
+            self._check_aa()
+
+    def _check_opt(self) -> None:
+        name = self.opt.lower().rpartition("_")[2]  # behind lookahead_
+        try:
+            known = timm.optim.get_optimizer_info(name)
+        except ValueError as error:
+            raise ValueError(f"opt must be an optimiser of timm, got {self.opt!r} ({error})") from error
+        if known.second_order:
+            raise ValueError(f"opt {self.opt} needs second derivatives, which training has not; choose another one")
+        if name in _NESTEROV and self.momentum == 0:
+            raise ValueError(f"opt {self.opt} is Nesterov's, which needs momentum above 0; for none take opt momentum")
+
+    def _check_aa(self) -> None:
+        try:
+            timm.data.create_transform(self.image_size, is_training=True, auto_augment=self.aa)
+        except (AssertionError, ValueError, KeyError, IndexError) as error:
+            raise ValueError(
+                f"aa must be in timm's words, such as rand-m7-mstd0.5-inc1, augmix-m3, original or 3a, got {self.aa!r}"
+                + (f" ({error})" if str(error) else "")
+            ) from error
 
     def torch_device(self) -> torch.device:
         """The device asked for; ValueError where it is unknown or not there."""
@@ -188,6 +228,8 @@ class Recipe:
             raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use cpu or auto")
+        if device.type != "cuda" and self.opt.lower().rpartition("_")[2].startswith(_ON_CUDA):
+            raise ValueError(f"opt {self.opt} computes on CUDA devices alone, and device is {name}; choose another opt")
         return device
 
 

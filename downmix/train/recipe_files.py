@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 from dataclasses import fields
 from importlib import resources
@@ -12,7 +13,6 @@ from typing import Any
 import yaml
 
 from .recipe import Recipe
-from .segmentation_recipe import SegmentationRecipe
 
 FIELDS = tuple(field.name for field in fields(Recipe))
 
@@ -30,7 +30,7 @@ def read_recipe(name: str, also: Collection[str] = ()) -> dict[str, Any]:
         also: names that may stand in it beside the fields.
 
     Raises:
-        ValueError: if there is none, it is no YAML mapping, or a field is unknown; the sentence names the nearest.
+        ValueError: if there is none, it is no YAML mapping, a field is unknown (the sentence names the nearest) or bad.
     """
     path: Any = Path(name)
     if not path.is_file():
@@ -40,16 +40,38 @@ def read_recipe(name: str, also: Collection[str] = ()) -> dict[str, Any]:
                 f"there is no recipe {name!r}; give the path of a YAML file, or {', '.join(recipe_names())}"
             )
     try:
-        given = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"the recipe {name} is no YAML: {' '.join(str(error).split())}") from error
+        given = yaml.load(path.read_text(), _Loader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"the recipe {name} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"the recipe {name} must hold lines of `field: value`")
     for field in given:
         if field not in FIELDS and field not in also:
             raise ValueError(f"the recipe {name} has an unknown field {field!r}{nearest(str(field), FIELDS)}")
-    SegmentationRecipe.of(given.get("segmentation", {}))  # whose errors name the nearest field too
+    try:
+        Recipe(**{field: value for field, value in given.items() if field in FIELDS})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the recipe {name} can't be used: {error}") from error
     return given
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a field that is given twice, of which YAML keeps the last, and knows that 1e-3 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names: list[Any] = []
+        for key, _ in node.value:
+            if key.value in names:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(problem=f"line {line} gives {key.value} again; leave one out")
+            names.append(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1, which PyYAML reads, wants a point in it.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"+-0123456789"]
+)
 
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:

@@ -6,6 +6,8 @@ import difflib
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ._field_types import check_types
+
 
 @dataclass
 class SegmentationRecipe:
@@ -38,6 +40,7 @@ class SegmentationRecipe:
     pictures: int = 4
 
     def __post_init__(self) -> None:
+        check_types(self, "segmentation.")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"each class needs a name of its own, got {', '.join(self.classes)}")
         if self.colours and len(self.colours) != len(self.classes):

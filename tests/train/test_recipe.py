@@ -1,5 +1,7 @@
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from downmix.cli import main
@@ -22,11 +24,75 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ({"interpolation": "box"}, "interpolation must be one of 'bilinear', .*, 'random', got 'box'"),
         ({"mixup": 0.1, "batch_size": 9}, "batch_size must be even, got 9"),
         ({"clip_grad": float("nan")}, "clip_grad must be at least 0, got nan"),
+        ({"lr": float("inf")}, "lr must be a finite number, got inf"),
+        ({"aa": "foo"}, r"aa must be in timm's words, such as rand-m7.*, got 'foo' \(Unknown AA policy"),
+        ({"aa": "random"}, "aa must be in timm's words, .*, got 'random'"),
+        ({"smoothing": 1.0, "bce_loss": True}, "smoothing must be below 1 with bce_loss"),
+        ({"opt": "adahessian"}, "opt adahessian needs second derivatives"),
+        ({"opt": "sgd", "momentum": 0.0}, "opt sgd is Nesterov's, which needs momentum above 0; .* opt momentum"),
+        ({"opt": "lookahead_sdg"}, "opt must be an optimiser of timm, got 'lookahead_sdg'"),
+        ({"seed": 99999999999999999999}, "seed must be between -4294967296 and 4294967296, got 9999"),
     ],
 )
 def test_a_bad_field_is_named(field: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe(**field)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"epochs": None}, "epochs must be a whole number, got None"),
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+        ({"log_every": True}, "log_every must be a whole number, got True"),
+        ({"lr": "high"}, "lr must be a number, got 'high'"),
+        ({"init": 3}, "init must be text or null, got 3"),
+        ({"amp": 16}, "amp must be one of 'none', .*, got 16"),
+        ({"pretrained": 1}, "pretrained must be true or false, got 1"),
+        ({"segmentation": None}, "segmentation must be lines of `field: value`, got None"),
+        ({"segmentation": {"crop": 5}}, "segmentation.crop must be a list, each of which is a whole number, got 5"),
+        ({"segmentation": {"rotate": "x"}}, "segmentation.rotate must be a number, got 'x'"),
+        ({"segmentation": {"scale": ["x", "y"]}}, r"segmentation.scale must be a list, .* a number, got \['x', 'y'\]"),
+        ({"segmentation": {"classes": 3}}, "segmentation.classes must be a list, each of which is text, got 3"),
+        ({"segmentation": {"void": "x"}}, "segmentation.void must be a whole number or null, got 'x'"),
+    ],
+)
+def test_a_field_of_another_type_is_named(field: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Recipe(**field)
+
+
+def test_numbers_of_numpy_are_numbers_too() -> None:
+    assert Recipe(epochs=np.int64(3), lr=np.float32(0.5)).epochs == 3  # type: ignore[arg-type]
+
+
+def test_optimisers_that_need_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="opt bnbsgd computes on CUDA devices alone, and device is cpu"):
+        Recipe(opt="bnbsgd", device="cpu").torch_device()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert Recipe(opt="bnbsgd").torch_device().type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: null", "mine.yaml can't be used: epochs must be a whole number, got None"),
+        ("lr: .nan", "mine.yaml can't be used: lr must be a finite number, got nan"),
+        ("segmentation: {crop: 5}", "mine.yaml can't be used: segmentation.crop must be a list"),
+        ("lr: 5\nepochs: 2\nlr: 6", "mine.yaml can't be read: line 3 gives lr again; leave one out"),
+        ("segmentation: {void: 1, void: 2}", "mine.yaml can't be read: line 1 gives void again"),
+    ],
+)
+def test_a_bad_file_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_recipe(str(tmp_path / "mine.yaml"))
+
+
+def test_numbers_with_an_exponent_need_no_point(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("lr: 1e-3\nmin_lr: 1.E-5\ndata: 3e\nmodel: e3\n")
+    found = read_recipe(str(tmp_path / "mine.yaml"))
+    assert found == {"lr": 0.001, "min_lr": 0.00001, "data": "3e", "model": "e3"}
 
 
 def test_an_unknown_device_is_named() -> None:
