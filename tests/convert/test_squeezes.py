@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torchvision.ops import FrozenBatchNorm2d
 
 from downmix import PiX, convert
@@ -132,6 +133,9 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     "such as weight_norm": lambda: Calls(
         lambda m, x: m.end(m.conv(x).relu()), conv=weight_computed_by_a_hook(), end=end()
     ),
+    "such as weight_norm or prune": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=pruned_bias(), end=end()
+    ),
 }  # fmt: skip
 
 
@@ -142,6 +146,13 @@ def weight_computed_by_a_hook() -> nn.Module:
     conv.raw_weight = nn.Parameter(weight.detach())
     conv.register_forward_pre_hook(lambda module, args: setattr(module, "weight", module.raw_weight * 2))
     conv.weight = weight.detach()
+    return conv
+
+
+def pruned_bias() -> nn.Module:
+    conv = prune.l1_unstructured(nn.Conv2d(32, 8, 1), "bias", 0.5)
+    with torch.no_grad():
+        conv(X)
     return conv
 
 
