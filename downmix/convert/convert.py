@@ -59,7 +59,7 @@ def convert(
     Raises:
         ValueError: if an option is unknown, neither ``squeeze`` nor ``pool`` is given, the network can't be copied, or
             it can't run on ``example_input``, before or after.
-        TypeError: if ``model`` is no module, or is scripted or compiled.
+        TypeError: if ``model`` is no module, is scripted or compiled, or has a layer that is scripted.
 
     Example:
         >>> from torch import nn
@@ -165,6 +165,11 @@ def check_network(model: object, verb: str) -> None:
 
 def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> None:
     check_network(model, "convert")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # it takes no hooks, by which layers are seen to run
+            raise TypeError(
+                f"layer {name!r} of model is scripted or traced already; convert it first, script it afterwards"
+            )
     if squeeze is None and pool is None:
         raise ValueError("there is nothing to do: give squeeze, pool or both")
     if not isinstance(min_reduction, int) or min_reduction < 1:

@@ -212,3 +212,10 @@ def test_a_network_that_can_t_be_copied_says_how() -> None:
     _, report = convert(Calls(lambda m, x: m.net(x), net=twins(), spare=spare), inplace=True, example_input=X)
     assert len(report.replaced) == 3
     assert report.after.macs is None
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # that it is deprecated
+def test_a_scripted_layer_is_named() -> None:
+    model = nn.Sequential(twins(), nn.Sequential(torch.jit.script(nn.ReLU())))
+    with pytest.raises(TypeError, match=r"layer '1\.0' of model is scripted or traced already; convert it first"):
+        convert(model, example_input=X)
