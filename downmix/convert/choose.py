@@ -183,8 +183,9 @@ def _no_squeeze(conv: nn.Conv2d, min_reduction: int) -> str:
         return "reduces the channels by a ratio that is no integer"
     if conv.stride != (1, 1) or conv.groups != 1 or conv.padding not in ((0, 0), "valid", "same"):
         return "has a stride, groups or padding"
-    if "weight" not in dict(conv.named_parameters(recurse=False)):
-        return "has a weight that something else computes, such as weight_norm"
+    own = dict(conv.named_parameters(recurse=False))
+    if "weight" not in own or (conv.bias is not None and "bias" not in own):
+        return "has a weight or bias that something else computes, such as weight_norm or prune"
     return ""
 
 

@@ -57,9 +57,9 @@ def convert(
         :func:`convert_like`.
 
     Raises:
-        ValueError: if an option is unknown, neither ``squeeze`` nor ``pool`` is given, or the network can't run on
-            ``example_input``, before or after.
-        TypeError: if ``model`` is no module, or is scripted or compiled.
+        ValueError: if an option is unknown, neither ``squeeze`` nor ``pool`` is given, the network can't be copied, or
+            it can't run on ``example_input``, before or after.
+        TypeError: if ``model`` is no module, is scripted or compiled, or has a layer that is scripted.
 
     Example:
         >>> from torch import nn
@@ -73,7 +73,7 @@ def convert(
     _check(model, squeeze, pool, min_reduction)
     asked = {"squeeze": squeeze, "pool": pool}
     builders = {kind: find_builder(kind, value) for kind, value in asked.items() if value is not None}
-    network = model if inplace else copy.deepcopy(model)
+    network = model if inplace else _copy(model)
     args = _arguments(network, example_input)
     chooser = Chooser(network, _run(network, args, "pass another example_input"), where)
     if "squeeze" in builders:
@@ -135,7 +135,7 @@ def convert_like(
           (1): Identity()
         )
     """
-    network = model if inplace else copy.deepcopy(model)
+    network = model if inplace else _copy(model)
     own = {"squeeze": squeeze, "pool": pool}
     news: dict[str, nn.Module] = {}
     for name, drop in config["layers"].items():
@@ -165,10 +165,27 @@ def check_network(model: object, verb: str) -> None:
 
 def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> None:
     check_network(model, "convert")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # it takes no hooks, by which layers are seen to run
+            raise TypeError(
+                f"layer {name!r} of model is scripted or traced already; convert it first, script it afterwards"
+            )
     if squeeze is None and pool is None:
         raise ValueError("there is nothing to do: give squeeze, pool or both")
     if not isinstance(min_reduction, int) or min_reduction < 1:
         raise ValueError(f"min_reduction must be a positive integer, got {min_reduction!r}")
+
+
+def _copy(model: Network) -> Network:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        if "deepcopy protocol" not in str(error):
+            raise
+        raise ValueError(
+            f"{type(model).__name__} can't be copied, as it holds tensors that autograd follows, such as a weight that "
+            "prune or weight_norm computed; run it once under torch.no_grad(), or pass inplace=True"
+        ) from error
 
 
 def _arguments(network: nn.Module, example_input: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...]:

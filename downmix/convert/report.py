@@ -158,11 +158,10 @@ class Report(Shown):
 
 def count_totals(network: nn.Module, args: tuple[Any, ...], notes: list[str]) -> Totals:
     """Counts what one image of the size of ``args`` costs; adds a sentence to ``notes`` where that is not possible."""
-    twin = _on_meta(network)
     counted: list[int | None] = []
     for what, count in (("MACs", count_macs), ("activation bytes", count_activation_bytes)):
         try:
-            counted.append(count(twin, _image_size(args)))
+            counted.append(count(_on_meta(network), _image_size(args)))
         except Exception as error:  # networks raise what they like, and a conversion is good without its cost
             note = f"{what} could not be counted: {' '.join(str(error).split()) or type(error).__name__}"
             counted.append(None)

@@ -20,7 +20,7 @@ _ACTIVATIONS = {
     "celu", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish", "_prelu_kernel", "relu", "rrelu_with_noise",
     "silu", "softplus",
 }  # fmt: skip
-_BESIDE = {"detach", "empty_like", "view"}  # what runs beside an activation in its module, or in a hook
+_BESIDE = {"detach", "empty_like", "view"}  # what runs beside an activation in its module
 _WEIGHTED = {"convolution", "addmm", "mm", "bmm", "baddbmm"}
 
 
@@ -86,13 +86,14 @@ def trace(model: nn.Module, args: tuple[Any, ...]) -> Trace:
     with evaluation(model), torch.no_grad(), recorder.listening(model), recorder:
         output = model(*args)
     recorder.read(Step("", None), [output])
-    return Trace(recorder.steps)
+    return Trace([step for step in recorder.steps if step not in recorder.unread])
 
 
 class _Recorder(TorchDispatchMode):
     """Sees every ATen operator, and through hooks the layer it belongs to.
 
-    A layer is a module without children, or a norm, which in timm holds its activation.
+    A layer is a module without children, or a norm, which in timm holds its activation. What runs in the network's own
+    hooks is no step, unless something outside of them reads what came of it: so who only looks on changes nothing.
     """
 
     def __init__(self) -> None:
@@ -100,6 +101,8 @@ class _Recorder(TorchDispatchMode):
         self.steps: list[Step] = []
         self._inside: list[str] = []
         self._layer: Step | None = None
+        self._hooks = 0  # of how many modules the network's own hooks are at work
+        self.unread: dict[Step, list[Any]] = {}  # what ran in them, and what that read
         self._producer = WeakIdKeyDictionary()  # weak, so that an activation lives no longer than it would
 
     @contextmanager
@@ -107,10 +110,23 @@ class _Recorder(TorchDispatchMode):
         with ExitStack() as handles:
             for name, module in model.named_modules():
                 atomic = is_norm(module) or not any(True for _ in module.children())
-                before, after = self._layer_hooks(name, module) if atomic else self._container_hooks(name)
-                handles.callback(module.register_forward_pre_hook(before).remove)
-                handles.callback(module.register_forward_hook(after).remove)
+                enter, leave = self._layer_hooks(name, module) if atomic else self._container_hooks(name)
+                for ours in (
+                    module.register_forward_pre_hook(self._hooks_begin, prepend=True),
+                    module.register_forward_pre_hook(self._hooks_end),
+                    module.register_forward_pre_hook(enter),
+                    module.register_forward_hook(self._hooks_begin, prepend=True),
+                    module.register_forward_hook(leave, prepend=True),
+                    module.register_forward_hook(self._hooks_end),
+                ):
+                    handles.callback(ours.remove)
             yield
+
+    def _hooks_begin(self, *_: Any) -> None:
+        self._hooks += 1
+
+    def _hooks_end(self, *_: Any) -> None:
+        self._hooks -= 1
 
     def _container_hooks(self, name: str) -> tuple[Any, Any]:
         def leave(module: nn.Module, args: Any, output: Any) -> None:  # what a hook returns would be the output
@@ -132,11 +148,15 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        step = self._layer or Step(self._inside[-1] if self._inside else "", None)
+        function = Step(self._inside[-1] if self._inside else "", None)
+        step = function if self._hooks else self._layer or function
         if not step.ops:  # a layer that computes nothing, such as Identity, is no step
             self.steps.append(step)
+        if self._hooks:
+            self.unread[step] = [self._producer[t] for t in _tensors((args, kwargs)) if t in self._producer]
+        else:
+            self.read(step, (args, kwargs))
         step.ops.append(func.overloadpacket.__name__.removesuffix("_"))
-        self.read(step, (args, kwargs))
         for tensor in _tensors(output):
             self._producer[tensor] = step
         return output
@@ -145,9 +165,15 @@ class _Recorder(TorchDispatchMode):
         """Notes that ``step`` reads the tensors in ``values``."""
         for tensor in _tensors(values):
             source = self._producer.get(tensor)
-            if source is not None and source is not step and step not in source.readers:
-                source.readers.append(step)
-                step.sources.append(source)
+            if source is not None and source is not step:
+                self._link(source, step)
+
+    def _link(self, source: Step, step: Step) -> None:
+        for earlier in self.unread.pop(source, []):
+            self._link(earlier, source)
+        if step not in source.readers:
+            source.readers.append(step)
+            step.sources.append(source)
 
 
 def _tensors(values: Any) -> Iterable[Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from downmix import PiX, convert, convert_like
 
@@ -194,3 +195,27 @@ def test_a_converted_network_compiles_and_exports(export: bool) -> None:
         else torch.compile(network, fullgraph=True, backend="aot_eager")
     )
     torch.testing.assert_close(compiled(X), network(X))
+
+
+def test_a_network_that_can_t_be_copied_says_how() -> None:
+    model = nn.Sequential(prune.l1_unstructured(nn.Conv2d(32, 32, 3), "weight", 0.5), *twins())
+    with pytest.raises(
+        ValueError, match=r"Sequential can't be copied, .* run it once under torch.no_grad\(\), or pass"
+    ):
+        convert(model, example_input=X)
+    with pytest.raises(ValueError, match="can't be copied"):
+        convert_like(model, {"squeeze": "pix", "pool": None, "layers": {}})
+    with torch.no_grad():
+        model(X)
+    assert len(convert(model, example_input=X)[1].replaced) == 3
+    spare = prune.l1_unstructured(nn.Conv2d(32, 32, 3), "weight", 0.5)  # which does not run
+    _, report = convert(Calls(lambda m, x: m.net(x), net=twins(), spare=spare), inplace=True, example_input=X)
+    assert len(report.replaced) == 3
+    assert report.after.macs is None
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # that it is deprecated
+def test_a_scripted_layer_is_named() -> None:
+    model = nn.Sequential(twins(), nn.Sequential(torch.jit.script(nn.ReLU())))
+    with pytest.raises(TypeError, match=r"layer '1\.0' of model is scripted or traced already; convert it first"):
+        convert(model, example_input=X)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torchvision.ops import FrozenBatchNorm2d
 
 from downmix import PiX, convert
@@ -132,6 +133,9 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     "such as weight_norm": lambda: Calls(
         lambda m, x: m.end(m.conv(x).relu()), conv=weight_computed_by_a_hook(), end=end()
     ),
+    "such as weight_norm or prune": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=pruned_bias(), end=end()
+    ),
 }  # fmt: skip
 
 
@@ -142,6 +146,13 @@ def weight_computed_by_a_hook() -> nn.Module:
     conv.raw_weight = nn.Parameter(weight.detach())
     conv.register_forward_pre_hook(lambda module, args: setattr(module, "weight", module.raw_weight * 2))
     conv.weight = weight.detach()
+    return conv
+
+
+def pruned_bias() -> nn.Module:
+    conv = prune.l1_unstructured(nn.Conv2d(32, 8, 1), "bias", 0.5)
+    with torch.no_grad():
+        conv(X)
     return conv
 
 
@@ -172,3 +183,39 @@ def test_frozen_norms_and_buffers_count() -> None:
     assert isinstance(network[1], nn.Identity)
     assert report.notes == []
     assert report.before.activation_bytes is not None
+
+
+def observed(network: nn.Sequential, observer: Callable[[Tensor], object]) -> nn.Sequential:
+    def look(module: nn.Module, args: tuple[Tensor], *output: Tensor) -> None:
+        observer((output or args)[0])
+
+    for module in network.modules():
+        module.register_forward_hook(look)
+        module.register_forward_pre_hook(look)
+    return network
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(32, 32, 3), nn.Sequential(squeeze(), norm(), nn.SiLU()), end())
+
+
+@pytest.mark.parametrize(
+    "observer",
+    [lambda o: o.mean(), lambda o: o.abs().mean(), lambda o: o.detach().cpu().clone(), lambda o: o.relu() @ o],
+)
+def test_hooks_that_only_look_on_change_nothing(observer: Callable[[Tensor], object]) -> None:
+    _, expected = convert(plain(), example_input=X)
+    _, report = convert(observed(plain(), observer), example_input=X)
+    assert [(r.name, r.was) for r in expected.replaced] == [("1.0", "Conv2d 32→8 + BatchNorm2d + SiLU")]
+    assert (report.replaced, report.left) == (expected.replaced, expected.left)
+
+
+def test_what_a_hook_makes_of_an_output_comes_from_a_function() -> None:
+    model = plain()
+    model[1][0].register_forward_hook(lambda module, args, output: output * 2)
+    report = convert(model, example_input=X)[1]
+    assert reasons(report)["1.0"] == "has no norm or activation around it: a projection"
+    kept: list[Tensor] = []
+    model = Calls(lambda m, x: (m.end(m.norm(m.conv(x))), kept[0] + 1), conv=squeeze(), norm=norm(), end=end())
+    model.conv.register_forward_hook(lambda module, args, output: kept.append(output * 2))
+    assert reasons(convert(model, example_input=X)[1]) == {"conv": "gives its output to more than one layer"}
