@@ -91,10 +91,11 @@ def explain_backend(op: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         "pick_or_mix runs its reference: it has no kernel for the device 'meta'"
     """
     global _log
-    outer, _log = _log, []
+    heard: list[str] = []
+    outer, _log = _log, heard
     try:
         op(*args, **kwargs)
-        return "\n".join(dict.fromkeys(_log)) or "no operator of downmix runs here"
+        return "\n".join(dict.fromkeys(heard)) or "no operator of downmix runs here"
     finally:
         _log = outer
 
@@ -165,9 +166,10 @@ class Operator:
         return kernel.forward(*args)
 
     def _explain(self, kernel: ModuleType | str) -> None:
-        if _log is not None:
+        log = _log  # another thread may take it away
+        if log is not None:
             runs = f"its reference: {kernel}" if isinstance(kernel, str) else kernel.__name__
-            _log.append(f"{self.name} runs {runs}")
+            log.append(f"{self.name} runs {runs}")
 
     def inlines(self, *args: Any) -> bool:
         """Whether graphs of torch.compile hold the reference, and not the operator."""
