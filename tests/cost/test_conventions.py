@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ptflops
@@ -8,8 +10,9 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import downmix
 from downmix import PiX
-from downmix.cost import count_macs, measure_cost
+from downmix.cost import count_macs, measure_cost, profile
 
 # Specification, section 1: params in millions, GMACs of the baseline and with PiX.
 TABLE = [("resnet50", 25.55, 4.122, 3.189), ("resnet101", 44.5, 7.850, 6.048), ("resnet152", 60.2, 11.581, 8.910)]
@@ -45,6 +48,81 @@ def test_agrees_with_ptflops(name: str) -> None:
     )
     ours = measure_cost(model, (3, 64, 64))
     assert (ours.macs, ours.params) == (expected, params)
+
+
+SEQUENCE, MAP = (5, 8), (8, 6, 6)
+KNOWN: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
+    (lambda: nn.Sequential(nn.Conv2d(8, 4, 3), nn.ConvTranspose2d(4, 6, 2, stride=2)), MAP),
+    (lambda: nn.ConvTranspose2d(8, 6, 3, 2, groups=2, bias=False), MAP),
+    (lambda: nn.ConvTranspose1d(5, 6, 3, 2), SEQUENCE),
+    (lambda: nn.ConvTranspose3d(1, 6, 3), (1, *MAP)),
+    (lambda: nn.Conv3d(1, 6, 3), (1, *MAP)),
+    *((kind, MAP) for kind in (nn.ReLU, nn.ReLU6, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid)),
+    (lambda: nn.LayerNorm(6), MAP),
+    (lambda: nn.GroupNorm(2, 8), MAP),
+    (lambda: nn.GroupNorm(2, 8, affine=False), MAP),
+    (lambda: nn.InstanceNorm2d(8), MAP),
+    (lambda: nn.InstanceNorm2d(8, affine=True), MAP),
+    (lambda: nn.BatchNorm2d(8, affine=False), MAP),
+    (lambda: nn.BatchNorm1d(5), SEQUENCE),
+    (lambda: nn.Upsample(scale_factor=2), MAP),
+    (lambda: nn.MaxPool2d(2), MAP),
+    (lambda: nn.AdaptiveMaxPool2d(2), MAP),
+    (lambda: nn.AvgPool1d(2), SEQUENCE),
+    (lambda: nn.Linear(8, 3), SEQUENCE),
+    *((partial(kind, 8, 3, 2, bidirectional=True), SEQUENCE) for kind in (nn.RNN, nn.GRU, nn.LSTM)),
+    *((partial(kind, 8, 3, bias=False, batch_first=True), SEQUENCE) for kind in (nn.RNN, nn.GRU, nn.LSTM)),
+    *((partial(kind, 8, 3), (8,)) for kind in (nn.RNNCell, nn.GRUCell, nn.LSTMCell)),
+    (lambda: SelfAttention(nn.MultiheadAttention(8, 2)), SEQUENCE),
+    (lambda: SelfAttention(nn.MultiheadAttention(8, 2, bias=False, batch_first=True)), SEQUENCE),
+    (lambda: Deformable(torchvision.ops.DeformConv2d(8, 6, 3, groups=2)), MAP),
+]
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, attention: nn.MultiheadAttention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x)[0]
+
+
+class Deformable(nn.Module):
+    def __init__(self, conv: nn.Module):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x, x.new_zeros(len(x), 18, 4, 4))
+        return y + self.conv(x, x.new_zeros(len(x), 18, 4, 4), x.new_ones(len(x), 9, 4, 4))
+
+
+@pytest.mark.parametrize(("make", "size"), KNOWN)
+def test_agrees_with_ptflops_layer_by_layer(make: Callable[[], nn.Module], size: tuple[int, ...]) -> None:
+    model: Any = nn.Sequential(make())
+    expected, _ = ptflops.get_model_complexity_info(
+        model,
+        size,
+        as_strings=False,
+        print_per_layer_stat=False,
+        backend="pytorch",
+        backend_specific_config={"count_functional": False},
+    )
+    assert count_macs(model, size) == expected  # pyright: ignore[reportArgumentType]
+
+
+def test_pools_that_ptflops_does_not_know_count_as_the_others() -> None:
+    for pool in (nn.LPPool2d(2, 2), downmix.SoftPool2d(2), nn.MaxPool2d(2)):
+        assert count_macs(nn.Sequential(pool), MAP) == 8 * 36
+
+
+def test_derived_layers_count_as_their_base_though_ptflops_leaves_them_out() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("efficientnet_b0")
+    found = profile(model, (3, 64, 64)).layers
+    assert sum(layer.ptflops or 0 for layer in found) == 33_262_052 + 1_100_032
+    assert sum(layer.ptflops or 0 for layer in found if layer.kind == "BatchNormAct2d") == 1_100_032
 
 
 def test_counted_by_hand() -> None:
