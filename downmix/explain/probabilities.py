@@ -136,8 +136,8 @@ def watch_probabilities(model: nn.Module, see: Callable[[str, Tensor], None]) ->
 
     def hook(name: str) -> Callable[..., None]:
         def seen(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if args[0].dim() == 4:  # an unbatched map comes again, as a batch of one
-                see(name, _probabilities(layer, args[0]))
+            (x,) = args
+            see(name, _probabilities(layer, x if x.dim() == 4 else x.unsqueeze(0)))
 
         return seen
 

@@ -115,7 +115,7 @@ def double_norm(network: nn.Sequential) -> None:
         (prune_weight, "reads a convolution with a weight that something else computes"),
         (prune_bias, "reads a convolution with a weight that something else computes"),
         (normalise_weight, "reads a convolution with a weight that something else computes"),
-        (double_convolution, "reads a convolution that carries a forward hook"),
+        (double_convolution, "does not read a convolution"),  # but what the hook made of its output
         (double_input, "reads a convolution that carries a forward hook"),
         (double_norm, "carries a forward hook"),
     ],
