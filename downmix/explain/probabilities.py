@@ -136,7 +136,7 @@ def watch_probabilities(model: nn.Module, see: Callable[[str, Tensor], None]) ->
 
     def hook(name: str) -> Callable[..., None]:
         def seen(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            (x,) = args
+            x = args[0]
             see(name, _probabilities(layer, x if x.dim() == 4 else x.unsqueeze(0)))
 
         return seen
