@@ -121,6 +121,7 @@ class State:
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),  # for readers: recipe and step decide where a resume goes on
             "scaler": self.scaler.state_dict(),
             "progress": asdict(progress),
             "position": progress.step * self.global_batch,
