@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops._define import beyond_kernels, differentiate, for_autograd, plain, takes_plain_torch
-from ..ops.add_relu_mean import add_relu_mean_
+from ..ops.add_relu_mean import add_relu_mean_, whole
 from ..ops.pix import _pick_or_mix
 from ._global_mean import global_mean
 
 if TYPE_CHECKING:
     from .pix import PiX
+
+_SLOPES = {"sigmoid": 1.0, "tanh": 2.0}  # a gate is the logistic function of so many times its logits
 
 
 def may_share(*tensors: Tensor) -> bool:
@@ -35,12 +37,29 @@ def is_hooked(module: nn.Module) -> bool:
 def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = False) -> Any:
     """``layer(x)``; with ``keep`` also ``x`` for a shortcut, whose gradient joins that of the layer.
 
-    ``mean`` is that of ``x``, where it is known; the gradient of ``x`` is whole all the same.
+    ``mean`` is that of ``x``, or parts of it, where they are known; the gradient of ``x`` is whole all the same.
     """
     if for_autograd((x, layer.weight)):
         return _PiX.apply(x, mean, layer.weight, layer.bias, layer, keep)
     y = _pick_or_mix(x, layer.probabilities(x, mean), *layer.rule)
     return (y, x) if keep else y
+
+
+def one_pass_probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor | None:
+    """p of a PiX layer from the mean of ``x``, or parts of it, where a kernel gives it in one launch."""
+    weight, bias = layer.weight, layer.bias
+    inputs = [mean, weight] if bias is None else [mean, weight, bias]
+    if not (layer.is_plain and may_share(*inputs)) or for_autograd(inputs):
+        return None
+    kernel = _pick_or_mix.kernel(mean, weight, bias, stem="pix_probabilities")
+    if isinstance(kernel, str):
+        return None
+    dtypes = {x.dtype, *(tensor.dtype for tensor in inputs[1:])}
+    if torch.is_autocast_enabled(x.device.type):
+        dtype, fits = torch.get_autocast_dtype(x.device.type), torch.float64 not in dtypes
+    else:
+        dtype, fits = x.dtype, len(dtypes) == 1
+    return kernel.forward(mean, weight, bias, dtype, _SLOPES[layer.gate]) if fits else None
 
 
 def open_gate(gate: str, logits: Tensor) -> Tensor:
@@ -49,7 +68,7 @@ def open_gate(gate: str, logits: Tensor) -> Tensor:
 
 
 def add_and_rectify(x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor | None]:
-    """ReLU(x + shortcut), written over ``x``, and its mean over H and W, [B, C], for :func:`squeeze`."""
+    """ReLU(x + shortcut), written over ``x``, and its mean over H and W, or parts of it, for :func:`squeeze`."""
     if not for_autograd((x, shortcut)):
         return x, add_relu_mean_(x, shortcut)
     if x._is_view():  # as some norms give; autograd lets no function with two outputs write over one
@@ -110,10 +129,10 @@ class _PiX(torch.autograd.Function):
 
         def through_mean(logits: Tensor) -> Tensor:
             logits = logits.to(weight.dtype)
-            found.extend((logits, logits.t() @ mean.to(weight.dtype)))
+            found.extend((logits, logits.t() @ whole(mean, x.dtype).to(weight.dtype)))
             return logits @ weight.flatten(1)
 
-        slope = 1.0 if ctx.gate == "sigmoid" else 2.0
+        slope = _SLOPES[ctx.gate]
         dx = kernel.backward(grad, x, p, *ctx.rule, slope=slope, through_mean=through_mean, other=other)
         logits, dw = found
         return dx, None, dw.view_as(weight), None if bias is None else logits.sum(0), None, None

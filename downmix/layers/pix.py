@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ..ops import pix as op
 from ..ops._define import check_choice, check_floating
+from ..ops.add_relu_mean import whole
 from ._global_mean import global_mean
-from ._shared_passes import may_share, open_gate, squeeze
+from ._shared_passes import may_share, one_pass_probabilities, open_gate, squeeze
 
 GATES = ("sigmoid", "tanh")
 
@@ -87,9 +88,12 @@ class PiX(nn.Module):
     def probabilities(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
         """p, one per sample and output channel: [B, C, H, W] to [B, ceil(C / reduction)].
 
-        ``mean`` [B, C] is that of ``x`` over H and W, where it is known already.
+        ``mean`` [B, C] is that of ``x`` over H and W, where it is known already; or [B, parts, C], which add up to it.
         """
-        logits = F.linear(global_mean(x) if mean is None else mean, self.weight.flatten(1), self.bias)
+        mean = global_mean(x) if mean is None else mean
+        if (p := one_pass_probabilities(self, x, mean)) is not None:
+            return p
+        logits = F.linear(whole(mean, x.dtype), self.weight.flatten(1), self.bias)
         return self.gated(logits if self.norm is None else self.norm(logits))
 
     def gated(self, logits: Tensor) -> Tensor:
@@ -102,6 +106,8 @@ class PiX(nn.Module):
             raise ValueError(f"PiX with in_channels={c} takes [B, {c}, H, W] or [{c}, H, W], got {list(x.shape)}")
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0), None if mean is None else mean.unsqueeze(0)).squeeze(0)
+        if mean is not None and not self.is_plain:
+            mean = whole(mean, x.dtype)  # as others may use it in their own way
         if mean is None and may_share(x, self.weight) and self.is_plain:
             return squeeze(self, x)
         return op.pick_or_mix(

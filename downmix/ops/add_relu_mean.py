@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ._define import InplaceOperator
@@ -17,7 +18,7 @@ def add_relu_mean_(x: Tensor, shortcut: Tensor) -> Tensor:
         shortcut (Tensor[B, C, H, W]): s, of the same dtype.
 
     Returns:
-        Tensor[B, C]
+        Tensor[B, C], or [B, parts, C], which add up to it: a kernel may leave that to who reads them.
 
     Example:
         >>> import torch
@@ -26,6 +27,11 @@ def add_relu_mean_(x: Tensor, shortcut: Tensor) -> Tensor:
         (tensor([[1.5000]]), tensor([0., 3.]))
     """
     return _add_relu_mean_(x, shortcut)
+
+
+def whole(mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mean, [B, C], from what :func:`add_relu_mean_` gives."""
+    return mean if mean.dim() == 2 else mean.sum(1).to(dtype)
 
 
 def _reference(x: Tensor, shortcut: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from downmix.kernels.triton import _overlapping, add_relu_mean, pix, pix_layer, soft_pool
+from downmix.kernels.triton import _overlapping, add_relu_mean, pix, pix_layer, pix_probabilities, soft_pool
 
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
 POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
@@ -83,7 +83,7 @@ def stack_bytes(binary: bytes) -> int:
 
 
 def main() -> None:
-    for module in (pix, pix_layer, soft_pool, _overlapping, add_relu_mean):
+    for module in (pix, pix_layer, pix_probabilities, soft_pool, _overlapping, add_relu_mean):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name)))
     for shape, reduction, layout, dtype, operator, fusion in [
@@ -125,6 +125,18 @@ def main() -> None:
     ]:
         x = torch.empty(shape, dtype=dtype, memory_format=layout)
         add_relu_mean.forward(x, x.clone())
+    for shape, parts, dtype in [
+        ((1, 2048), 1, torch.bfloat16),
+        ((32, 512), 13, torch.float16),
+        ((3, 28), 3, torch.float64),
+        ((40, 100), 1, torch.float32),
+        ((9, 25), 64, torch.float32),
+        ((32, 1024), 7, torch.float32),
+    ]:
+        mean = torch.empty(shape[0], parts, shape[1], dtype=torch.promote_types(dtype, torch.float32))
+        weight, bias = torch.empty(shape[1] // 4, shape[1], 1, 1, dtype=dtype), torch.empty(shape[1] // 4, dtype=dtype)
+        for means in (mean, mean[:, 0].to(dtype)):
+            pix_probabilities.forward(means, weight, bias, dtype, 1.0)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy
 import pytest
+import timm
 import torch
 
 import downmix
+from downmix import PiX
+from downmix.layers._shared_passes import one_pass_probabilities
 from downmix.ops import _define, pix, soft_pool
 from downmix.ops._windows import output_sizes
-from downmix.ops.add_relu_mean import add_relu_mean_
+from downmix.ops.add_relu_mean import add_relu_mean_, whole
+from downmix.tools._bench_networks import settle_batch_norms
 
 from ..ops.standard import LAYOUTS
 from ..ops.test_add_relu_mean import check as check_add_relu_mean
@@ -148,6 +152,101 @@ def test_which_sums_and_means_the_gpu_kernel_takes() -> None:
     assert add_relu_mean_(x[:0], x[:0]).shape == (0, 6)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("parts", [None, 1, 5, 64])
+@pytest.mark.parametrize("options", [{}, {"gate": "tanh", "bias": True}], ids=str)
+def test_probabilities_of_pix_layers(options: dict[str, Any], parts: int | None, dtype: torch.dtype) -> None:
+    for batch, channels, reduction in ((1, 40, 4), (9, 25, 3), (3, 1100, 44), (4, 1, 1), (33, 96, 2)):
+        layer = PiX(channels, reduction, **options).to(DEVICE, dtype)
+        if layer.bias is not None:
+            torch.nn.init.normal_(layer.bias)
+        x, mean = torch.empty(batch, channels, 1, 1, device=DEVICE, dtype=dtype), torch.randn(batch, channels).to(dtype)
+        if parts:  # which are float32, at least
+            mean = torch.randn(batch, parts, channels).to(torch.promote_types(dtype, torch.float32)) / parts**0.5
+        mean = mean.to(DEVICE)
+        with torch.no_grad():
+            got = one_pass_probabilities(layer, x, mean)
+            own = layer.gated(torch.nn.functional.linear(whole(mean, dtype), layer.weight.flatten(1), layer.bias))
+            layer.double()
+            mean = whole(mean.double(), torch.float64)
+            logits = torch.nn.functional.linear(mean, layer.weight.flatten(1), layer.bias)
+            exact = layer.gated(logits)
+        assert got is not None
+        assert got.dtype == dtype
+        eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+        slack = torch.finfo(dtype).eps + 16 * eps * max(1, float(logits.abs().max()))
+        allowed = 2 * (own.double() - exact).abs().max() + slack
+        assert (got.double() - exact).abs().max() <= allowed
+
+
+def test_logits_of_any_size_open_the_gate() -> None:
+    layer, mean = PiX(2, 1).to(DEVICE), torch.tensor([[1e30, -1e30], [math.inf, 0], [math.nan, 1]], device=DEVICE)
+    torch.nn.init.eye_(layer.weight.data.view(2, 2))
+    with torch.no_grad():
+        p = one_pass_probabilities(layer, mean[..., None, None], mean)
+    assert p is not None
+    expected = torch.sigmoid(torch.nn.functional.linear(mean, layer.weight.flatten(1)))
+    torch.testing.assert_close(p, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_probabilities_under_autocast(dtype: torch.dtype) -> None:
+    layer, x = PiX(8, 4).to(DEVICE), torch.randn(2, 8, 3, 3, device=DEVICE).to(dtype)
+    with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
+        got, own = (
+            one_pass_probabilities(layer, x, x.mean((2, 3))),
+            layer.gated(x.mean((2, 3)) @ layer.weight[:, :, 0, 0].t()),
+        )
+        assert got is not None
+        assert got.dtype == own.dtype == torch.bfloat16
+        torch.testing.assert_close(got, own, rtol=0, atol=0.02)
+
+
+def test_which_probabilities_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = PiX(8, 4).to(DEVICE), torch.randn(2, 8, 3, 3, device=DEVICE)
+    mean = x.mean((2, 3))
+
+    def runs(layer: PiX = layer, x: torch.Tensor = x, mean: torch.Tensor = mean) -> bool:
+        return one_pass_probabilities(layer, x, mean) is not None
+
+    assert not runs()  # autograd follows the weight
+    with torch.no_grad():
+        assert runs()
+        assert not runs(x=x.double(), mean=mean.double())
+        assert not runs(PiX(8, 4, norm=True).to(DEVICE).eval())
+        assert not runs(mean=mean[:, :4])
+        assert not runs(mean=mean[:0])
+        kernel = importlib.import_module("downmix.kernels.triton.pix_probabilities")
+        monkeypatch.setattr(kernel, "_MOST_PRODUCTS", 31)
+        assert not runs()
+
+
+@pytest.mark.parametrize("most_read", [0, 2**26])  # the sum of parts in front of the kernel, and in it
+def test_networks_give_what_the_reference_gives(most_read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = importlib.import_module("downmix.kernels.triton.pix_probabilities")
+    monkeypatch.setattr(kernel, "_MOST_READ", most_read)
+    network = timm.create_model("test_pix_resnet", layers=(2, 1, 1, 1)).to(DEVICE).double()
+    settle_batch_norms(network, torch.randn(4, 3, 32, 32, device=DEVICE).double())
+    network = network.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 32, 32, device=DEVICE).double().contiguous(memory_format=torch.channels_last)
+    seen = []
+    monkeypatch.setattr(
+        kernel, "forward", lambda mean, *args, f=kernel.forward: (seen.append(mean.dim()), f(mean, *args))[1]
+    )
+
+    def results() -> list[torch.Tensor]:
+        with torch.no_grad():
+            inference = network.eval()(x)
+        y = network(x)
+        return [inference, y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))]
+
+    got = results()
+    assert set(seen) == {2, 3}  # means, and parts of them
+    with downmix.use_backend("reference"):
+        torch.testing.assert_close(got, results())
+
+
 def test_other_dtypes_get_a_sentence() -> None:
     x = torch.zeros(1, 4, 2, 2).to(torch.float8_e5m2)
     said = pix._pick_or_mix.kernel(x, torch.zeros(1, 1), 4, 0.5, "threshold", "max", False)
@@ -167,6 +266,7 @@ def test_old_gpus_get_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 KERNELS = {
     "_add_relu_mean_kernel",
+    "_pix_probabilities_kernel",
     "_pick_or_mix_forward_kernel",
     "_pick_or_mix_backward_kernel",
     "_gradient_of_logits_kernel",
@@ -211,6 +311,7 @@ def test_every_kernel_compiles_for_gpus() -> None:
         "_soft_pool_rows_forward_kernel": "8",
         "_soft_pool_rows_backward_kernel": "4",
         "_add_relu_mean_kernel": "16",
+        "_pix_probabilities_kernel": "16",
     }
 
 

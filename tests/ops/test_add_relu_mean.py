@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import downmix
-from downmix.ops.add_relu_mean import _add_relu_mean_, _reference, add_relu_mean_
+from downmix.ops.add_relu_mean import _add_relu_mean_, _reference, add_relu_mean_, whole
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -19,7 +19,8 @@ def check(x: torch.Tensor, shortcut: torch.Tensor) -> None:
     """The map is what adding and rectifying give, the means are as exact as theirs, and the shortcut is left alone."""
     before = shortcut.clone()
     own, ours, truth = x.clone(), x.clone(), x.double()
-    means = add_relu_mean_(ours, shortcut), _reference(own, shortcut), _reference(truth, shortcut.double())
+    mean = whole(add_relu_mean_(ours, shortcut), x.dtype)
+    means = mean, _reference(own, shortcut), _reference(truth, shortcut.double())
     assert torch.equal(shortcut, before)
     # One sum and one rounding each.
     torch.testing.assert_close(ours, own, rtol=0, atol=0, equal_nan=True)

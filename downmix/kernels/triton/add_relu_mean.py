@@ -13,6 +13,7 @@ from ...ops._define import compute_dtype
 from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
 from . import _common
 from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, Launch, aligned, alignment, larger, power_of_two, shared_out
+from .pix_probabilities import MOST_PARTS
 
 
 @triton.jit
@@ -65,24 +66,21 @@ def forward(x: Tensor, shortcut: Tensor) -> Tensor:
         return mean
     means = torch.empty(batch, parts, channels, dtype=compute_dtype(x), device=x.device)
     launch(x, shortcut, means)
-    return means.sum(1).to(x.dtype)
+    return means if parts <= MOST_PARTS else means.sum(1).to(x.dtype)
 
 
 @remembered
 def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
     """The parts that the mean of a channel is left in, and the launch."""
     x, shortcut = blank(x_layout), blank(shortcut_layout)
-    batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    channels_inner = not are_planes(x, shortcut)
-    elements = 2 * THREADS * LOAD_BYTES // x.element_size()  # two wide loads of each map for each thread
-    if channels_inner:
-        block_c = power_of_two(channels, 512 // x.element_size())  # whole cache lines
-        block_s = power_of_two(space, elements // block_c)
-    else:
-        block_s = power_of_two(space, elements)
-        block_c = power_of_two(channels, elements // block_s)
-    s_tiles, c_tiles = triton.cdiv(space, block_s), triton.cdiv(channels, block_c)
-    parts, tiles = shared_out(s_tiles, batch * c_tiles)
+    channels, space, channels_inner = x.shape[1], x.shape[2] * x.shape[3], not are_planes(x, shortcut)
+    block_s, block_c = _block(x, channels_inner, line=512)
+    parts, tiles = _parts(x, block_s, block_c)
+    if channels_inner and (parts > MOST_PARTS or tiles <= 2):
+        # Of a small map fewer channels at more positions leave fewer parts; in a large one neighbours in memory had
+        # better be read together.
+        block_s, block_c = _block(x, channels_inner, line=128)
+        parts, tiles = _parts(x, block_s, block_c)
     constants: dict[str, Any] = {
         "DTYPE": TRITON_DTYPES[compute_dtype(x)],
         "CHANNELS_INNER": channels_inner,
@@ -90,4 +88,24 @@ def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
         "BLOCK_S": block_s,
         "BLOCK_C": block_c,
     }
-    return parts, Launch(_add_relu_mean_kernel, batch * parts * c_tiles, (channels, space, parts, tiles), constants)
+    programs = x.shape[0] * parts * triton.cdiv(channels, block_c)
+    return parts, Launch(_add_relu_mean_kernel, programs, (channels, space, parts, tiles), constants)
+
+
+def _block(x: Tensor, channels_inner: bool, line: int) -> tuple[int, int]:
+    """The positions and channels of a tile, in channels_last with so many bytes of channels, or all."""
+    channels, space = x.shape[1], x.shape[2] * x.shape[3]
+    elements = 2 * THREADS * LOAD_BYTES // x.element_size()  # two wide loads of each map for each thread
+    if channels_inner:
+        block_c = power_of_two(channels, line // x.element_size())
+        return power_of_two(space, elements // block_c), block_c
+    block_s = power_of_two(space, elements)
+    return block_s, power_of_two(channels, elements // block_s)
+
+
+def _parts(x: Tensor, block_s: int, block_c: int) -> tuple[int, int]:
+    """The parts that the mean of a channel is left in, and the tiles of each: some more tiles if that avoids a sum."""
+    s_tiles = triton.cdiv(x.shape[2] * x.shape[3], block_s)
+    parts, tiles = shared_out(s_tiles, x.shape[0] * triton.cdiv(x.shape[1], block_c))
+    fewest = triton.cdiv(s_tiles, MOST_PARTS)
+    return (triton.cdiv(s_tiles, fewest), fewest) if tiles < fewest <= 4 else (parts, tiles)

@@ -1,0 +1,107 @@
+# Triton's types mean the compiled language, not the Python that pyright reads.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false
+"""The probabilities of a PiX layer from the mean of its input: what adds up to the mean, linear map and gate at once.
+
+For small batches, in which launches cost more than the work: torch takes four for it.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .._layouts import Layout, blank, layout, remembered
+from . import _common
+from ._common import TRITON_DTYPES, Launch, aligned, alignment, divide, power_of_two
+
+MOST_PARTS = 64  # of a mean that are added up here, if they are not read too often
+_MOST_READ = 2**26  # parts of all channels by all groups; beyond, a sum in front is quicker
+_MOST_PRODUCTS = 2**25  # beyond, torch's matrix product is faster: it lets more samples share a weight it has read
+_ELEMENTS = 8192  # of the largest tile, in registers
+_PROGRAMS = 256  # two for each of H200's multiprocessors
+
+
+@triton.jit
+def _pix_probabilities_kernel(
+    mean_ptr, weight_ptr, bias_ptr, p_ptr, batch, parts, channels, groups, slope: tl.float64,
+    DTYPE: tl.constexpr, BIAS: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """p = σ(slope · (W · mean + b)) of a tile of samples and groups."""
+    g_tiles = tl.cdiv(groups, BLOCK_G)
+    b = tl.program_id(0) // g_tiles * BLOCK_B + tl.arange(0, BLOCK_B)
+    g = tl.program_id(0) % g_tiles * BLOCK_G + tl.arange(0, BLOCK_G)
+    part = tl.arange(0, BLOCK_P)
+    channels = aligned(channels, ALIGN)
+    b_part = (b.to(tl.int64) * parts)[:, None] + part[None, :]
+    there = (b < batch)[:, None] & (part < parts)[None, :]
+    products = tl.zeros([BLOCK_B, BLOCK_G, BLOCK_C], DTYPE)
+    for start in range(0, channels, BLOCK_C * UNROLL):
+        for k in tl.static_range(UNROLL):  # so that their loads are under way together
+            c = start + k * BLOCK_C + tl.arange(0, BLOCK_C)
+            offsets = aligned(b_part * channels, ALIGN)[:, :, None] + c[None, None, :]
+            mean = tl.load(mean_ptr + offsets, there[:, :, None] & (c < channels)[None, None, :], other=0).to(DTYPE)
+            offsets = aligned(g * channels, ALIGN)[:, None] + c[None, :]
+            weight = tl.load(weight_ptr + offsets, (g < groups)[:, None] & (c < channels)[None, :], other=0).to(DTYPE)
+            products += tl.sum(mean, 1)[:, None, :] * weight[None, :, :]
+    logits = tl.sum(products, 2)
+    if BIAS:
+        logits += tl.load(bias_ptr + g, g < groups, other=0).to(DTYPE)[None, :]
+    one = tl.full([1, 1], 1, DTYPE)
+    p = divide(one, one + tl.exp(-logits * tl.full([1, 1], slope, DTYPE)))
+    offsets = b[:, None] * groups + g[None, :]
+    tl.store(p_ptr + offsets, p.to(p_ptr.dtype.element_ty), (b < batch)[:, None] & (g < groups)[None, :])
+
+
+def why_not(mean: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    if mean.shape[-1] != weight.shape[1] or not weight.is_contiguous():
+        return f"the GPU kernel takes a contiguous weight for {mean.shape[-1]} channels, got {list(weight.shape)}"
+    if mean.shape[0] * weight.numel() > _MOST_PRODUCTS or mean.numel() == 0:
+        return "torch's own operators are faster for large batches"
+    return _common.why_not(mean=mean, weight=weight) or (None if bias is None else _common.why_not(bias=bias))
+
+
+def forward(mean: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, slope: float) -> Tensor:
+    """p, [B, G], of this dtype.
+
+    Args:
+        mean (Tensor[B, C]): or [B, parts, C], which add up to it.
+        weight (Tensor[G, C, 1, 1]): W.
+        bias (Tensor[G]): b, or None.
+        dtype: of p.
+        slope: p = σ(slope · (W · mean + b)).
+    """
+    mean = (mean.sum(1) if mean.dim() == 3 and mean.numel() * weight.shape[0] > _MOST_READ else mean).contiguous()
+    p = torch.empty(mean.shape[0], weight.shape[0], dtype=dtype, device=mean.device)
+    launch = _launch(layout(mean), layout(weight), bias is not None, slope)
+    launch(mean, weight, weight if bias is None else bias, p)
+    return p
+
+
+@remembered
+def _launch(mean_layout: Layout, weight_layout: Layout, has_bias: bool, slope: float) -> Launch:
+    mean, weight = blank(mean_layout), blank(weight_layout)
+    (groups, channels), batch = weight.shape[:2], mean.shape[0]
+    parts = mean.shape[1] if mean.dim() == 3 else 1
+    block_p = triton.next_power_of_2(parts)
+    # A program's samples share the weights it reads, its groups the means, but there should be enough programs.
+    block_b = power_of_two(batch, max(1, 8 // block_p))
+    b_tiles = triton.cdiv(batch, block_b)
+    block_g = power_of_two(groups, min(16, max(4, triton.next_power_of_2(b_tiles * groups // _PROGRAMS))))
+    block_c = power_of_two(channels, _ELEMENTS // max(block_b * block_g, block_b * block_p))
+    dtype = torch.float64 if torch.float64 in (mean.dtype, weight.dtype) else torch.float32
+    constants: dict[str, Any] = {
+        "DTYPE": TRITON_DTYPES[dtype],
+        "BIAS": has_bias,
+        "ALIGN": alignment(channels),
+        "BLOCK_B": block_b,
+        "BLOCK_P": block_p,
+        "BLOCK_G": block_g,
+        "BLOCK_C": block_c,
+        "UNROLL": min(4 if block_p == 1 else 2, triton.cdiv(channels, block_c)),
+    }
+    programs = b_tiles * triton.cdiv(groups, block_g)
+    return Launch(_pix_probabilities_kernel, programs, (batch, parts, channels, groups, slope), constants)
