@@ -185,7 +185,7 @@ def plan(
     batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     groups = triton.cdiv(channels, reduction)
     channels_inner = has_channels_inner(x)
-    block_r = power_of_two(reduction, 64) if channels_inner else 1
+    block_r = _side_by_side(reduction) if channels_inner else 1
     steps = triton.cdiv(reduction, block_r)
     elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
     if channels_inner:
@@ -211,6 +211,14 @@ def plan(
         "UNROLL": min(steps, 16),
     }
     return batch * triton.cdiv(groups, block_g), s_tiles, constants
+
+
+def _side_by_side(reduction: int) -> int:
+    """The channels of a group that lie side by side in a tile of channels_last."""
+    most = power_of_two(reduction, 64)
+    divisor = min(reduction & -reduction, 64)
+    # A few steps over a group leave no lane idle; many would read the same cache lines too often.
+    return divisor if reduction <= 7 * divisor else most
 
 
 def has_channels_inner(x: Tensor) -> bool:
