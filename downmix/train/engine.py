@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 from ..layers import linear_density, set_density
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
-from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
+from .data import Batch, close, create_evaluation_loader, create_training_loader, deaths_told, set_position
 from .distributed import World, join
 from .images import DataError, NoScoreError
 from .losses import LaggedLosses
@@ -69,7 +69,7 @@ def train(
         training = Training(recipe, world, signals, task, model)
         training.begin(out, resume)
         try:
-            with Watch(out, training.state, on_step) as watch:
+            with deaths_told(), Watch(out, training.state, on_step) as watch:
                 return training.run(out, watch)
         finally:
             close(training.loader)
@@ -201,23 +201,14 @@ class Training:
         """The batches of each remaining step of the epoch; a stream that ends too early begins again."""
         loader = self.loader if self.state.progress.step < self.state.steps else ()
         batches = iter(loader)
-        try:
-            for _ in range(self.state.progress.step, self.state.steps):
-                step = list(islice(batches, self.recipe.accumulate))
-                if len(step) < self.recipe.accumulate and isinstance(self.loader.dataset, IterableDataset):
-                    batches = iter(self.loader)
-                    step += islice(batches, self.recipe.accumulate - len(step))
-                if len(step) < self.recipe.accumulate:
-                    raise DataError(
-                        "the training stream gives no batch to one of the workers; lower workers or batch_size"
-                    )
-                yield step
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error):
-                raise DataError(
-                    f"a process that loads images died ({str(error).splitlines()[0]}); lower workers"
-                ) from error
-            raise
+        for _ in range(self.state.progress.step, self.state.steps):
+            step = list(islice(batches, self.recipe.accumulate))
+            if len(step) < self.recipe.accumulate and isinstance(self.loader.dataset, IterableDataset):
+                batches = iter(self.loader)
+                step += islice(batches, self.recipe.accumulate - len(step))
+            if len(step) < self.recipe.accumulate:
+                raise DataError("the training stream gives no batch to one of the workers; lower workers or batch_size")
+            yield step
 
     def _settle(self) -> None:
         """Waits for all losses, so that nothing is written or evaluated after one that is not finite."""

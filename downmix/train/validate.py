@@ -11,7 +11,7 @@ import torch
 from timm.data import RealLabelsImagenet
 
 from .checkpoint import CheckpointError
-from .data import Batch, close, create_evaluation_loader
+from .data import Batch, close, create_evaluation_loader, deaths_told
 from .distributed import World, join
 from .evaluation import evaluate
 from .images import DataError
@@ -53,7 +53,10 @@ def validate(
         loader = create_evaluation_loader(task.val_data, recipe, world)
         scores = _RealLabels(task, world) if real_labels else None
         try:
-            metrics = evaluate(model, task, loader, world, nullcontext, on_batch=scores or (lambda batch, output: None))
+            with deaths_told():
+                metrics = evaluate(
+                    model, task, loader, world, nullcontext, on_batch=scores or (lambda batch, output: None)
+                )
         finally:
             close(loader)
         assert metrics is not None  # that is only so after a signal

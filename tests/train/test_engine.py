@@ -1,4 +1,7 @@
 import copy
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,22 @@ def test_steps_with_a_loss_that_is_not_finite_can_be_left_out(skip: int, data: P
     run(recipe, task=PoisonedTask(recipe), model=model)
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert model.get_buffer("norm.num_batches_tracked") == 2 * 4 - skip
+
+
+class DeadlyTask(Classification):
+    """A process that loads is dead before the first loss."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        victim = multiprocessing.active_children()[0].pid or 0
+        os.kill(victim, signal.SIGKILL)
+        os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)
+        return super().loss(output, target)
+
+
+def test_a_process_that_loads_dies_while_none_waits_for_it(data: Path) -> None:
+    recipe = quick_recipe(data, workers=1)
+    with pytest.raises(DataError, match=r"a process that loads images died \(.* Killed\.\); lower workers"):
+        run(recipe, task=DeadlyTask(recipe))
 
 
 def test_accumulation_is_a_larger_batch(data: Path) -> None:
