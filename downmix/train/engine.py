@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -129,8 +130,8 @@ class Training:
             seconds = self._train_epoch(out, watch)
             metrics = self._evaluate(out)
             total, count = self.world.sum(progress.loss_sum, progress.loss_count)
-            lr = self.state.optimizer.param_groups[0]["lr"]
-            progress.history.append(Epoch(total / max(count, 1), lr, seconds, metrics))
+            train_loss = total / count if count else math.nan  # of an epoch whose steps were all left out
+            progress.history.append(Epoch(train_loss, self.state.optimizer.param_groups[0]["lr"], seconds, metrics))
             progress.epoch, progress.step, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
             if metrics[self.task.deciding] > progress.best:
                 progress.best, progress.best_epoch = metrics[self.task.deciding], progress.epoch

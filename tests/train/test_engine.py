@@ -1,4 +1,6 @@
 import copy
+import json
+import math
 import multiprocessing
 import os
 import signal
@@ -98,6 +100,19 @@ def test_steps_with_a_loss_that_is_not_finite_can_be_left_out(skip: int, data: P
     run(recipe, task=PoisonedTask(recipe), model=model)
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert model.get_buffer("norm.num_batches_tracked") == 2 * 4 - skip
+
+
+def test_an_epoch_without_a_step_has_no_loss(data: Path, tmp_path: Path) -> None:
+    class NeverFinite(Classification):
+        def loss(self, output: Tensor, target: Tensor) -> Tensor:
+            return super().loss(output, target) * torch.nan
+
+    recipe = quick_recipe(data, skip_nan=4)
+    (epoch,) = run(recipe, tmp_path / "out", task=NeverFinite(recipe))
+    assert math.isnan(epoch.train_loss)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["train_loss"] is None
+    assert summary["skipped_steps"] == 4
 
 
 class DeadlyTask(Classification):
