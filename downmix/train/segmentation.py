@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Segmentation(Task):
         return self.criterion(output, target)
 
     def create_metrics(self) -> MetricCollection:
-        return MetricCollection({"iou": ClassIoU(self.class_names), "val_loss": MeanMetric()})
+        return MetricCollection({"iou": ClassIoU(self.class_names), "val_loss": MeanMetric(nan)})  # NaN stays NaN
 
     def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
         metrics["iou"].update(output, target)

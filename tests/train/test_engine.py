@@ -59,6 +59,19 @@ def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
     assert metrics["val_loss"] == pytest.approx((torch.tensor([2.0, 0.0]).logsumexp(0) - 1).item(), abs=1e-6)
 
 
+def test_a_held_out_loss_that_is_nan_is_not_left_out(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path, count=25))  # 10 held out, batches of 8
+    task, world = Classification(recipe), World(torch.device("cpu"))
+
+    class NaNForTwo(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 2), torch.nan if len(x) == 2 else 1.0)
+
+    metrics = evaluate(NaNForTwo(), task, create_evaluation_loader(task.val_data, recipe, world), world, torch.no_grad)
+    assert metrics is not None
+    assert math.isnan(metrics["val_loss"])
+
+
 def test_too_few_images_for_a_batch(data: Path) -> None:
     recipe = quick_recipe(data, batch_size=32, accumulate=2)
     with pytest.raises(DataError, match=r"32 training images don't fill one batch of 64 \(32 × accumulate 2 × 1 proc"):
