@@ -112,13 +112,14 @@ class Training:
     def begin(self, out: Output, resume: str) -> None:
         """Goes back to a checkpoint where one is asked for."""
         out.class_names = list(self.task.class_names)
-        found = _find_checkpoint(out, resume)
-        if found:
-            path, saved = found
-            check_classes(saved.get("class_names", []), out.class_names, path)
-            self.state.restore(saved, path)
-            out.note_differences(saved["recipe"])
-            out.say(f"going on from {path}, after {self.state.done} steps")
+        with self.world.together():
+            found = _find_checkpoint(out, resume)
+            if found:
+                path, saved = found
+                check_classes(saved.get("class_names", []), out.class_names, path)
+                self.state.restore(saved, path)
+                out.note_differences(saved["recipe"])
+                out.say(f"going on from {path}, after {self.state.done} steps")
         out.write_recipe()
         (behind,) = self.world.agree(out.is_behind(self.state.progress))
         if behind:

@@ -45,12 +45,13 @@ def validate(
         raise CheckpointError(f"{path} does not say how it was trained; give a file that `downmix train` wrote")
     recipe = replace(trained.recipe, pretrained=False, init=None, **fields)
     with join(recipe.torch_device()) as world:
-        task = create_task(recipe)
-        check_classes(trained.class_names, task.class_names, path)
-        model = task.create_model()
-        restore(model, trained, path)
+        with world.together():
+            task = create_task(recipe)
+            check_classes(trained.class_names, task.class_names, path)
+            model = task.create_model()
+            restore(model, trained, path)
+            loader = create_evaluation_loader(task.val_data, recipe, world)
         model = model.to(world.device)
-        loader = create_evaluation_loader(task.val_data, recipe, world)
         scores = _RealLabels(task, world) if real_labels else None
         try:
             with deaths_told():
