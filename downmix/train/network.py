@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..convert import convert, convert_like
-from ..models._networks import create_network
+from ..convert import convert_like
+from ..models._networks import convert_by, create_network
 from .recipe import Recipe
 from .weights import read_weights, start_from, tensors_of
 
@@ -37,20 +36,19 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def convert_network(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """Replaces the layers of ``network`` that ``recipe`` wants replaced."""
+    """Replaces the layers of ``network`` that ``recipe`` wants replaced.
+
+    Raises:
+        ValueError: if there are none.
+    """
     if recipe.convert:
         try:
             config = json.loads(Path(recipe.convert).read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"{recipe.convert} is no convert.json of `downmix convert` ({error})") from error
         return convert_like(network, config, inplace=True)
-    if recipe.squeeze == recipe.pool == "none":
-        return network
-    network, _ = convert(
-        network,
-        squeeze=None if recipe.squeeze == "none" else recipe.squeeze,
-        pool=None if recipe.pool == "none" else recipe.pool,
-        example_input=torch.zeros(1, 3, recipe.image_size, recipe.image_size),
-        inplace=True,
-    )
+    size = (3, recipe.image_size, recipe.image_size)
+    for kind, word in (("squeeze", recipe.squeeze), ("pool", recipe.pool)):
+        if word != "none":
+            network = convert_by(kind, word, network, recipe.model, size)
     return network

@@ -186,6 +186,8 @@ class Recipe:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if abs(self.seed) > _LARGEST_SEED:
             raise ValueError(f"seed must be between -{_LARGEST_SEED} and {_LARGEST_SEED}, got {self.seed}")
+        if self.convert and (self.squeeze, self.pool) != ("none", "none"):
+            raise ValueError("convert repeats a conversion with the words of its own; leave squeeze and pool out")
         if self.bce_loss and self.smoothing == 1:
             raise ValueError("smoothing must be below 1 with bce_loss, got 1.0: every class would be told the same")
         if (self.mixup or self.cutmix) and self.batch_size % 2:

@@ -31,6 +31,7 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ({"opt": "adahessian"}, "opt adahessian needs second derivatives"),
         ({"opt": "sgd", "momentum": 0.0}, "opt sgd is Nesterov's, which needs momentum above 0; .* opt momentum"),
         ({"opt": "lookahead_sdg"}, "opt must be an optimiser of timm, got 'lookahead_sdg'"),
+        ({"convert": "convert.json", "squeeze": "pix"}, "convert repeats a conversion .*; leave squeeze and pool out"),
         ({"seed": 99999999999999999999}, "seed must be between -4294967296 and 4294967296, got 9999"),
     ],
 )
@@ -109,6 +110,7 @@ def test_an_unknown_device_is_named() -> None:
         (["--model", "pix_resnet29_smal"], "did you mean pix_resnet29_small"),
         (["--opt", "sdg"], "opt must be an optimiser of timm, got 'sdg'"),
         (["--init", "nowhere.pt"], "nowhere.pt"),
+        (["--model", "vgg_small", "--squeeze", "pix"], "vgg_small: squeeze=pix replaces nothing: it has none"),
         (["--resume", "autp"], "there is no checkpoint autp; --resume takes auto, or the path of a .pt file"),
     ],
 )

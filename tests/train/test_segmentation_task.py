@@ -101,16 +101,17 @@ def test_masks_that_are_void_alone(split: str, data: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("encoder", "first", "stage"),
+    ("encoder", "squeeze", "first", "stage"),
     [
-        ("resnet26:layers=(1,1,1,1)", ("conv1", "bn1"), "layer{}"),
-        ("convnext_atto:depths=(1,1,1,1),dims=(8,8,8,8)", ("stem_0", "stem_1"), "stages_{}"),  # not its own names
+        ("resnet26:layers=(1,1,1,1)", "pix", ("conv1", "bn1"), "layer{}"),  # brings layers that timm knows nothing of
+        # not its own names, and no squeezes
+        ("convnext_atto:depths=(1,1,1,1),dims=(8,8,8,8)", "none", ("stem_0", "stem_1"), "stages_{}"),
     ],
 )
 def test_the_lower_layers_of_the_encoder_learn_more_slowly(
-    encoder: str, first: tuple[str, ...], stage: str, data: Path
+    encoder: str, squeeze: str, first: tuple[str, ...], stage: str, data: Path
 ) -> None:
-    how = recipe(data, model=encoder, layer_decay=0.5, squeeze="pix")  # brings layers that timm knows nothing of
+    how = recipe(data, model=encoder, layer_decay=0.5, squeeze=squeeze)
     model: Any = Segmentation(how).create_model()
     groups = State(model, how, World(torch.device("cpu")), steps=1, global_batch=3).optimizer.param_groups
     scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
