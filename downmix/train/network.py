@@ -29,10 +29,20 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
         path = Path(recipe.init)
         start_from(network, read_weights(path), path, fresh=tensors_of(config.get("classifier")))
     if recipe.grad_checkpointing:
-        if not hasattr(network, "set_grad_checkpointing"):
-            raise ValueError(f"{recipe.model} can't recompute activations; leave grad_checkpointing out")
-        network.set_grad_checkpointing()  # type: ignore[operator]
+        recompute_activations(network, recipe)
     return network
+
+
+def recompute_activations(network: Any, recipe: Recipe) -> None:
+    """Lets a network of timm recompute activations.
+
+    Raises:
+        ValueError: if it can't.
+    """
+    try:
+        network.set_grad_checkpointing()
+    except (AttributeError, AssertionError) as error:  # some have the method to say that they can't
+        raise ValueError(f"{recipe.model} can't recompute activations; leave grad_checkpointing out") from error
 
 
 def convert_network(network: nn.Module, recipe: Recipe) -> nn.Module:

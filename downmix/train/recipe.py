@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -182,8 +183,9 @@ class Recipe:
         for name, value in vars(self).items():
             if isinstance(value, float) and not isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {value}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+        for name in ("lr", "crop_pct"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if abs(self.seed) > _LARGEST_SEED:
             raise ValueError(f"seed must be between -{_LARGEST_SEED} and {_LARGEST_SEED}, got {self.seed}")
         if self.convert and (self.squeeze, self.pool) != ("none", "none"):
@@ -224,10 +226,9 @@ class Recipe:
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            device = torch.device(name)
-        except RuntimeError as error:
-            raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):  # torch knows more, on which nothing here was tried
+            raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}")
+        device = torch.device(name)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use cpu or auto")
         if device.type != "cuda" and self.opt.lower().rpartition("_")[2].startswith(_ON_CUDA):

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from ._segmentation_pictures import create_palette, write_picture
 from ._segmentation_transforms import evaluation_transform, to_picture, training_transform
 from .images import BadImageError, DataError
-from .network import convert_network
+from .network import convert_network, recompute_activations
 from .pspnet import create_segmenter, start_segmenter_from
 from .recipe import Recipe
 from .segmentation_data import (
@@ -115,5 +115,5 @@ def build_segmenter(recipe: Recipe) -> nn.Module:
     if recipe.init:
         start_segmenter_from(model, Path(recipe.init))
     if recipe.grad_checkpointing:
-        encoder.model.set_grad_checkpointing()  # type: ignore[operator]
+        recompute_activations(encoder.model, recipe)
     return model
