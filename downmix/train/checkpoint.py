@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,12 +97,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def find_newest(folder: Path, warn: Callable[[str], object]) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of ``folder`` that is whole; ``warn`` hears of each that is not."""
-    newest_first = [path for _, path in reversed(_steps(folder))]
-    for path in [*newest_first, *sorted(folder.glob("epoch-*.pt"), reverse=True), *folder.glob("best.pt")]:
-        try:
-            return path, read_checkpoint(path)
-        except CheckpointError as error:
-            warn(f"{error}; trying an older one")
+
+    def whole(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in paths:
+            try:
+                yield path, read_checkpoint(path)
+            except CheckpointError as error:
+                warn(f"{error}; trying an older one")
+
+    if found := next(whole(path for _, path in reversed(_steps(folder))), None):
+        return found
+    kept = sorted(folder.glob("epoch-*.pt"), reverse=True), folder.glob("best.pt")  # either may be the newer one
+    if newest := [found for paths in kept if (found := next(whole(paths), None))]:
+        return max(newest, key=lambda found: found[1]["progress"]["epoch"])
     if has_checkpoints(folder):
         warn(f"{folder} holds no checkpoint that is whole; training begins anew")
     return None

@@ -166,6 +166,19 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     assert find_newest(tmp_path / "nothing", warnings.append) is None
 
 
+@pytest.mark.parametrize(("best", "epoch", "newest"), [(4, 2, "best.pt"), (1, 2, "epoch-0002.pt")])
+def test_of_what_is_kept_for_good_the_newest_is_taken(
+    best: int, epoch: int, newest: str, finished: Path, tmp_path: Path
+) -> None:
+    state = read_checkpoint(finished / "best.pt")
+    for name, number in (("best.pt", best), (f"epoch-{epoch:04d}.pt", epoch)):
+        torch.save(state | {"progress": state["progress"] | {"epoch": number}}, tmp_path / name)
+    (tmp_path / "step-00000016.pt").write_bytes(b"")
+    found = find_newest(tmp_path, lambda text: None)
+    assert found
+    assert found[0].name == newest
+
+
 def test_where_none_is_whole_training_begins_anew(
     data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
