@@ -47,11 +47,10 @@ def keep_as(path: Path, name: str) -> None:
     try:
         os.link(path, temporary)
     except OSError:  # a file system without hard links
-        try:
-            shutil.copyfile(path, temporary)
-        except OSError as error:
-            raise _cannot_write(target, error) from error
-    os.replace(temporary, target)
+        with open(path, "rb") as source:
+            write_whole(target, lambda file: shutil.copyfileobj(source, file))
+    else:
+        os.replace(temporary, target)
 
 
 def write_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from downmix.tools._trained import trained_network
 from downmix.train import Epoch, Interrupted, Recipe, checkpoint, train
 from downmix.train._segmentation_pictures import create_palette, write_picture
-from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
+from downmix.train.checkpoint import CheckpointError, find_newest, keep_as, read_checkpoint
 from downmix.train.curves import draw_curves
 from downmix.train.network import build_network
 from downmix.train.validate import validate
@@ -229,6 +229,19 @@ def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(
     assert not list(tmp_path.glob(".*partial"))
     run(recipe, tmp_path, resume="auto")
     assert read_checkpoint(max(tmp_path.glob("step-*.pt")))["progress"]["epoch"] == 3
+
+
+def test_a_copy_is_as_safe_as_what_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    path, flushed = tmp_path / "step-00000001.pt", []
+    path.write_bytes(b"x" * 100)
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_size))
+    keep_as(path, "best.pt")
+    assert (tmp_path / "best.pt").read_bytes() == path.read_bytes()
+    assert flushed[0] == 100
 
 
 @pytest.mark.parametrize("dies_before", ["best.pt", "best.safetensors", "last.safetensors", "epochs.csv"])
