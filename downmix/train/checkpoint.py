@@ -36,6 +36,8 @@ def write_checkpoint(folder: Path, state: dict[str, Any], step: int, keep_last: 
     for _, other in _steps(folder):
         if other not in kept:
             other.unlink(missing_ok=True)
+    for left in folder.glob(".step-*.pt.partial"):  # by a death while it was written
+        left.unlink(missing_ok=True)
     return path
 
 
