@@ -29,6 +29,9 @@ from .segmentation_data import (
 from .segmentation_scores import ClassIoU, SegmentationLoss
 from .task import Task
 
+# Fields that would do nothing here; of those that are on if left out (smoothing, crop_scale) nobody can tell.
+_OF_CLASSIFICATION = ("mixup", "cutmix", "bce_loss", "aa", "reprob", "crop_padding")
+
 
 class Segmentation(Task):
     """A class for each pixel, by PSPNet over the recipe's network.
@@ -42,6 +45,9 @@ class Segmentation(Task):
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)
         part = recipe.segmentation
+        for name in _OF_CLASSIFICATION:
+            if getattr(recipe, name):
+                raise ValueError(f"{name} is for classification alone; leave it out of a segmentation")
         if not part.classes:
             raise DataError("a segmentation needs the names of its classes; give segmentation.classes")
         self.class_names = part.classes

@@ -148,6 +148,12 @@ def test_the_encoder_starts_from_a_classifier(data: Path, tmp_path: Path) -> Non
         Segmentation(recipe(data, init=str(tmp_path / "less.pt"))).create_model()
 
 
+@pytest.mark.parametrize("field", [{"mixup": 0.2}, {"aa": "rand-m7"}, {"bce_loss": True}])
+def test_what_only_classification_does_is_refused(field: dict[str, Any], data: Path) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(field))} is for classification alone"):
+        Segmentation(recipe(data, **field, batch_size=2))
+
+
 def test_recipes_that_are_refused(data: Path) -> None:
     with pytest.raises(ValueError, match="needs the names of its classes; give segmentation.classes"):
         Segmentation(recipe(data, {"classes": []}))
