@@ -66,7 +66,8 @@ class Recipe:
         weight_decay: weight decay; none on biases and norms.
         layer_decay: factor of the learning rate from each layer to the one below; 0 for the same everywhere.
         sched: schedule of the learning rate, by timm's name.
-        decay_rate: factor of the schedules step and multistep, and exponent of poly.
+        decay_rate: factor of the schedules step (every 90 epochs) and multistep (after 90, 180 and 270), and exponent
+            of poly.
         warmup_epochs: epochs of linear warm-up.
         min_lr: learning rate at the end of the schedule.
         clip_grad: the norm that gradients are clipped to; 0 for no clipping.
