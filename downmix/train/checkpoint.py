@@ -15,6 +15,7 @@ from torch import nn
 
 from .. import published
 
+_PARTS = {"model", "optimizer", "scaler", "progress", "position", "processes", "recipe"}  # what a resume needs
 _STEP = re.compile(r"step-(\d+)\.pt")
 
 
@@ -91,7 +92,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = published.read_file(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    if not isinstance(state, dict) or "recipe" not in state or "model" not in state:
+    if not isinstance(state, dict) or not state.keys() >= _PARTS or not isinstance(state["recipe"], dict):
         raise CheckpointError(f"{path} is no checkpoint of `downmix train`")
     return state
 

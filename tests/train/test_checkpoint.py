@@ -166,6 +166,14 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     assert find_newest(tmp_path / "nothing", warnings.append) is None
 
 
+@pytest.mark.parametrize("change", [{"position": None}, {"recipe": "of another program"}])
+def test_what_lacks_a_part_is_no_checkpoint(change: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(finished / "best.pt") | change
+    torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="other.pt is no checkpoint of `downmix train`"):
+        read_checkpoint(tmp_path / "other.pt")
+
+
 @pytest.mark.parametrize(("best", "epoch", "newest"), [(4, 2, "best.pt"), (1, 2, "epoch-0002.pt")])
 def test_of_what_is_kept_for_good_the_newest_is_taken(
     best: int, epoch: int, newest: str, finished: Path, tmp_path: Path
