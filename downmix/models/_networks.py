@@ -56,11 +56,23 @@ def create_network(name: str, *, input_size: tuple[int, int, int] | None = None,
     except (TypeError, KeyError, RuntimeError, AssertionError) as error:
         raise ValueError(f"timm can't build {name!r} with {kwargs}: {error}") from error
     for kind, word in words.items():
-        network = _convert(full, network, kind, word, input_size)
+        network = convert_by(kind, word, network, full, input_size)
     return network
 
 
-def _convert(name: str, network: nn.Module, kind: str, word: Any, input_size: tuple[int, int, int] | None) -> nn.Module:
+def convert_by(
+    kind: str, word: Any, network: nn.Module, name: str, input_size: tuple[int, int, int] | None = None
+) -> nn.Module:
+    """Converts ``network``, which messages call ``name``, in place by a word of :func:`downmix.convert`.
+
+    Args:
+        kind: pool or squeeze.
+        word: for that.
+        input_size: as of :func:`create_network`.
+
+    Raises:
+        ValueError: if the word is unknown or replaces nothing.
+    """
     size = input_size or own_input_size(name, network, "the size of the images")
     x = images(network, 1, size, torch.zeros)
     choice: dict[str, Any] = {"squeeze": None, "pool": None, kind: word}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from .. import published
 
+_PARTS = {"model", "optimizer", "scaler", "progress", "position", "processes", "recipe"}  # what a resume needs
 _STEP = re.compile(r"step-(\d+)\.pt")
 
 
@@ -36,6 +37,8 @@ def write_checkpoint(folder: Path, state: dict[str, Any], step: int, keep_last: 
     for _, other in _steps(folder):
         if other not in kept:
             other.unlink(missing_ok=True)
+    for left in folder.glob(".step-*.pt.partial"):  # by a death while it was written
+        left.unlink(missing_ok=True)
     return path
 
 
@@ -47,11 +50,10 @@ def keep_as(path: Path, name: str) -> None:
     try:
         os.link(path, temporary)
     except OSError:  # a file system without hard links
-        try:
-            shutil.copyfile(path, temporary)
-        except OSError as error:
-            raise _cannot_write(target, error) from error
-    os.replace(temporary, target)
+        with open(path, "rb") as source:
+            write_whole(target, lambda file: shutil.copyfileobj(source, file))
+    else:
+        os.replace(temporary, target)
 
 
 def write_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
@@ -90,19 +92,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = published.read_file(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    if not isinstance(state, dict) or "recipe" not in state or "model" not in state:
+    if not isinstance(state, dict) or not state.keys() >= _PARTS or not isinstance(state["recipe"], dict):
         raise CheckpointError(f"{path} is no checkpoint of `downmix train`")
     return state
 
 
 def find_newest(folder: Path, warn: Callable[[str], object]) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of ``folder`` that is whole; ``warn`` hears of each that is not."""
-    newest_first = [path for _, path in reversed(_steps(folder))]
-    for path in [*newest_first, *sorted(folder.glob("epoch-*.pt"), reverse=True), *folder.glob("best.pt")]:
-        try:
-            return path, read_checkpoint(path)
-        except CheckpointError as error:
-            warn(f"{error}; trying an older one")
+
+    def whole(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in paths:
+            try:
+                yield path, read_checkpoint(path)
+            except CheckpointError as error:
+                warn(f"{error}; trying an older one")
+
+    if found := next(whole(path for _, path in reversed(_steps(folder))), None):
+        return found
+    kept = sorted(folder.glob("epoch-*.pt"), reverse=True), folder.glob("best.pt")  # either may be the newer one
+    if newest := [found for paths in kept if (found := next(whole(paths), None))]:
+        return max(newest, key=lambda found: found[1]["progress"]["epoch"])
     if has_checkpoints(folder):
         warn(f"{folder} holds no checkpoint that is whole; training begins anew")
     return None

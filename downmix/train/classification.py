@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, create_transform
@@ -60,7 +61,7 @@ class Classification(Task):
 
     def create_metrics(self) -> MetricCollection:
         common: dict[str, Any] = {"num_classes": self.num_classes, "average": "micro", "validate_args": False}
-        metrics: dict[str, Any] = {"top1": MulticlassAccuracy(**common), "val_loss": MeanMetric()}
+        metrics: dict[str, Any] = {"top1": MulticlassAccuracy(**common), "val_loss": MeanMetric(nan)}  # NaN stays NaN
         if self.num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(top_k=5, **common)
         return MetricCollection(metrics)

@@ -168,6 +168,19 @@ def close(loader: DataLoader[Any]) -> None:
         loader._iterator = None
 
 
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """Says it in a sentence where a process that loads died. torch notices at any moment, not only while it loads."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise DataError(
+            f"a process that loads images died ({str(error).splitlines()[0].strip()}); lower workers"
+        ) from error
+
+
 def _loader(dataset: Any, recipe: Recipe, world: World, on_bad: str, batches: Sampler[Any]) -> DataLoader[Any]:
     options: dict[str, Any] = {
         "num_workers": recipe.workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -18,7 +19,7 @@ from torch.utils.data import IterableDataset
 from ..layers import linear_density, set_density
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
-from .data import Batch, close, create_evaluation_loader, create_training_loader, set_position
+from .data import Batch, close, create_evaluation_loader, create_training_loader, deaths_told, set_position
 from .distributed import World, join
 from .images import DataError, NoScoreError
 from .losses import LaggedLosses
@@ -69,7 +70,7 @@ def train(
         training = Training(recipe, world, signals, task, model)
         training.begin(out, resume)
         try:
-            with Watch(out, training.state, on_step) as watch:
+            with deaths_told(), Watch(out, training.state, on_step) as watch:
                 return training.run(out, watch)
         finally:
             close(training.loader)
@@ -111,13 +112,14 @@ class Training:
     def begin(self, out: Output, resume: str) -> None:
         """Goes back to a checkpoint where one is asked for."""
         out.class_names = list(self.task.class_names)
-        found = _find_checkpoint(out, resume)
-        if found:
-            path, saved = found
-            check_classes(saved.get("class_names", []), out.class_names, path)
-            self.state.restore(saved, path)
-            out.note_differences(saved["recipe"])
-            out.say(f"going on from {path}, after {self.state.done} steps")
+        with self.world.together():
+            found = _find_checkpoint(out, resume)
+            if found:
+                path, saved = found
+                check_classes(saved.get("class_names", []), out.class_names, path)
+                self.state.restore(saved, path)
+                out.note_differences(saved["recipe"])
+                out.say(f"going on from {path}, after {self.state.done} steps")
         out.write_recipe()
         (behind,) = self.world.agree(out.is_behind(self.state.progress))
         if behind:
@@ -129,8 +131,8 @@ class Training:
             seconds = self._train_epoch(out, watch)
             metrics = self._evaluate(out)
             total, count = self.world.sum(progress.loss_sum, progress.loss_count)
-            lr = self.state.optimizer.param_groups[0]["lr"]
-            progress.history.append(Epoch(total / max(count, 1), lr, seconds, metrics))
+            train_loss = total / count if count else math.nan  # of an epoch whose steps were all left out
+            progress.history.append(Epoch(train_loss, self.state.optimizer.param_groups[0]["lr"], seconds, metrics))
             progress.epoch, progress.step, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
             if metrics[self.task.deciding] > progress.best:
                 progress.best, progress.best_epoch = metrics[self.task.deciding], progress.epoch
@@ -201,23 +203,14 @@ class Training:
         """The batches of each remaining step of the epoch; a stream that ends too early begins again."""
         loader = self.loader if self.state.progress.step < self.state.steps else ()
         batches = iter(loader)
-        try:
-            for _ in range(self.state.progress.step, self.state.steps):
-                step = list(islice(batches, self.recipe.accumulate))
-                if len(step) < self.recipe.accumulate and isinstance(self.loader.dataset, IterableDataset):
-                    batches = iter(self.loader)
-                    step += islice(batches, self.recipe.accumulate - len(step))
-                if len(step) < self.recipe.accumulate:
-                    raise DataError(
-                        "the training stream gives no batch to one of the workers; lower workers or batch_size"
-                    )
-                yield step
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error):
-                raise DataError(
-                    f"a process that loads images died ({str(error).splitlines()[0]}); lower workers"
-                ) from error
-            raise
+        for _ in range(self.state.progress.step, self.state.steps):
+            step = list(islice(batches, self.recipe.accumulate))
+            if len(step) < self.recipe.accumulate and isinstance(self.loader.dataset, IterableDataset):
+                batches = iter(self.loader)
+                step += islice(batches, self.recipe.accumulate - len(step))
+            if len(step) < self.recipe.accumulate:
+                raise DataError("the training stream gives no batch to one of the workers; lower workers or batch_size")
+            yield step
 
     def _settle(self) -> None:
         """Waits for all losses, so that nothing is written or evaluated after one that is not finite."""

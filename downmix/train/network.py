@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..convert import convert, convert_like
-from ..models._networks import create_network
+from ..convert import convert_like
+from ..models._networks import convert_by, create_network
 from .recipe import Recipe
 from .weights import read_weights, start_from, tensors_of
 
@@ -30,27 +29,36 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
         path = Path(recipe.init)
         start_from(network, read_weights(path), path, fresh=tensors_of(config.get("classifier")))
     if recipe.grad_checkpointing:
-        if not hasattr(network, "set_grad_checkpointing"):
-            raise ValueError(f"{recipe.model} can't recompute activations; leave grad_checkpointing out")
-        network.set_grad_checkpointing()  # type: ignore[operator]
+        recompute_activations(network, recipe)
     return network
 
 
+def recompute_activations(network: Any, recipe: Recipe) -> None:
+    """Lets a network of timm recompute activations.
+
+    Raises:
+        ValueError: if it can't.
+    """
+    try:
+        network.set_grad_checkpointing()
+    except (AttributeError, AssertionError) as error:  # some have the method to say that they can't
+        raise ValueError(f"{recipe.model} can't recompute activations; leave grad_checkpointing out") from error
+
+
 def convert_network(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """Replaces the layers of ``network`` that ``recipe`` wants replaced."""
+    """Replaces the layers of ``network`` that ``recipe`` wants replaced.
+
+    Raises:
+        ValueError: if there are none.
+    """
     if recipe.convert:
         try:
             config = json.loads(Path(recipe.convert).read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"{recipe.convert} is no convert.json of `downmix convert` ({error})") from error
         return convert_like(network, config, inplace=True)
-    if recipe.squeeze == recipe.pool == "none":
-        return network
-    network, _ = convert(
-        network,
-        squeeze=None if recipe.squeeze == "none" else recipe.squeeze,
-        pool=None if recipe.pool == "none" else recipe.pool,
-        example_input=torch.zeros(1, 3, recipe.image_size, recipe.image_size),
-        inplace=True,
-    )
+    size = (3, recipe.image_size, recipe.image_size)
+    for kind, word in (("squeeze", recipe.squeeze), ("pool", recipe.pool)):
+        if word != "none":
+            network = convert_by(kind, word, network, recipe.model, size)
     return network

@@ -132,7 +132,8 @@ class Output:
         if not progress.history or not self.world.is_first:
             return
         last, summary = progress.history[-1], {"epochs": progress.epoch, "best_epoch": progress.best_epoch}
-        summary |= {f"best_{deciding}": progress.best, "last": without_nan(last.metrics), "train_loss": last.train_loss}
+        summary |= {f"best_{deciding}": progress.best, "last": without_nan(last.metrics)}
+        summary |= without_nan({"train_loss": last.train_loss})
         summary |= {"skipped_steps": progress.skipped, "bad_images": sorted(self.bad)}
         if self.bad:
             self.warn(f"{len(self.bad)} image{'s' if len(self.bad) > 1 else ''} could not be read")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -65,7 +66,8 @@ class Recipe:
         weight_decay: weight decay; none on biases and norms.
         layer_decay: factor of the learning rate from each layer to the one below; 0 for the same everywhere.
         sched: schedule of the learning rate, by timm's name.
-        decay_rate: factor of the schedules step and multistep, and exponent of poly.
+        decay_rate: factor of the schedules step (every 90 epochs) and multistep (after 90, 180 and 270), and exponent
+            of poly.
         warmup_epochs: epochs of linear warm-up.
         min_lr: learning rate at the end of the schedule.
         clip_grad: the norm that gradients are clipped to; 0 for no clipping.
@@ -182,10 +184,13 @@ class Recipe:
         for name, value in vars(self).items():
             if isinstance(value, float) and not isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {value}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+        for name in ("lr", "crop_pct"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if abs(self.seed) > _LARGEST_SEED:
             raise ValueError(f"seed must be between -{_LARGEST_SEED} and {_LARGEST_SEED}, got {self.seed}")
+        if self.convert and (self.squeeze, self.pool) != ("none", "none"):
+            raise ValueError("convert repeats a conversion with the words of its own; leave squeeze and pool out")
         if self.bce_loss and self.smoothing == 1:
             raise ValueError("smoothing must be below 1 with bce_loss, got 1.0: every class would be told the same")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
@@ -222,10 +227,9 @@ class Recipe:
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            device = torch.device(name)
-        except RuntimeError as error:
-            raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):  # torch knows more, on which nothing here was tried
+            raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}")
+        device = torch.device(name)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use cpu or auto")
         if device.type != "cuda" and self.opt.lower().rpartition("_")[2].startswith(_ON_CUDA):

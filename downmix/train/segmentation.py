@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from ._segmentation_pictures import create_palette, write_picture
 from ._segmentation_transforms import evaluation_transform, to_picture, training_transform
 from .images import BadImageError, DataError
-from .network import convert_network
+from .network import convert_network, recompute_activations
 from .pspnet import create_segmenter, start_segmenter_from
 from .recipe import Recipe
 from .segmentation_data import (
@@ -27,6 +28,9 @@ from .segmentation_data import (
 )
 from .segmentation_scores import ClassIoU, SegmentationLoss
 from .task import Task
+
+# Fields that would do nothing here; of those that are on if left out (smoothing, crop_scale) nobody can tell.
+_OF_CLASSIFICATION = ("mixup", "cutmix", "bce_loss", "aa", "reprob", "crop_padding")
 
 
 class Segmentation(Task):
@@ -41,6 +45,9 @@ class Segmentation(Task):
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)
         part = recipe.segmentation
+        for name in _OF_CLASSIFICATION:
+            if getattr(recipe, name):
+                raise ValueError(f"{name} is for classification alone; leave it out of a segmentation")
         if not part.classes:
             raise DataError("a segmentation needs the names of its classes; give segmentation.classes")
         self.class_names = part.classes
@@ -70,7 +77,7 @@ class Segmentation(Task):
         return self.criterion(output, target)
 
     def create_metrics(self) -> MetricCollection:
-        return MetricCollection({"iou": ClassIoU(self.class_names), "val_loss": MeanMetric()})
+        return MetricCollection({"iou": ClassIoU(self.class_names), "val_loss": MeanMetric(nan)})  # NaN stays NaN
 
     def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
         metrics["iou"].update(output, target)
@@ -114,5 +121,5 @@ def build_segmenter(recipe: Recipe) -> nn.Module:
     if recipe.init:
         start_segmenter_from(model, Path(recipe.init))
     if recipe.grad_checkpointing:
-        encoder.model.set_grad_checkpointing()  # type: ignore[operator]
+        recompute_activations(encoder.model, recipe)
     return model

@@ -11,7 +11,7 @@ import torch
 from timm.data import RealLabelsImagenet
 
 from .checkpoint import CheckpointError
-from .data import Batch, close, create_evaluation_loader
+from .data import Batch, close, create_evaluation_loader, deaths_told
 from .distributed import World, join
 from .evaluation import evaluate
 from .images import DataError
@@ -45,15 +45,19 @@ def validate(
         raise CheckpointError(f"{path} does not say how it was trained; give a file that `downmix train` wrote")
     recipe = replace(trained.recipe, pretrained=False, init=None, **fields)
     with join(recipe.torch_device()) as world:
-        task = create_task(recipe)
-        check_classes(trained.class_names, task.class_names, path)
-        model = task.create_model()
-        restore(model, trained, path)
+        with world.together():
+            task = create_task(recipe)
+            check_classes(trained.class_names, task.class_names, path)
+            model = task.create_model()
+            restore(model, trained, path)
+            loader = create_evaluation_loader(task.val_data, recipe, world)
         model = model.to(world.device)
-        loader = create_evaluation_loader(task.val_data, recipe, world)
         scores = _RealLabels(task, world) if real_labels else None
         try:
-            metrics = evaluate(model, task, loader, world, nullcontext, on_batch=scores or (lambda batch, output: None))
+            with deaths_told():
+                metrics = evaluate(
+                    model, task, loader, world, nullcontext, on_batch=scores or (lambda batch, output: None)
+                )
         finally:
             close(loader)
         assert metrics is not None  # that is only so after a signal

@@ -153,7 +153,7 @@ def test_what_is_measured_is_converted_as_what_is_trained(
     monkeypatch.setattr(tool, "train", count)
     for squeeze in ("none", "pix"):
         recipe = Recipe(data=data, squeeze=squeeze, **QUICK)
-        result = compare(*PAIR, recipe, seeds=[0], output=tmp_path / squeeze)
+        result = compare("tiny_resnet", ["resnet29_small"], recipe, seeds=[0], output=tmp_path / squeeze)
         assert {name: cost.params for name, cost in result.costs.items()} == trained
 
 

@@ -12,7 +12,7 @@ import torch
 from downmix.tools._trained import trained_network
 from downmix.train import Epoch, Interrupted, Recipe, checkpoint, train
 from downmix.train._segmentation_pictures import create_palette, write_picture
-from downmix.train.checkpoint import CheckpointError, find_newest, read_checkpoint
+from downmix.train.checkpoint import CheckpointError, find_newest, keep_as, read_checkpoint
 from downmix.train.curves import draw_curves
 from downmix.train.network import build_network
 from downmix.train.validate import validate
@@ -166,6 +166,27 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     assert find_newest(tmp_path / "nothing", warnings.append) is None
 
 
+@pytest.mark.parametrize("change", [{"position": None}, {"recipe": "of another program"}])
+def test_what_lacks_a_part_is_no_checkpoint(change: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(finished / "best.pt") | change
+    torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="other.pt is no checkpoint of `downmix train`"):
+        read_checkpoint(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(("best", "epoch", "newest"), [(4, 2, "best.pt"), (1, 2, "epoch-0002.pt")])
+def test_of_what_is_kept_for_good_the_newest_is_taken(
+    best: int, epoch: int, newest: str, finished: Path, tmp_path: Path
+) -> None:
+    state = read_checkpoint(finished / "best.pt")
+    for name, number in (("best.pt", best), (f"epoch-{epoch:04d}.pt", epoch)):
+        torch.save(state | {"progress": state["progress"] | {"epoch": number}}, tmp_path / name)
+    (tmp_path / "step-00000016.pt").write_bytes(b"")
+    found = find_newest(tmp_path, lambda text: None)
+    assert found
+    assert found[0].name == newest
+
+
 def test_where_none_is_whole_training_begins_anew(
     data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,11 +201,12 @@ def test_where_none_is_whole_training_begins_anew(
 def test_going_back_to_an_older_checkpoint_leaves_the_later_ones(data: Path, finished: Path, tmp_path: Path) -> None:
     for path in finished.glob("*.pt"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "step-00000099.pt").write_bytes(b"")
+    for name in ("step-00000099.pt", ".step-00000098.pt.partial"):  # and what a death left of one
+        (tmp_path / name).write_bytes(b"")
     recipe = quick_recipe(data, model="tiny_plain", epochs=4, ema_decay=0.5, checkpoint_every_steps=3, keep_last=1)
     with pytest.raises(Interrupted):
         train(recipe, tmp_path, resume=str(tmp_path / "epoch-0002.pt"), on_step=interrupted_at(11))
-    assert [path.name for path in tmp_path.glob("step-*.pt")] == ["step-00000011.pt"]
+    assert [path.name for path in tmp_path.glob("*step-*.pt*")] == ["step-00000011.pt"]
 
 
 class FullDisk:
@@ -216,6 +238,19 @@ def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(
     assert not list(tmp_path.glob(".*partial"))
     run(recipe, tmp_path, resume="auto")
     assert read_checkpoint(max(tmp_path.glob("step-*.pt")))["progress"]["epoch"] == 3
+
+
+def test_a_copy_is_as_safe_as_what_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    path, flushed = tmp_path / "step-00000001.pt", []
+    path.write_bytes(b"x" * 100)
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_size))
+    keep_as(path, "best.pt")
+    assert (tmp_path / "best.pt").read_bytes() == path.read_bytes()
+    assert flushed[0] == 100
 
 
 @pytest.mark.parametrize("dies_before", ["best.pt", "best.safetensors", "last.safetensors", "epochs.csv"])

@@ -1,4 +1,9 @@
 import copy
+import json
+import math
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +59,19 @@ def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
     assert metrics["val_loss"] == pytest.approx((torch.tensor([2.0, 0.0]).logsumexp(0) - 1).item(), abs=1e-6)
 
 
+def test_a_held_out_loss_that_is_nan_is_not_left_out(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path, count=25))  # 10 held out, batches of 8
+    task, world = Classification(recipe), World(torch.device("cpu"))
+
+    class NaNForTwo(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 2), torch.nan if len(x) == 2 else 1.0)
+
+    metrics = evaluate(NaNForTwo(), task, create_evaluation_loader(task.val_data, recipe, world), world, torch.no_grad)
+    assert metrics is not None
+    assert math.isnan(metrics["val_loss"])
+
+
 def test_too_few_images_for_a_batch(data: Path) -> None:
     recipe = quick_recipe(data, batch_size=32, accumulate=2)
     with pytest.raises(DataError, match=r"32 training images don't fill one batch of 64 \(32 × accumulate 2 × 1 proc"):
@@ -95,6 +113,35 @@ def test_steps_with_a_loss_that_is_not_finite_can_be_left_out(skip: int, data: P
     run(recipe, task=PoisonedTask(recipe), model=model)
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert model.get_buffer("norm.num_batches_tracked") == 2 * 4 - skip
+
+
+def test_an_epoch_without_a_step_has_no_loss(data: Path, tmp_path: Path) -> None:
+    class NeverFinite(Classification):
+        def loss(self, output: Tensor, target: Tensor) -> Tensor:
+            return super().loss(output, target) * torch.nan
+
+    recipe = quick_recipe(data, skip_nan=4)
+    (epoch,) = run(recipe, tmp_path / "out", task=NeverFinite(recipe))
+    assert math.isnan(epoch.train_loss)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["train_loss"] is None
+    assert summary["skipped_steps"] == 4
+
+
+class DeadlyTask(Classification):
+    """A process that loads is dead before the first loss."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        victim = multiprocessing.active_children()[0].pid or 0
+        os.kill(victim, signal.SIGKILL)
+        os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)
+        return super().loss(output, target)
+
+
+def test_a_process_that_loads_dies_while_none_waits_for_it(data: Path) -> None:
+    recipe = quick_recipe(data, workers=1)
+    with pytest.raises(DataError, match=r"a process that loads images died \(.* Killed\.\); lower workers"):
+        run(recipe, task=DeadlyTask(recipe))
 
 
 def test_accumulation_is_a_larger_batch(data: Path) -> None:

@@ -11,18 +11,22 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from downmix.cli import main
-from downmix.train import Interrupted, Recipe, train
+from downmix.train import Interrupted, Recipe, engine, train
 from downmix.train.checkpoint import read_checkpoint
 from downmix.train.distributed import World
 from downmix.train.engine import Training
+from downmix.train.output import Output
 from downmix.train.signals import Signals
+from downmix.train.validate import validate
 from tests import tiny_networks  # noqa: F401, for the processes started here
 
 from .helpers import make_folders, quick_recipe
@@ -157,18 +161,34 @@ class BesideAnother(World):
         return [value, self.OTHER] if self.is_first else [self.OTHER, value]
 
 
-def end_of(rank: int, data: str) -> object:
+def end_of(rank: int, data: str, resume: str = "") -> object:
     try:
-        Training(quick_recipe(data), BesideAnother(torch.device("cpu"), rank, 2), Signals())
+        world = BesideAnother(torch.device("cpu"), rank, 2)
+        training = Training(quick_recipe(data), world, Signals())
+        training.begin(Output(None, training.recipe, world, Console()), resume)
     except (ValueError, SystemExit) as end:
         return end.code if isinstance(end, SystemExit) else str(end).partition(";")[0]
     return "none"
 
 
 def test_the_first_process_alone_says_what_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "DistributedDataParallel", lambda network, device_ids: network)
     assert [end_of(rank, "nowhere") for rank in (0, 1)] == ["there is no data set or folder 'nowhere'", 2]
+    assert [end_of(rank, "digits", "no.pt") for rank in (0, 1)] == ["there is no checkpoint no.pt", 2]
     monkeypatch.setattr(BesideAnother, "OTHER", "the other's data are missing")
     assert [end_of(rank, "digits") for rank in (0, 1)] == ["the other's data are missing", 2]
+
+
+def test_the_first_process_alone_says_what_validate_can_not_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_folders(tmp_path / "data")
+    train(quick_recipe(data), tmp_path / "out", on_step=lambda done, total: None)
+    second = BesideAnother(torch.device("cpu"), 1, 2)
+    monkeypatch.setattr("downmix.train.validate.join", lambda device: nullcontext(second))
+    with pytest.raises(SystemExit) as end:
+        validate(tmp_path / "out" / "best.pt", data=str(tmp_path))  # where the classes are others
+    assert end.value.code == 2
 
 
 def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:

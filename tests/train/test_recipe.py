@@ -20,6 +20,7 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"crop_scale": 2.0}, "crop_scale must be between 0 and 1, got 2.0"),
         ({"lr": 0.0}, "lr must be positive"),
+        ({"crop_pct": 0.0}, "crop_pct must be positive, got 0.0"),
         ({"sched": "plateau"}, "sched must be one of 'constant', 'cosine', .* got 'plateau'"),
         ({"interpolation": "box"}, "interpolation must be one of 'bilinear', .*, 'random', got 'box'"),
         ({"mixup": 0.1, "batch_size": 9}, "batch_size must be even, got 9"),
@@ -31,6 +32,7 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ({"opt": "adahessian"}, "opt adahessian needs second derivatives"),
         ({"opt": "sgd", "momentum": 0.0}, "opt sgd is Nesterov's, which needs momentum above 0; .* opt momentum"),
         ({"opt": "lookahead_sdg"}, "opt must be an optimiser of timm, got 'lookahead_sdg'"),
+        ({"convert": "convert.json", "squeeze": "pix"}, "convert repeats a conversion .*; leave squeeze and pool out"),
         ({"seed": 99999999999999999999}, "seed must be between -4294967296 and 4294967296, got 9999"),
     ],
 )
@@ -95,9 +97,10 @@ def test_numbers_with_an_exponent_need_no_point(tmp_path: Path) -> None:
     assert found == {"lr": 0.001, "min_lr": 0.00001, "data": "3e", "model": "e3"}
 
 
-def test_an_unknown_device_is_named() -> None:
-    with pytest.raises(ValueError, match="device must be cpu, cuda, cuda:N or auto, got 'gpu'"):
-        Recipe(device="gpu").torch_device()
+@pytest.mark.parametrize("device", ["gpu", "meta", "mps", "cuda:x"])
+def test_an_unknown_device_is_named(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device must be cpu, cuda, cuda:N or auto, got '{device}'"):
+        Recipe(device=device).torch_device()
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,8 @@ def test_an_unknown_device_is_named() -> None:
         (["--model", "pix_resnet29_smal"], "did you mean pix_resnet29_small"),
         (["--opt", "sdg"], "opt must be an optimiser of timm, got 'sdg'"),
         (["--init", "nowhere.pt"], "nowhere.pt"),
+        (["--model", "vgg11", "--grad_checkpointing", "true"], "vgg11 can't recompute activations"),
+        (["--model", "vgg_small", "--squeeze", "pix"], "vgg_small: squeeze=pix replaces nothing: it has none"),
         (["--resume", "autp"], "there is no checkpoint autp; --resume takes auto, or the path of a .pt file"),
     ],
 )

@@ -101,16 +101,17 @@ def test_masks_that_are_void_alone(split: str, data: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("encoder", "first", "stage"),
+    ("encoder", "squeeze", "first", "stage"),
     [
-        ("resnet26:layers=(1,1,1,1)", ("conv1", "bn1"), "layer{}"),
-        ("convnext_atto:depths=(1,1,1,1),dims=(8,8,8,8)", ("stem_0", "stem_1"), "stages_{}"),  # not its own names
+        ("resnet26:layers=(1,1,1,1)", "pix", ("conv1", "bn1"), "layer{}"),  # brings layers that timm knows nothing of
+        # not its own names, and no squeezes
+        ("convnext_atto:depths=(1,1,1,1),dims=(8,8,8,8)", "none", ("stem_0", "stem_1"), "stages_{}"),
     ],
 )
 def test_the_lower_layers_of_the_encoder_learn_more_slowly(
-    encoder: str, first: tuple[str, ...], stage: str, data: Path
+    encoder: str, squeeze: str, first: tuple[str, ...], stage: str, data: Path
 ) -> None:
-    how = recipe(data, model=encoder, layer_decay=0.5, squeeze="pix")  # brings layers that timm knows nothing of
+    how = recipe(data, model=encoder, layer_decay=0.5, squeeze=squeeze)
     model: Any = Segmentation(how).create_model()
     groups = State(model, how, World(torch.device("cpu")), steps=1, global_batch=3).optimizer.param_groups
     scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
@@ -145,6 +146,12 @@ def test_the_encoder_starts_from_a_classifier(data: Path, tmp_path: Path) -> Non
     torch.save(state, tmp_path / "less.pt")
     with pytest.raises(ValueError, match=r"1 of its tensors .* such as conv1.weight"):
         Segmentation(recipe(data, init=str(tmp_path / "less.pt"))).create_model()
+
+
+@pytest.mark.parametrize("field", [{"mixup": 0.2}, {"aa": "rand-m7"}, {"bce_loss": True}])
+def test_what_only_classification_does_is_refused(field: dict[str, Any], data: Path) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(field))} is for classification alone"):
+        Segmentation(recipe(data, **field, batch_size=2))
 
 
 def test_recipes_that_are_refused(data: Path) -> None:
