@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isfinite
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -22,8 +23,7 @@ _AT_LEAST_ONE = ("epochs", "accumulate", "keep_last", "log_every", "fbs_epochs")
 _NOT_NEGATIVE = (
     *("num_classes", "lr_base_batch", "weight_decay", "warmup_epochs", "min_lr", "clip_grad", "mixup", "cutmix"),
     *("crop_padding", "early_stop", "workers", "checkpoint_every_steps", "checkpoint_every_minutes", "keep_every"),
-    "skip_nan",
-    "fbs_l1",
+    *("decay_epochs", "skip_nan", "fbs_l1"),
 )
 _LEAST = {"image_size": 8, "batch_size": 2} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
 _SHARES = ("crop_scale", "crop_pct", "hflip", "smoothing", "drop", "drop_path", "reprob", "ema_decay", "momentum")
@@ -66,8 +66,10 @@ class Recipe:
         weight_decay: weight decay; none on biases and norms.
         layer_decay: factor of the learning rate from each layer to the one below; 0 for the same everywhere.
         sched: schedule of the learning rate, by timm's name.
-        decay_rate: factor of the schedules step (every 90 epochs) and multistep (after 90, 180 and 270), and exponent
-            of poly.
+        decay_rate: factor of the schedules step and multistep, and exponent of poly.
+        decay_epochs: epochs between the decays of step (0: 90), and of the last decay of wsd and rsqrt, below 1 as a
+            share of all (0: 0.2).
+        decay_milestones: epochs after which multistep decays.
         warmup_epochs: epochs of linear warm-up.
         min_lr: learning rate at the end of the schedule.
         clip_grad: the norm that gradients are clipped to; 0 for no clipping.
@@ -132,6 +134,8 @@ class Recipe:
     layer_decay: float = 0.0
     sched: str = "cosine"
     decay_rate: float = 0.1
+    decay_epochs: float = 0.0
+    decay_milestones: list[int] = field(default_factory=lambda: [30, 60, 90])
     warmup_epochs: int = 1
     min_lr: float = 0.0
     clip_grad: float = 0.0
@@ -187,6 +191,8 @@ class Recipe:
         for name in ("lr", "crop_pct"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not all(before < after for before, after in pairwise([0, *self.decay_milestones])):
+            raise ValueError(f"decay_milestones must be epochs in rising order, got {self.decay_milestones}")
         if abs(self.seed) > _LARGEST_SEED:
             raise ValueError(f"seed must be between -{_LARGEST_SEED} and {_LARGEST_SEED}, got {self.seed}")
         if self.convert and (self.squeeze, self.pool) != ("none", "none"):

@@ -91,6 +91,8 @@ class State:
             self.optimizer,
             sched=recipe.sched,
             decay_rate=recipe.decay_rate,
+            decay_epochs=recipe.decay_epochs or None,
+            decay_milestones=recipe.decay_milestones,
             num_epochs=recipe.epochs,
             warmup_epochs=recipe.warmup_epochs,
             warmup_lr=lr / 100,

@@ -21,6 +21,7 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ({"crop_scale": 2.0}, "crop_scale must be between 0 and 1, got 2.0"),
         ({"lr": 0.0}, "lr must be positive"),
         ({"crop_pct": 0.0}, "crop_pct must be positive, got 0.0"),
+        ({"decay_milestones": [30, 30]}, r"decay_milestones must be epochs in rising order, got \[30, 30\]"),
         ({"sched": "plateau"}, "sched must be one of 'constant', 'cosine', .* got 'plateau'"),
         ({"interpolation": "box"}, "interpolation must be one of 'bilinear', .*, 'random', got 'box'"),
         ({"mixup": 0.1, "batch_size": 9}, "batch_size must be even, got 9"),
