@@ -29,6 +29,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     """A copy of ``network`` with each BatchNorm folded that is all that reads a convolution's output.
 
     timm's BatchNorm with an activation becomes that activation. Which layer reads what is found by running the network.
+    In a network that can't run in float64, such as one with an autocast inside, all stay.
 
     Args:
         network: in evaluation mode.
