@@ -190,6 +190,20 @@ def test_bench_times_exported_files_in_turns(tmp_path: Path, capsys: Any) -> Non
         assert ms == pytest.approx(float(row["median_ms"]), abs=rounding)
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    files = ["old/net.onnx", "new/net.onnx"]
+    for file in files:
+        write(network, torch.zeros(2, 3, 8, 8), Path(file), "onnx")
+    options = ["--batch_sizes", "1", "--image_size", "8", "--rounds", "2", "--output", "bench.csv"]
+    main(["bench", "--exported", *files, *options])
+    platform = next(line for line in capsys.readouterr().out.splitlines() if "compute platform" in line)
+    assert [word.strip() for word in platform.split("┃")[-3:-1]] == ["old/net", "new/net"]
+    rows = list(csv.DictReader(Path("bench.csv").read_text().splitlines()))
+    assert [(row["file"], row["baseline"]) for row in rows] == [(file, "old/net.onnx") for file in files]
+
+
 @pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])
 def test_bench_takes_networks_or_files(words: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit):
