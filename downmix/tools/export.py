@@ -170,7 +170,8 @@ def export(
     found = {kind: difference for kind, (difference, _) in compared.items()}
     console.print(f"{output}: {_regrouped(report)}", soft_wrap=True)
     for kind, difference in found.items():
-        console.print(f"{kind} images: {exported.runtime} and PyTorch differ by {difference:.1e} of the largest logit")
+        words = f"{kind} images: {exported.runtime} and PyTorch differ by {difference:.1e} of the largest logit"
+        console.print(words, soft_wrap=True)
     for kind, (difference, rounding) in compared.items():
         allowed = max(TOLERANCE[dtype], 4 * rounding)
         if not difference <= allowed:
