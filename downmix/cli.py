@@ -83,9 +83,11 @@ def _nearest(words: list[str], commands: Any) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    last = str(error).strip().rpartition("\n")[2]
-    # A loader's worker sends its traceback along with the error, whose last line starts with the error's class.
-    return (last.partition(": ")[2] if str(error).startswith("Caught ") else last) or type(error).__name__
+    words = str(error).strip()
+    if words.startswith("Caught "):
+        # A loader's worker sends its traceback along with the error, whose last line starts with the error's class.
+        words = words.rpartition("\n")[2].partition(": ")[2]
+    return " ".join(words.split()) or type(error).__name__
 
 
 def _refuse(sentence: str, hint: str) -> int:

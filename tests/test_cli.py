@@ -83,3 +83,26 @@ def test_wrong_arguments_exit_with_2(arguments: list[str], word: str, capsys: py
     error = capsys.readouterr().err
     assert word in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "pix.onnx can't run: it got 1,\n  and expected 2\nPlease fix it.\n",
+            "it got 1, and expected 2 Please fix it.",
+        ),
+        ("Caught ValueError in worker 0.\n  File x\nValueError: no image", "downmix: error: no image (--debug"),
+        ("", "downmix: error: ValueError (--debug"),
+    ],
+)
+def test_an_error_of_several_lines_is_one_sentence(
+    said: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(args: object) -> None:
+        raise ValueError(said)
+
+    monkeypatch.setattr("downmix.tools.models.run", fail)
+    with pytest.raises(SystemExit):
+        main(["models"])
+    assert shown in capsys.readouterr().err

@@ -58,7 +58,7 @@ def convert(
 
     Raises:
         ValueError: if an option is unknown, neither ``squeeze`` nor ``pool`` is given, the network can't be copied, or
-            it can't run on ``example_input``, before or after.
+            it can't run on ``example_input``, before or after, or does not run a new layer.
         TypeError: if ``model`` is no module, is scripted or compiled, or has a layer that is scripted.
 
     Example:
@@ -92,7 +92,7 @@ def convert(
     before = count_totals(network, args, notes)
     for choice in choices:
         put_in_place(network, choice.name, news[choice.name], list(choice.drop))
-    _run(network, args, "its forward needs a layer that was replaced; leave that one out by where")
+    _run_converted(network, args, [name for choice in choices for name in (choice.name, *choice.drop)])
     after = count_totals(network, args, notes)
     replaced = [Replaced(choice.name, choice.was, describe(news[choice.name]), choice.note) for choice in choices]
     config = {
@@ -201,6 +201,24 @@ def _run(network: nn.Module, args: tuple[Any, ...], advice: str) -> Trace:
         given = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
         name = type(network).__name__
         raise ValueError(f"{name} can't run on an example input of {given}: {advice} ({error})") from error
+
+
+def _run_converted(network: nn.Module, args: tuple[Any, ...], names: list[str]) -> None:
+    layers = {name: network.get_submodule(name) for name in names}
+    ran: set[nn.Module] = set()
+    # An old layer shares the hooks of the new one, so that the hook has to ask who runs.
+    handles = [layer.register_forward_pre_hook(lambda module, args: ran.add(module)) for layer in layers.values()]
+    try:
+        _run(network, args, "its forward needs a layer that was replaced; leave that one out by where")
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, layer in layers.items():
+        if layer not in ran:
+            raise ValueError(
+                f"the forward of {type(network).__name__} goes on with what {name} was before, which it holds outside "
+                "of its modules, such as in a list; use nn.ModuleList, or leave the layer out by where"
+            )
 
 
 def _kind(old: nn.Module) -> str:

@@ -100,7 +100,7 @@ class _Follower(TorchDispatchMode):
         before = {id(t) for t in _tensors((args, kwargs))}
         output = func(*args, **kwargs)
         name = func.overloadpacket.__name__
-        if func.is_view or name in _FREE:
+        if func.is_view or torch.Tag.inplace_view in func.tags or name in _FREE:
             return output
         plain = name.removesuffix("_")
         count, macs = elements(plain, args, output), 0

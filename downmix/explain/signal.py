@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..cost._run import first_floating
 from ..layers import AdaptiveSoftPool2d, MixedPool2d, PiX, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d
 from ..layers._pool import Pool
 from ..ops import pix
@@ -73,10 +74,10 @@ def trace_signal(model: nn.Module, name: str, image: Tensor) -> PiXSignal | Pool
         known = ", ".join(signal_layers(model)) or "none in this network"
         raise ValueError(f"{name} is a {type(layer).__name__}; a PiX layer or a pool can be shown: {known}")
     seen: list[tuple[Tensor, Tensor]] = []
-    handle = layer.register_forward_hook(lambda _, args, output: seen.append((args[0].clone(), output.clone())))
+    handle = layer.register_forward_hook(lambda _, args, output: seen.append((args[0].clone(), _map(output).clone())))
     try:
         with evaluating(model):
-            model(image[None].to(next(model.parameters()).device))
+            model(image[None].to(first_floating(model).device))
             if not seen:
                 raise ValueError(f"the network did not run {name}; choose a layer that it does run")
             x, output = seen[0]
@@ -150,8 +151,12 @@ def pool_weights(pool: nn.Module, x: Tensor) -> Tensor:
         elif isinstance(held, StochasticPool2d):
             y = _expected(leaf, held)
         else:
-            y = held.forward(leaf)
+            y = _map(held.forward(leaf))
         return torch.autograd.grad(y.sum(), leaf)[0]
+
+
+def _map(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output  # without the indices of a pool that returns them
 
 
 def _expected(x: Tensor, pool: StochasticPool2d) -> Tensor:

@@ -46,8 +46,7 @@ def write(
     check_choice("format", format, tuple(FORMATS))
     for what in dynamic:
         check_choice("dynamic", what, DYNAMIC)
-    if path.suffix != FORMATS[format]:
-        raise ValueError(f"a file of format {format} ends in {FORMATS[format]}, got {path.name}")
+    check_suffix(path, format)
     metadata = metadata or {}
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -62,6 +61,11 @@ def write(
             _write_onnx(program, path, metadata)
         else:
             _write_openvino(program, path, metadata, compress=images.dtype == torch.float16)
+
+
+def check_suffix(path: Path, format: str) -> None:
+    if path.suffix != FORMATS[format]:
+        raise ValueError(f"a file of format {format} ends in {FORMATS[format]}, got {path.name}")
 
 
 def _trace(network: nn.Module, images: Tensor, dynamic: Sequence[str]) -> torch.export.ExportedProgram:

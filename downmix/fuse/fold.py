@@ -29,6 +29,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     """A copy of ``network`` with each BatchNorm folded that is all that reads a convolution's output.
 
     timm's BatchNorm with an activation becomes that activation. Which layer reads what is found by running the network.
+    In a network that can't run in float64, such as one with an autocast inside, all stay.
 
     Args:
         network: in evaluation mode.
@@ -42,17 +43,22 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
             that rounding hides no mistake.
     """
     check_evaluation(network)
-    images = images.double()
     copied = copy.deepcopy(network)
     dtypes = [(module, {name: value.dtype for name, value in _own(module)}) for module in copied.modules()]
+    names: dict[_BatchNorm, list[str]] = {}
+    for name, module in copied.named_modules(remove_duplicate=False):
+        if isinstance(module, _BatchNorm):
+            names.setdefault(module, []).append(name)
     copied.double()
     with torch.no_grad():
-        before = tree_leaves(copied(images))
+        try:
+            before = tree_leaves(copied(images.double()))
+        except Exception as error:  # a network may raise anything
+            network(images)  # raises if it is the images
+            reason = f"stands in a network that can't run in float64: {' '.join(str(error).split())}"
+            return copy.deepcopy(network), [Step(first, reason) for first, *_ in names.values()]
+        images = images.double()
         found = trace(copied, (images,))
-        names: dict[_BatchNorm, list[str]] = {}
-        for name, module in copied.named_modules(remove_duplicate=False):
-            if isinstance(module, _BatchNorm):
-                names.setdefault(module, []).append(name)
         steps = []
         for norm in names:
             conv = _folds_into(found, norm)

@@ -12,17 +12,17 @@ from ..cost._run import first_floating
 from ..ops import explain_backend
 from .fold import check_evaluation, fold_batch_norms
 from .means import join_means
-from .report import Report
+from .report import Report, Step
 
 
 def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.Module, Report]:
     """A copy of a network that computes the same faster, for inference, and a report of what was done.
 
     BatchNorms are folded into the convolutions in front of them. Weights of four dimensions are put into channels_last,
-    which maps then are in, too. Where a PiX layer reads the ReLU of a residual sum, one pass adds, rectifies and takes
-    PiX's mean; the copy then is a :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs
-    once, which compiles the kernels, so that no later call has to. Outputs are the same up to rounding. Parameters of
-    the copy need no gradients.
+    which maps then are in, too, unless the forward can't take those, as a ``view`` can't. Where a PiX layer reads the
+    ReLU of a residual sum, one pass adds, rectifies and takes PiX's mean; the copy then is a
+    :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs once, which compiles the kernels,
+    so that no later call has to. Outputs are the same up to rounding. Parameters of the copy need no gradients.
 
     Args:
         model: in evaluation mode; stays as it is.
@@ -61,10 +61,20 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
             shape, name = list(example_input.shape), type(model).__name__
             raise ValueError(f"{name} can't run on {shape}; pass another example_input ({error})") from error
         folded, norms = fold_batch_norms(model, example_input)
-        folded.requires_grad_(False)
-        for value in chain(folded.parameters(), folded.buffers()):
-            if value.dim() == 4:
-                value.data = value.data.to(memory_format=torch.channels_last)
+        weights = _put_channels_last(folded.requires_grad_(False), example_input)
         fused, means = join_means(folded, example_input)
         backends = explain_backend(fused, example_input)
-    return fused, Report(type(model).__name__, norms, means, backends.splitlines())
+    return fused, Report(type(model).__name__, norms, weights, means, backends.splitlines())
+
+
+def _put_channels_last(network: nn.Module, images: Tensor) -> Step:
+    before = [(value, value.data) for value in chain(network.parameters(), network.buffers()) if value.dim() == 4]
+    for value, data in before:
+        value.data = data.to(memory_format=torch.channels_last)
+    try:
+        network(images)
+    except Exception as error:  # a network may raise anything
+        for value, data in before:
+            value.data = data
+        return Step("weights", f"stay as they were, as the forward can't run in channels_last: {error}")
+    return Step("weights")

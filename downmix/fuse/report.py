@@ -28,12 +28,14 @@ class Report(Shown):
     Attributes:
         network: the class of the network.
         norms: its BatchNorms, folded or not.
+        weights: all of them, channels_last or as they were.
         means: its PiX layers, and whether each gets its mean from the pass that adds and rectifies its input.
         backends: which kernels ran, and so are ready, and why others did not; see :func:`downmix.explain_backend`.
     """
 
     network: str
     norms: list[Step]
+    weights: Step
     means: list[Step]
     backends: list[str]
 
@@ -42,14 +44,16 @@ class Report(Shown):
         """One sentence."""
         parts = [(self.norms, "BatchNorms folded"), (self.means, "PiX layers get their mean from the pass before")]
         counted = (f"{sum(not s.why_not for s in steps)} of {len(steps)} {words}" for steps, words in parts if steps)
-        return f"{self.network}: {', '.join([*counted, 'weights channels_last'])}"
+        layout = "weights as they were" if self.weights.why_not else "weights channels_last"
+        return f"{self.network}: {', '.join([*counted, layout])}"
 
     def tables(self) -> Iterator[tuple[str, Rows]]:
         done = [(step.name, "is folded into the convolution before it") for step in self.norms if not step.why_not]
         done += [(step.name, "gets its mean from the ReLU before it") for step in self.means if not step.why_not]
         if done:
             yield "Fused", [("layers", "each of which", "namely"), *rows_by_reason(done)]
-        if left := [(step.name, step.why_not) for step in (*self.norms, *self.means) if step.why_not]:
+        steps = (*self.norms, self.weights, *self.means)
+        if left := [(step.name, step.why_not) for step in steps if step.why_not]:
             yield "Left", [("layers", "each of which", "namely"), *rows_by_reason(left)]
         if self.backends:
             yield "Kernels", [("operator, and what runs it",), *((line,) for line in self.backends)]

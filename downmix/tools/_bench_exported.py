@@ -57,6 +57,8 @@ def bench_exported(
     facts = {"device": environment(torch.device("cpu"))["device"], "threads": threads, "gflops": f"{power / 1e9:.1f}"}
     facts |= {"rounds": rounds, "commit": commit()}
     exported = {path: load(path, threads) for path in files}
+    clash = len({path.name for path in files}) < len(files)
+    names = {path: str(path) if clash else path.name for path in files}
     rows: list[dict[str, Any]] = []
     for runtime in dict.fromkeys(network.runtime for network in exported.values()):
         own = [path for path in files if exported[path].runtime == runtime]
@@ -74,7 +76,7 @@ def bench_exported(
             first = times[str(own[0])]
             for path in own:
                 ms = times[str(path)]
-                row = {"runtime": runtime, "batch_size": batch, "file": path.name, "baseline": own[0].name}
+                row = {"runtime": runtime, "batch_size": batch, "file": names[path], "baseline": names[own[0]]}
                 row |= {"dtype": exported[path].dtype, "image_size": image_size}
                 row |= {f"{name}_ms": f"{value:.2f}" for name, value in ms.items()}
                 row |= {f"{name}_ratio": f"{first[name] / ms[name]:.3f}" for name in ("min", "median")}
@@ -102,14 +104,18 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def _platform_table(rows: Sequence[dict[str, Any]]) -> Table:
     """A row for this machine in each runtime, a network a column, as in table 3 of the FACS paper."""
-    networks = list(dict.fromkeys(Path(row["file"]).stem for row in rows))
+    networks = list(dict.fromkeys(_network(row) for row in rows))
     title = f"Latency, {rows[0]['image_size']}×{rows[0]['image_size']}, median of {rows[0]['rounds']} runs, ms"
     table = Table(title=title, title_justify="left")
     for column in ("compute platform", "threads", "GFLOP/s, measured", "runtime", "batch", *networks):
         table.add_column(column)
     for runtime, batch in dict.fromkeys((row["runtime"], row["batch_size"]) for row in rows):
-        found = {Path(r["file"]).stem: r for r in rows if (r["runtime"], r["batch_size"]) == (runtime, batch)}
+        found = {_network(r): r for r in rows if (r["runtime"], r["batch_size"]) == (runtime, batch)}
         where = next(iter(found.values()))
         cells = [found[name]["median_ms"] if name in found else "–" for name in networks]
         table.add_row(where["device"], str(where["threads"]), where["gflops"], runtime, str(batch), *cells)
     return table
+
+
+def _network(row: dict[str, Any]) -> str:
+    return str(Path(row["file"]).with_suffix(""))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..export import DYNAMIC, FORMATS, Regrouped, load, regroup, write
+from ..export.formats import check_suffix
 from ..fuse import fold_batch_norms
 from ..models._networks import baseline_of, create_network, own_input_size
 from ..train import Recipe
@@ -92,6 +93,9 @@ def run(args: Any) -> None:
 
 
 def _export_int8(network: nn.Module, output: Path, args: Any, facts: dict[str, Any]) -> None:
+    if args.format not in ("onnx", "openvino"):
+        raise ValueError(f"8 bits are for ONNX Runtime and OpenVINO; pass --format onnx or openvino, not {args.format}")
+    check_suffix(output, args.format)
     if args.data is None:
         raise ValueError("int8 needs images to find the range of activations on; name a data set as --data")
     if "batch" not in args.dynamic:
@@ -166,7 +170,8 @@ def export(
     found = {kind: difference for kind, (difference, _) in compared.items()}
     console.print(f"{output}: {_regrouped(report)}", soft_wrap=True)
     for kind, difference in found.items():
-        console.print(f"{kind} images: {exported.runtime} and PyTorch differ by {difference:.1e} of the largest logit")
+        words = f"{kind} images: {exported.runtime} and PyTorch differ by {difference:.1e} of the largest logit"
+        console.print(words, soft_wrap=True)
     for kind, (difference, rounding) in compared.items():
         allowed = max(TOLERANCE[dtype], 4 * rounding)
         if not difference <= allowed:

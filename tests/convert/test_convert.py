@@ -1,4 +1,5 @@
 import copy
+import functools
 import json
 from typing import Any
 
@@ -150,6 +151,16 @@ def test_a_forward_that_needs_a_replaced_layer_is_an_error() -> None:
     model = Calls(lambda m, x: m.end(m.norm(m.conv(x)) * m.norm.num_features), conv=squeeze(), norm=norm(), end=end())
     with pytest.raises(ValueError, match="its forward needs a layer that was replaced; leave .*'num_features'"):
         convert(model, example_input=X)
+
+
+@pytest.mark.parametrize("pool", ["soft", "lip"])  # without and with a layer inside
+def test_a_forward_that_keeps_the_old_layers_is_an_error(pool: str) -> None:
+    layers = [nn.MaxPool2d(2), squeeze(), norm(), nn.ReLU(), end()]
+    model = Calls(lambda m, x: functools.reduce(lambda y, layer: layer(y), m.order, x), body=nn.Sequential(*layers))
+    model.order = layers  # type: ignore[assignment]
+    for what in ({"pool": pool, "squeeze": None}, {"squeeze": "pix"}):
+        with pytest.raises(ValueError, match=r"of Calls goes on with what body\.[01] was before, .* use nn.ModuleList"):
+            convert(model, example_input=X, **what)
 
 
 def test_a_compiled_model_is_refused() -> None:

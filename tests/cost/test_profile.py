@@ -133,6 +133,17 @@ def test_what_a_convention_leaves_out_is_listed() -> None:
     assert found.uncounted("macs") == {}
 
 
+class Turned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu().transpose_(2, 3).unsqueeze_(1).squeeze_(1).as_strided_((1, 2), (1, 1))
+
+
+def test_views_in_place_are_free() -> None:
+    found = profile(nn.Sequential(Turned()), (2, 4, 4))
+    assert [call.op for call in found.total.calls] == ["aten.relu"]
+    assert found.uncounted("macs") == {}
+
+
 def test_an_operator_with_a_formula_of_its_own_is_counted() -> None:
     counted = profile(nn.Sequential(downmix.AdaptiveSoftPool2d(2)), (2, 4, 4))
     assert counted.uncounted("macs") == {}

@@ -113,6 +113,25 @@ def test_a_global_pool() -> None:
     torch.testing.assert_close(pool_weights(AdaptiveSoftPool2d(1), x), x.flatten(2).softmax(2).view_as(x))
 
 
+class Unpooled(nn.Module):
+    """No parameters, and a pool whose indices the network needs, as in SegNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_unpool2d(*self.pool(x), 2)
+
+
+def test_a_pool_that_returns_indices_in_a_network_without_parameters() -> None:
+    x = torch.randn(3, 4, 4)
+    found = trace_signal(Unpooled(), "pool", x)
+    assert isinstance(found, PoolSignal)
+    torch.testing.assert_close(found.output, F.max_pool2d(x, 2))
+    torch.testing.assert_close(F.avg_pool2d(found.weights * x, 2) * 4, found.output)
+
+
 def test_a_pix_layer_with_a_short_last_group() -> None:
     layer, image = PiX(7, 3, threshold=0.5), torch.rand(3, 5, 6)
     model = nn.Sequential(nn.Conv2d(3, 7, 3), layer)

@@ -199,6 +199,26 @@ def test_outputs_of_any_kind() -> None:
     torch.testing.assert_close(folded(images)["masked"], expected["masked"])
 
 
+class InFloat32(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x.float()))
+
+
+def test_a_network_that_can_t_run_in_float64_stays() -> None:
+    network, images = InFloat32().eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    folded, steps = fold_batch_norms(network, images)
+    assert steps[0].why_not.startswith("stands in a network that can't run in float64: Input type (float) and bias")
+    assert folded is not network
+    torch.testing.assert_close(folded(images), network(images), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="to have 3 channels, but got 4"):
+        fold_batch_norms(network, torch.randn(2, 4, 9, 9))
+
+
 def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "fuse_conv_bn_weights", lambda weight, bias, *norm: (weight, bias))
     network, images = timm.create_model("tiny_resnet").eval(), torch.randn(2, 3, 8, 8)

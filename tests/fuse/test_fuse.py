@@ -247,6 +247,20 @@ def test_half_precision_and_a_network_without_pix() -> None:
     assert not fused(images).requires_grad
 
 
+class Viewed(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(len(x), -1)
+
+
+def test_a_forward_that_views_its_maps_keeps_its_layout() -> None:
+    network, images = settled(Viewed(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())), torch.randn(IMAGES)
+    fused, report = downmix.fuse(network, example_input=images)
+    torch.testing.assert_close(fused(images), network(images).detach())
+    assert report.weights.why_not.startswith("stay as they were, as the forward can't run in channels_last: view size")
+    assert report.summary == "Viewed: 1 of 1 BatchNorms folded, weights as they were"
+    assert "can't run in channels_last" in str(report)
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_convolutions_over_one_two_and_three_dimensions(dims: int) -> None:
     conv, norm = getattr(nn, f"Conv{dims}d")(3, 8, 3), getattr(nn, f"BatchNorm{dims}d")(8)

@@ -39,10 +39,11 @@ def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path:
     output = tmp_path / "net.onnx"
     words = ["export", "test_pix_resnet", "--checkpoint", str(tmp_path / "weights.pth"), "--output", str(output)]
     main([*words, "--classes", str(tmp_path / "classes.txt"), "--images", str(tmp_path / "photo.png"), "--benchmark"])
-    said = " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    assert re.search(r"^random images: ONNX Runtime .* of the largest logit$", shown, re.MULTILINE)
+    said = " ".join(shown.split())
     assert re.search(r"ONNX Runtime \S+ │ 8 │ test_resnet.onnx │ .* ONNX Runtime \S+ │ 8 │ net.onnx │ ", said)
     assert "4 of 4 PiX layers regrouped" in said
-    assert "random images: ONNX Runtime" in said
     assert "real images: ONNX Runtime" in said
     exported = load(output, threads=1)
     facts = {"classes": ["ape", "bee", "cat"], "input_size": [3, 64, 64], "std": [0.229, 0.224, 0.225]}
@@ -146,6 +147,11 @@ def test_a_file_that_computes_something_else_is_reported(tmp_path: Path, monkeyp
     ("words", "sentence"),
     [
         (["test_pix_resnet", "--output", "a.xml"], "ends in .onnx, got a.xml"),
+        (
+            ["test_pix_resnet", "--dtype", "int8", "--format", "openvino", "--output", "a.onnx"],
+            "ends in .xml, got a.onnx",
+        ),
+        (["test_pix_resnet", "--dtype", "int8", "--format", "aoti"], "pass --format onnx or openvino, not aoti"),
         (["test_pix_resnet", "--format", "tflite"], "tflite"),
         (["no_such_net"], "there is no network"),
         ([], "name a network, or give a checkpoint of `downmix train`"),
@@ -183,6 +189,20 @@ def test_bench_times_exported_files_in_turns(tmp_path: Path, capsys: Any) -> Non
         rounding = 0.006  # of milliseconds to two places
         ms = 1e3 * int(row["batch_size"]) / float(row["images_per_s"])
         assert ms == pytest.approx(float(row["median_ms"]), abs=rounding)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    files = ["old/net.onnx", "new/net.onnx"]
+    for file in files:
+        write(network, torch.zeros(2, 3, 8, 8), Path(file), "onnx")
+    options = ["--batch_sizes", "1", "--image_size", "8", "--rounds", "2", "--output", "bench.csv"]
+    main(["bench", "--exported", *files, *options])
+    platform = next(line for line in capsys.readouterr().out.splitlines() if "compute platform" in line)
+    assert [word.strip() for word in platform.split("┃")[-3:-1]] == ["old/net", "new/net"]
+    rows = list(csv.DictReader(Path("bench.csv").read_text().splitlines()))
+    assert [(row["file"], row["baseline"]) for row in rows] == [(file, "old/net.onnx") for file in files]
 
 
 @pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])
