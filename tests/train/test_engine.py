@@ -200,3 +200,16 @@ def test_fbs_keeps_fewer_channels_by_and_by(data: Path) -> None:
     assert model[0].density == 0.75
     run(quick_recipe(data, epochs=3, **fields), model=model)
     assert model[0].density == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"sched": "step", "decay_epochs": 2}, [1e-3, 1e-4, 1e-4, 1e-5]),
+        ({"sched": "multistep", "decay_milestones": [1, 3]}, [1e-4, 1e-4, 1e-5, 1e-5]),
+        ({"sched": "wsd", "decay_epochs": 1}, [1e-3, 1e-3, 1e-3, 0]),
+    ],
+)
+def test_the_rate_falls_when_the_recipe_says_so(fields: dict[str, Any], expected: list[float], data: Path) -> None:
+    rates = [epoch.lr for epoch in run(quick_recipe(data, epochs=4, lr=1e-3, warmup_epochs=0, **fields))]
+    assert rates == pytest.approx(expected, abs=1e-7)
