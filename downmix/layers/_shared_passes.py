@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops._define import beyond_kernels, differentiate, for_autograd, plain, takes_plain_torch
-from ..ops.add_relu_mean import add_relu_mean_, whole
+from ..ops._define import beyond_kernels, differentiate, for_autograd, plain, unwatched
+from ..ops.add_relu_mean import _add_relu_mean_, whole
 from ..ops.pix import _pick_or_mix
 from ._global_mean import global_mean
 
@@ -26,7 +26,7 @@ _SLOPES = {"sigmoid": 1.0, "tanh": 2.0}  # a gate is the logistic function of so
 
 def may_share(*tensors: Tensor) -> bool:
     """Whether nobody but autograd needs to see each step: no tracer, compiler, mode or subclass of tensors."""
-    return not torch.compiler.is_compiling() and plain(tensors) and not takes_plain_torch()
+    return unwatched() and plain(tensors)
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -35,30 +35,40 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = False) -> Any:
-    """``layer(x)``; with ``keep`` also ``x`` for a shortcut, whose gradient joins that of the layer.
+    """``layer(x)`` of a plain layer, where :func:`may_share`.
 
-    ``mean`` is that of ``x``, or parts of it, where they are known; the gradient of ``x`` is whole all the same.
+    With ``keep`` also ``x`` for a shortcut, whose gradient joins that of the layer. ``mean`` is that of ``x``, or parts
+    of it, where they are known; the gradient of ``x`` is whole all the same.
     """
     if for_autograd((x, layer.weight)):
         return _PiX.apply(x, mean, layer.weight, layer.bias, layer, keep)
-    y = _pick_or_mix(x, layer.probabilities(x, mean), *layer.rule)
+    y = _pick_or_mix.run(x, _probabilities(layer, x, x.mean((2, 3)) if mean is None else mean), *layer.rule)
     return (y, x) if keep else y
+
+
+def _probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor:
+    p = _in_one_pass(layer, x, mean)
+    return layer.probabilities(x, mean) if p is None else p
 
 
 def one_pass_probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor | None:
     """p of a PiX layer from the mean of ``x``, or parts of it, where a kernel gives it in one launch."""
-    weight, bias = layer.weight, layer.bias
-    inputs = [mean, weight] if bias is None else [mean, weight, bias]
+    inputs = (mean, layer.weight) if layer.bias is None else (mean, layer.weight, layer.bias)
     if not (layer.is_plain and may_share(*inputs)) or for_autograd(inputs):
         return None
+    return _in_one_pass(layer, x, mean)
+
+
+def _in_one_pass(layer: PiX, x: Tensor, mean: Tensor) -> Tensor | None:
+    weight, bias = layer.weight, layer.bias
     kernel = _pick_or_mix.kernel(mean, weight, bias, stem="pix_probabilities")
     if isinstance(kernel, str):
         return None
-    dtypes = {x.dtype, *(tensor.dtype for tensor in inputs[1:])}
-    if torch.is_autocast_enabled(x.device.type):
-        dtype, fits = torch.get_autocast_dtype(x.device.type), torch.float64 not in dtypes
-    else:
-        dtype, fits = x.dtype, len(dtypes) == 1
+    dtype, device = x.dtype, x.device.type
+    fits = dtype == weight.dtype and (bias is None or bias.dtype == dtype)
+    if torch.is_autocast_enabled(device):
+        fits = torch.float64 not in (dtype, weight.dtype)  # which autocast leaves alone
+        dtype = torch.get_autocast_dtype(device)
     return kernel.forward(mean, weight, bias, dtype, _SLOPES[layer.gate]) if fits else None
 
 
@@ -70,7 +80,7 @@ def open_gate(gate: str, logits: Tensor) -> Tensor:
 def add_and_rectify(x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor | None]:
     """ReLU(x + shortcut), written over ``x``, and its mean over H and W, or parts of it, for :func:`squeeze`."""
     if not for_autograd((x, shortcut)):
-        return x, add_relu_mean_(x, shortcut)
+        return x, (_add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_)(x, shortcut)
     if x._is_view():  # as some norms give; autograd lets no function with two outputs write over one
         return x.add_(shortcut).relu_(), None
     return _AddReLU.apply(x, shortcut)
@@ -79,7 +89,7 @@ def add_and_rectify(x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor | None]
 class _AddReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
-        mean = add_relu_mean_(x, shortcut)
+        mean = _add_relu_mean_(x, shortcut)
         ctx.mark_dirty(x)
         ctx.mark_non_differentiable(mean)
         ctx.save_for_backward(x)
@@ -103,7 +113,7 @@ class _PiX(torch.autograd.Function):
         ctx.rule, ctx.gate, ctx.autocast = layer.rule, layer.gate, _autocast(x.device.type)
         ctx.set_materialize_grads(False)
         mean = x.mean((2, 3)) if mean is None else mean
-        p = layer.probabilities(x, mean)
+        p = _probabilities(layer, x, mean)
         ctx.save_for_backward(x, mean, p, weight, bias)
         y = _pick_or_mix(x, p, *ctx.rule)
         return (y, x) if keep else y

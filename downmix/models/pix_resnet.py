@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_model_deprecations
 from timm.models.resnet import Bottleneck, ResNet
@@ -13,8 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..layers import PiX, create_squeeze
-from ..layers._shared_passes import add_and_rectify, is_hooked, may_share, squeeze
+from ..layers._shared_passes import add_and_rectify, is_hooked, squeeze
+from ..ops._define import plain, unwatched
 from ..published import accept_published_names
+
+_INNER_LAYERS = ("conv2", "bn2", "drop_block", "act2", "aa", "conv3", "bn3", "se", "drop_path")
 
 
 class SqueezeBottleneck(Bottleneck):
@@ -45,38 +47,40 @@ class SqueezeBottleneck(Bottleneck):
         self.act1 = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_with_mean(x, None)[0]
+        return self.forward_with_mean(x, None)[0] if _unwatched() else super().forward(x)
 
     def forward_with_mean(self, x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The output and its mean over H and W, if it fell off on the way, given that of ``x``, where it is known."""
-        pix: Any = self.conv1
-        if not self._may_share(x):
+        """The output and its mean over H and W, if it fell off on the way, given that of ``x``, where it is known.
+
+        Where nobody watches. The mean may be in parts.
+        """
+        layers = self._modules  # as nn.Module's own search takes longer than some of them
+        pix: Any = layers["conv1"]
+        if not (self._can_join() and plain((x, pix.weight))):
             return super().forward(x), None
         x, shortcut = squeeze(pix, x, mean, keep=True)
-        inner = self.conv2, self.bn2, self.drop_block, self.act2, self.aa, self.conv3, self.bn3, self.se, self.drop_path
-        for layer in inner:
+        for name in _INNER_LAYERS:
+            layer: Any = layers[name] if name in layers else getattr(self, name)
             x = x if layer is None else layer(x)
         return add_and_rectify(x, shortcut if self.downsample is None else self.downsample(shortcut))
 
-    def _may_share(self, x: Tensor) -> bool:
+    def _can_join(self) -> bool:
         """Whether nobody sees that the first layers and the last ones don't run by themselves."""
-        if torch.compiler.is_compiling() or torch_module._has_any_global_hook():
+        layers = self._modules
+        pix: Any = layers["conv1"]
+        if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(layers["act3"], nn.ReLU)):
             return False
-        pix: Any = self.conv1
-        if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(self.act3, nn.ReLU)):
-            return False
-        empty = _is_untouched(self.bn1, nn.Identity) and _is_untouched(self.act1, nn.Identity)
-        return empty and may_share(x, pix.weight)
+        return _is_untouched(layers["bn1"], nn.Identity) and _is_untouched(layers["act1"], nn.Identity)
 
 
 class SqueezeStage(nn.Sequential):
     """A stage of blocks that hand the means of their outputs on: nobody can write over these in between."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x, mean, watched = input, None, torch_module._has_any_global_hook()
+        x, mean, unwatched = input, None, _unwatched()
         block: Any
         for block in self:
-            if not watched and _is_untouched(block, SqueezeBottleneck):
+            if unwatched and _is_untouched(block, SqueezeBottleneck):
                 x, mean = block.forward_with_mean(x, mean)
             else:
                 x, mean = block(x), None
@@ -90,7 +94,11 @@ def join_stages(network: nn.Module) -> None:
             stage.__class__ = SqueezeStage
 
 
-def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+def _unwatched() -> bool:
+    return unwatched() and not torch_module._has_any_global_hook()
+
+
+def _is_untouched(module: Any, kind: type[nn.Module]) -> bool:
     """Whether a module is of that very class, and to call it runs that class's forward and no hook of its own."""
     if type(module) is not kind or "forward" in vars(module) or module._compiled_call_impl is not None:
         return False

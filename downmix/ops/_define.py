@@ -154,13 +154,24 @@ class Operator:
             return (self.reference if self.inlines(*args) else self._torch_op)(*args)
         if not self._flops_registered:
             self._register_flops()
+        tensors = args[: self._tensors]
+        # Torch's dispatcher, and what torch.library does for autograd, take longer than a small kernel.
+        if _watched(tensors):
+            self._explain(self.kernel(*args))
+            return self._torch_op(*args)
+        if not for_autograd(tensors):
+            return self.run(*args)
         kernel = self.kernel(*args)
         self._explain(kernel)
-        tensors = args[: self._tensors]
-        if isinstance(kernel, str) or _watched(tensors):
+        return self._torch_op(*args) if isinstance(kernel, str) else _WithGradient.apply(*args, self, kernel)
+
+    def run(self, *args: Any) -> Tensor:
+        """As a call, where :func:`unwatched`, the tensors are :func:`plain`, and nothing is for autograd."""
+        if torch.autograd._profiler_enabled():
             return self._torch_op(*args)
-        # Torch's dispatcher, and what torch.library does for autograd, take longer than a small kernel.
-        return _WithGradient.apply(*args, self, kernel) if for_autograd(tensors) else self._launch(kernel, *args)
+        kernel = Operator.kernel(self, *args)
+        self._explain(kernel)
+        return self._torch_op(*args) if isinstance(kernel, str) else self._launch(kernel, *args)
 
     def _launch(self, kernel: ModuleType, *args: Any) -> Tensor:
         return kernel.forward(*args)
@@ -304,16 +315,25 @@ def transforming() -> bool:
 
 def _watched(tensors: Sequence[Tensor]) -> bool:
     """Whether a mode, a profiler or a subclass of tensors has to hear of a call, or memory does not hold the values."""
-    return not plain(tensors) or torch.autograd._profiler_enabled()
+    return _in_modes() or not plain(tensors) or torch.autograd._profiler_enabled()
+
+
+def unwatched() -> bool:
+    """Whether nobody but autograd and the profiler has to hear of calls: no compiler, exporter, transform or mode."""
+    return not (torch.compiler.is_compiling() or takes_plain_torch() or _in_modes())
+
+
+def _in_modes() -> bool:
+    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
 
 
 def plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether no mode and no subclass of tensors has to hear of a call, and the memory of the tensors holds their
-    values: signs can be turned (`torch.imag` of a conjugate) and zeros left out."""
-    for tensor in tensors:
+    """Whether no tensor is of a subclass that has to hear of a call, and their memory holds their values: signs can be
+    turned (`torch.imag` of a conjugate) and zeros left out."""
+    for tensor in tensors:  # noqa: SIM110 - all() takes twice as long, and every call asks
         if type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor():
             return False
-    return not (torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+    return True
 
 
 def for_autograd(tensors: Sequence[Tensor]) -> bool:

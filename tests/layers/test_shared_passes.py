@@ -27,8 +27,8 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes layers run one by one from then on."""
 
     def switch() -> None:
-        for module in ("layers.pix", "models.pix_resnet"):
-            monkeypatch.setattr(f"downmix.{module}.may_share", lambda *tensors: False)
+        monkeypatch.setattr("downmix.layers.pix.may_share", lambda *tensors: False)
+        monkeypatch.setattr("downmix.models.pix_resnet.unwatched", lambda: False)
 
     return switch
 

@@ -129,23 +129,27 @@ def why_not(x: Tensor, p: Tensor, *constants: Any) -> str | None:
 def forward(
     x: Tensor, p: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
 ) -> Tensor:
-    y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
-    if y.numel() > 0:
-        _forward_launch((layout(x), layout(p)), reduction, threshold, fusion, operator, legacy_tail)(x, p, y)
+    if x.numel() == 0:
+        return empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
+    sizes, launch = _forward_launch((layout(x), layout(p)), reduction, threshold, fusion, operator, legacy_tail)
+    y = torch.empty_strided(*sizes, dtype=x.dtype, device=x.device)
+    launch(x, p, y)
     return y
 
 
 @remembered
 def _forward_launch(
     layouts: tuple[Layout, ...], reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
-) -> Launch:
+) -> tuple[tuple[torch.Size, tuple[int, ...]], Launch]:
+    """Shape and strides of the output, and the launch."""
     x, p = map(blank, layouts)
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
     programs, s_tiles, constants = plan((x, y), p, reduction, fusion, operator, legacy_tail, loads=4)
     channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
     arguments = (strides_of(x, flat), p.stride(), strides_of(y, flat), *sizes_of(x, p), s_tiles, threshold)
     alignments = {"X_ALIGN": alignment_of(x, channels_inner), "Y_ALIGN": alignment_of(y, channels_inner)}
-    return Launch(_pick_or_mix_forward_kernel, programs * s_tiles, arguments, constants | alignments)
+    launch = Launch(_pick_or_mix_forward_kernel, programs * s_tiles, arguments, constants | alignments)
+    return (y.shape, y.stride()), launch
 
 
 def backward(
