@@ -125,7 +125,8 @@ class _PiX(torch.autograd.Function):
         if grad is None:
             grad = x.new_zeros(x.shape[0], p.shape[1], *x.shape[2:])
         kernel = _pick_or_mix.kernel(x, p, *ctx.rule, stem="pix_layer")
-        if isinstance(kernel, str) or beyond_kernels(*grads):
+        given = [tensor for tensor in grads if tensor is not None]
+        if isinstance(kernel, str) or beyond_kernels(*given) or not plain(given):
 
             def definition(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
                 with torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext():

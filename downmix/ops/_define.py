@@ -58,17 +58,20 @@ class use_backend:
 
     def __init__(self, name: str):
         check_choice("backend", name, BACKENDS)
-        self._name, self._before = name, ""
+        self._name, self._before, self._in_force = name, [], False
         self.__enter__()
+        self._in_force = True
 
     def __enter__(self) -> None:
         global _backend
-        if not self._before:  # else in force since __init__
-            self._before, _backend = _backend, self._name
+        if not self._in_force:  # else since __init__
+            self._before.append(_backend)
+            _backend = self._name
+        self._in_force = False
 
     def __exit__(self, *exc_info: object) -> None:
         global _backend
-        _backend, self._before = self._before, ""
+        _backend = self._before.pop()
 
 
 def explain_backend(op: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
@@ -216,7 +219,7 @@ class Operator:
             tensors, constants = [t.detach().requires_grad_() for t in args[: self._tensors]], args[self._tensors :]
             needed: Any = [True] * len(tensors)
             found: Any = differentiate(lambda *inputs: self.reference(*inputs, *constants), tensors, grad, needed)
-            return list(found)
+            return [torch.empty_like(t).copy_(gradient) for t, gradient in zip(args, found, strict=False)]
         return list(kernel.backward(grad, *args))
 
     def _save_inputs(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -198,6 +198,7 @@ def test_a_compiled_part() -> None:
     assert list(measure_probabilities(model, batches(), CLASSES)) == ["1.1", "1.3"]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch 2.11's compiler itself
 def test_compiling_inside_the_context_leaves_no_hook_behind() -> None:
     torch.compiler.reset()
     model, images, seen = network().eval(), batches()[0][0], []

@@ -28,13 +28,26 @@ def check(network: nn.Module, path: Path, shapes: list[tuple[int, ...]]) -> None
         np.testing.assert_allclose(exported.run(images.numpy()), expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
+def skip_if_pools_hold_sizes() -> None:
+    """Torch 2.11's own pools leave torch.export a guard on the remainder of a size by their stride."""
+    size = torch.export.Dim.AUTO
+    graph = torch.export.export(nn.MaxPool2d(2), (torch.zeros(1, 1, 4, 4),), dynamic_shapes=({2: size},)).module()
+    try:
+        graph(torch.zeros(1, 1, 5, 4))
+    except AssertionError:
+        pytest.skip(f"torch {torch.__version__} lets no torch.export of its own pools hold for sizes of any remainder")
+
+
 @pytest.mark.parametrize(("format", "file"), [("onnx", "a.onnx"), ("torch-export", "a.pt2")])
 def test_odd_sizes(format: str, file: str, tmp_path: Path) -> None:
     network = timm.create_model("pix_resnet50", layers=(1, 1, 0, 0), channels=(8, 8, 8, 8), num_classes=7).eval()
     regrouped, _ = regroup(network, torch.randn(2, 3, 64, 64))
     options: dict[str, Any] = {"dynamic": ("batch", "size"), "metadata": {"model": "a test"}}
     write(regrouped, torch.randn(2, 3, 64, 64), tmp_path / file, format, **options)
-    check(network, tmp_path / file, [(2, 3, 64, 64), (1, 3, 33, 64), (3, 3, 71, 97)])
+    check(network, tmp_path / file, [(2, 3, 64, 64), (1, 3, 36, 64)])
+    if format == "torch-export":
+        skip_if_pools_hold_sizes()
+    check(network, tmp_path / file, [(1, 3, 33, 64), (3, 3, 71, 97)])
 
 
 class Pools(nn.Sequential):
@@ -64,6 +77,8 @@ def test_rounded_up_windows_at_any_size(word: str, tmp_path: Path) -> None:
         format = "onnx" if file == "a.onnx" else "torch-export"
         options: dict[str, Any] = {"dynamic": ("batch", "size"), "metadata": {"model": "a test"}}
         write(network, torch.randn(2, 3, 16, 16), tmp_path / file, format, **options)
+        if word == "s3" and format == "torch-export":  # it ends in torch's own avg_pool2d
+            skip_if_pools_hold_sizes()
         check(network, tmp_path / file, [(1, 3, 17, 15), (3, 3, 16, 18), (1, 3, 19, 19)])
 
 

@@ -53,10 +53,23 @@ def cast(
     return interpreter.TensorHandle(data.reshape(source.data.shape), target.scalar)
 
 
+def patch_tensor(tensor: Any, scope: Any, interpreters: Callable[..., None] = interpreter._patch_lang_tensor) -> None:
+    """Tensors that count loops as those of Triton 3.9's interpreter do; NumPy 2.4 refuses Triton 3.6's."""
+    interpreters(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+
+def maximum_of_numbers(builder: Any, left: Any, right: Any) -> Any:
+    """As compiled code and Triton 3.9's interpreter have it; in Triton 3.6's NaN wins."""
+    return builder.binary_op(left, right, numpy.fmax)
+
+
 @pytest.fixture(autouse=True)
 def triton_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if DEVICE == "cpu":
         monkeypatch.setattr(interpreter.InterpreterBuilder, "cast_impl", cast)
+        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_maxnumf", maximum_of_numbers)
+        monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)
     monkeypatch.setattr(_define, "_KERNEL_FOLDERS", {"cpu": "triton", "cuda": "triton"})
     _define._kernel_module.cache_clear()
     yield

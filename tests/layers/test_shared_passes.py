@@ -210,6 +210,15 @@ def test_a_rule_changed_after_the_forward_pass_changes_nothing() -> None:
     torch.testing.assert_close(torch.autograd.grad(loss, [x, layer.weight]), expected)
 
 
+def test_gradients_that_memory_does_not_hold(apart: Callable[[], None]) -> None:
+    """With signs turned in a view, as those of complex numbers are, and zeros left out."""
+    layer, x = PiX(8, 4), torch.randn(2, 8, 3, 3, requires_grad=True)
+    grad = torch.randn(2, 2, 3, 3)
+    for given in (torch._neg_view(grad), torch._efficientzerotensor(grad.shape)):
+        expected = torch.autograd.grad(layer(x), [x, layer.weight], given.clone().resolve_neg() * 1)
+        torch.testing.assert_close(torch.autograd.grad(layer(x), [x, layer.weight], given), expected)
+
+
 def test_a_norm_that_gives_a_view(apart: Callable[[], None]) -> None:
     net, x = network(norm_layer=LayerNorm2d), torch.randn(2, 3, 64, 64).double()
     ours = results(net, x)

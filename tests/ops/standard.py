@@ -203,6 +203,17 @@ class StandardTests:
         with downmix.use_backend("reference"):
             torch.testing.assert_close(with_gradients(compiled, tensors), expected)
 
+    def test_gradients_in_compiled_graphs_lie_as_the_kernels_do_under_the_reference_too(self) -> None:
+        option = self.options[0]
+        backward = getattr(torch.ops.downmix, f"{self.operator.name}_backward")
+        for layout in LAYOUTS:
+            tensors = [t.detach() for t in self.leaves(option, layout, torch.float32)]
+            arguments = (*tensors, *self.constants(**option))
+            with downmix.use_backend("reference"):
+                gradients = backward(self.operator(*arguments), *arguments)
+            promised = [torch.empty_like(t).stride() for t in tensors]
+            assert [gradient.stride() for gradient in gradients] == promised, layout
+
     def test_values_whose_sign_is_turned_in_a_view(self) -> None:
         option = self.options[0]
         first, *others = (t.detach() for t in self.leaves(option, dtype=torch.float32))

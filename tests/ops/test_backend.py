@@ -154,3 +154,12 @@ def test_a_choice_can_be_used_again() -> None:
         with reference:
             assert "reference" in downmix.explain_backend(downmix.pick_or_mix, x, p, 4)
         assert "kernels" in downmix.explain_backend(downmix.pick_or_mix, x, p, 4)
+
+
+def test_a_choice_can_be_used_within_itself() -> None:
+    reference = downmix.use_backend("reference")
+    with reference:
+        with reference:
+            assert _define._backend == "reference"
+        assert _define._backend == "reference"
+    assert _define._backend == "auto"
