@@ -40,7 +40,7 @@ def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = F
     With ``keep`` also ``x`` for a shortcut, whose gradient joins that of the layer. ``mean`` is that of ``x``, or parts
     of it, where they are known; the gradient of ``x`` is whole all the same.
     """
-    if for_autograd((x, layer.weight)):
+    if for_autograd(_with_parameters(layer, x)):
         return _PiX.apply(x, mean, layer.weight, layer.bias, layer, keep)
     y = _pick_or_mix.run(x, _probabilities(layer, x, x.mean((2, 3)) if mean is None else mean), *layer.rule)
     return (y, x) if keep else y
@@ -53,10 +53,14 @@ def _probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor:
 
 def one_pass_probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor | None:
     """p of a PiX layer from the mean of ``x``, or parts of it, where a kernel gives it in one launch."""
-    inputs = (mean, layer.weight) if layer.bias is None else (mean, layer.weight, layer.bias)
+    inputs = _with_parameters(layer, mean)
     if not (layer.is_plain and may_share(*inputs)) or for_autograd(inputs):
         return None
     return _in_one_pass(layer, x, mean)
+
+
+def _with_parameters(layer: PiX, x: Tensor) -> tuple[Tensor, ...]:
+    return (x, layer.weight) if layer.bias is None else (x, layer.weight, layer.bias)
 
 
 def _in_one_pass(layer: PiX, x: Tensor, mean: Tensor) -> Tensor | None:

@@ -109,6 +109,14 @@ def test_whatever_is_frozen_or_unused(variant: dict[str, Any], frozen: str, apar
         torch.testing.assert_close(got, expected)
 
 
+def test_a_bias_learns_alone(apart: Callable[[], None]) -> None:
+    layer, x = PiX(8, 4, bias=True), torch.randn(2, 8, 5, 5)
+    layer.weight.requires_grad_(False)
+    (got,) = torch.autograd.grad(layer(x).sum(), [layer.bias])
+    apart()
+    torch.testing.assert_close(got, torch.autograd.grad(layer(x).sum(), [layer.bias])[0])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("variant", [{}, {"fusion": "weighted", "operator": "max"}], ids=str)  # with a kernel, without
