@@ -119,7 +119,7 @@ class _PiX(torch.autograd.Function):
         mean = x.mean((2, 3)) if mean is None else mean
         p = _probabilities(layer, x, mean)
         ctx.save_for_backward(x, mean, p, weight, bias)
-        y = _pick_or_mix(x, p, *ctx.rule)
+        y = _pick_or_mix.run(x, p, *ctx.rule)
         return (y, x) if keep else y
 
     @staticmethod

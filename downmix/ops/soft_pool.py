@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,6 +123,8 @@ def adaptive_soft_pool(x: Tensor, output_size: int | Sequence[int | None], *, gr
     """
     check_choice("gradient", gradient, GRADIENTS)
     check_floating("x", x)
+    if isinstance(output_size, numbers.Integral):  # NumPy's too
+        output_size = int(output_size)
     if isinstance(output_size, int | torch.SymInt):
         output_size = [output_size] * min(max(x.dim() - 2, 1), 3)  # check_map then says what x lacks
     if not isinstance(output_size, Sequence) or isinstance(output_size, str):
@@ -133,10 +136,11 @@ def adaptive_soft_pool(x: Tensor, output_size: int | Sequence[int | None], *, gr
     # A traced size is a tensor, and torch.jit.trace warns that its graph then holds for this size alone.
     sizes = [int(size) if isinstance(size, Tensor) else size for size in x.shape[-n:]]
     outputs = [size if out is None else out for size, out in zip(sizes, output_size, strict=True)]
-    if any(not isinstance(out, int | torch.SymInt) or out < 1 for out in outputs) or 0 in sizes:
+    if any(not isinstance(out, numbers.Integral | torch.SymInt) or out < 1 for out in outputs) or 0 in sizes:
         raise ValueError(
             f"output_size needs positive integers or None and a non-empty map, got {output_size} for {sizes}"
         )
+    outputs = [int(out) if isinstance(out, numbers.Integral) else out for out in outputs]
     symbolic = [isinstance(size, torch.SymInt) for size in sizes]
     if exporting() and any(sym and out not in (None, 1) for sym, out in zip(symbolic, output_size, strict=True)):
         raise ValueError(

@@ -2,6 +2,7 @@ import itertools
 import math
 from typing import Any, ClassVar
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -199,7 +200,9 @@ def test_adaptive_windows_are_those_of_max_pooling(size: tuple[int, int], out: A
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_adaptive_windows_by_a_single_number(n: int) -> None:
     x = torch.randn(2, 3, *[5] * n)
-    assert torch.equal(soft_pool.adaptive_soft_pool(x, 2), soft_pool.adaptive_soft_pool(x, (2,) * n))
+    expected = soft_pool.adaptive_soft_pool(x, (2,) * n)
+    for size in (2, numpy.int64(2), (numpy.int64(2),) * n):
+        assert torch.equal(soft_pool.adaptive_soft_pool(x, size), expected)
 
 
 @pytest.mark.parametrize(
