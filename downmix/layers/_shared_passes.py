@@ -84,7 +84,8 @@ def open_gate(gate: str, logits: Tensor) -> Tensor:
 def add_and_rectify(x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor | None]:
     """ReLU(x + shortcut), written over ``x``, and its mean over H and W, or parts of it, for :func:`squeeze`."""
     if not for_autograd((x, shortcut)):
-        return x, (_add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_)(x, shortcut)
+        take_mean = _add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_
+        return x, take_mean(x, shortcut)
     if x._is_view():  # as some norms give; autograd lets no function with two outputs write over one
         return x.add_(shortcut).relu_(), None
     return _AddReLU.apply(x, shortcut)

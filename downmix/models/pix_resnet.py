@@ -50,15 +50,15 @@ class SqueezeBottleneck(Bottleneck):
         return self.forward_with_mean(x, None)[0] if _unwatched() else super().forward(x)
 
     def forward_with_mean(self, x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The output and its mean over H and W, if it fell off on the way, given that of ``x``, where it is known.
+        """Where nobody watches: the output and its mean over H and W, if it fell off on the way.
 
-        Where nobody watches. The mean may be in parts.
+        ``mean`` is that of ``x``, where it is known. Means may be in parts.
         """
-        layers = self._modules  # as nn.Module's own search takes longer than some of them
-        pix: Any = layers["conv1"]
+        pix: Any = self.conv1
         if not (self._can_join() and plain((x, pix.weight))):
             return super().forward(x), None
         x, shortcut = squeeze(pix, x, mean, keep=True)
+        layers = self._modules  # nn.Module's own search takes longer than some of them
         for name in _INNER_LAYERS:
             layer: Any = layers[name] if name in layers else getattr(self, name)
             x = x if layer is None else layer(x)
@@ -66,11 +66,11 @@ class SqueezeBottleneck(Bottleneck):
 
     def _can_join(self) -> bool:
         """Whether nobody sees that the first layers and the last ones don't run by themselves."""
-        layers = self._modules
-        pix: Any = layers["conv1"]
-        if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(layers["act3"], nn.ReLU)):
+        find = self._modules.get
+        pix: Any = find("conv1")
+        if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(find("act3"), nn.ReLU)):
             return False
-        return _is_untouched(layers["bn1"], nn.Identity) and _is_untouched(layers["act1"], nn.Identity)
+        return _is_untouched(find("bn1"), nn.Identity) and _is_untouched(find("act1"), nn.Identity)
 
 
 class SqueezeStage(nn.Sequential):

@@ -255,6 +255,15 @@ def test_other_activations_and_squeezes_run_as_they_did() -> None:
         assert net.layer1[0].forward_with_mean(torch.randn(2, 64, 8, 8).double(), None)[1] is None
 
 
+def test_a_function_may_stand_in_for_a_layer() -> None:
+    net, x = network().eval(), torch.randn(2, 3, 64, 64).double()
+    expected = net(x)
+    for name, function in (("act2", torch.relu), ("act3", torch.relu)):
+        delattr(net.layer1[0], name)
+        setattr(net.layer1[0], name, function)
+        torch.testing.assert_close(net(x), expected)
+
+
 def test_the_reference_stays_in_force() -> None:
     layer, x = PiX(8, 4).double(), torch.randn(2, 8, 3, 3).double().requires_grad_()
     expected = torch.autograd.grad(layer(x).square().sum(), [x, layer.weight])

@@ -19,7 +19,7 @@ from ._common import TRITON_DTYPES, Launch, aligned, alignment, divide, power_of
 
 MOST_PARTS = 64  # of a mean that are added up here, if they are not read too often
 _MOST_READ = 2**26  # parts of all channels by all groups; beyond, a sum in front is quicker
-_MOST_PRODUCTS = 2**25  # beyond, torch's matrix product is faster: it lets more samples share a weight it has read
+_MOST_PRODUCTS = 2**25  # beyond, more samples should share a weight that is read, as in torch's matrix product
 _ELEMENTS = 8192  # of the largest tile, in registers
 _PROGRAMS = 256  # two for each of H200's multiprocessors
 
