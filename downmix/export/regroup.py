@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..layers import PiX
+from ..layers import AdaptiveSoftPool2d, MixedPool2d, PiX, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d
 from ..layers._shared_passes import is_hooked
 from ._channels import Channels, Site, find_channels
 from ._chunked import ChunkedPiX
 
 Network = TypeVar("Network", bound=nn.Module)
 Plan = tuple[Tensor, Tensor, Tensor | None]  # what ChunkedPiX takes
+_POOLS = (AdaptiveSoftPool2d, MixedPool2d, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d)
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,23 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
         raise ValueError("regroup makes a network for inference; call network.eval() before")
     copied = copy.deepcopy(network)
     squeezes: dict[PiX, list[str]] = {}  # with all names
+    pools: dict[nn.Module, list[str]] = {}
     for name, module in copied.named_modules(remove_duplicate=False):
         if isinstance(module, PiX):
             squeezes.setdefault(module, []).append(name)
+        elif type(module) in _POOLS and not is_hooked(module):
+            pools.setdefault(module, []).append(name)
     if not squeezes:
         return copied, []
     for number, (pix, names) in enumerate(squeezes.items()):
         if not is_hooked(pix):  # one that is stays in the trace, where what its hooks do is seen
             _put(copied, names, Site(number, pix.out_channels))
+    for pool, names in pools.items():
+        _put(copied, names, _of_torch(pool))
     with torch.no_grad():
         channels = find_channels(torch.export.export(copied, (images,)))
+    for pool, names in pools.items():
+        _put(copied, names, pool)
     orders, plans = _choose_orders(channels, list(squeezes))
     report = []
     for number, (pix, names) in enumerate(squeezes.items()):
@@ -86,6 +94,15 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
             carrier = _tensor(copied, name)
             carrier.data = carrier.data.index_select(dim, order.to(carrier.device))
     return copied, report
+
+
+def _of_torch(pool: nn.Module) -> nn.Module:
+    """A pool of torch with the same windows, each of one channel, which the trace then shows as one operator."""
+    if isinstance(pool, AdaptiveSoftPool2d):
+        return nn.AdaptiveAvgPool2d(pool.output_size)
+    window: Any = pool
+    kernel_size, stride, padding, dilation, ceil_mode = window.window
+    return nn.MaxPool2d(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode)
 
 
 def _put(network: nn.Module, names: list[str], module: nn.Module) -> None:

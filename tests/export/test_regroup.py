@@ -10,7 +10,15 @@ from torch import Tensor, nn
 import downmix
 from downmix.export import regroup
 from downmix.export._chunked import ChunkedPiX
-from downmix.layers import PiX
+from downmix.layers import (
+    AdaptiveSoftPool2d,
+    MixedPool2d,
+    PiX,
+    PowerAvgPool2d,
+    S3Pool2d,
+    SoftPool2d,
+    StochasticPool2d,
+)
 from tests.models.test_models import narrow
 
 pytestmark = pytest.mark.usefixtures("without_kernels")
@@ -139,6 +147,24 @@ def test_a_layer_with_a_hook_stays_and_others_go() -> None:
     network[5].register_forward_pre_hook(lambda module, args: (args[0].flip(1),))
     reasons = check_same(network, torch.randn(2, 3, 6, 6, dtype=torch.float64))
     assert reasons == ["carries a forward hook", "", "carries a forward hook"]
+
+
+def test_pools_leave_the_order_as_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 32, 1))
+    for pool in (
+        SoftPool2d(3, 2, 1),
+        PowerAvgPool2d(2),
+        MixedPool2d(2, ceil_mode=True),
+        S3Pool2d(2),
+        StochasticPool2d(2),
+    ):
+        network.extend([pool, PiX(32, 4), nn.Conv2d(8, 32, 1)])
+    network.extend([nn.ReLU(), AdaptiveSoftPool2d((2, None)), PiX(32, 2)])
+    assert check_same(network, torch.rand(2, 3, 48, 48, dtype=torch.float64)) == [""] * 6
+    network[1].register_forward_hook(lambda module, args, output: output.roll(1, 1))
+    assert [bool(reason) for reason in check_same(network, torch.rand(2, 3, 48, 48, dtype=torch.float64))] == [True] + [
+        False
+    ] * 5
 
 
 class Named(nn.Module):
