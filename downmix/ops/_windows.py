@@ -69,7 +69,9 @@ def gather_windows(
 
     Places in the window come first: arithmetic then runs along maps, not along a handful of values.
     """
-    x, _ = _padded(x, fill, kernel_size, stride, padding, dilation, ceil_mode)
+    x, out = _padded(x, fill, kernel_size, stride, padding, dilation, ceil_mode)
+    if exporting() and math.prod(kernel_size) <= _MOST_PARTS and not any(isinstance(o, torch.SymInt) for o in out):
+        return torch.cat(_places(x, out, kernel_size, stride, dilation))  # runtimes are slow to transpose windows
     for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
         if isinstance(k, torch.SymInt) and k == x.shape[2 + i]:  # a whole map of any size, which unfold would fix
             x = x.movedim(2 + i, -1).unsqueeze(2 + i)
@@ -84,6 +86,13 @@ def part_windows(x: Tensor, fill: float, *window: Any) -> list[Tensor]:
     if exporting() or not torch.compiler.is_compiling() or math.prod(kernel_size) > _MOST_PARTS:
         return [gather_windows(x, fill, *window)]
     x, out = _padded(x, fill, *window)
+    return _places(x, out, kernel_size, stride, dilation)
+
+
+def _places(
+    x: Tensor, out: Sequence[int], kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[Tensor]:
+    """The value of each window at each of its places, K of [1, B, C, *out], from a padded map."""
     parts = []
     for place in itertools.product(*map(range, kernel_size)):
         starts = [i * d for i, d in zip(place, dilation, strict=True)]
