@@ -70,7 +70,7 @@ def gather_windows(
     Places in the window come first: arithmetic then runs along maps, not along a handful of values.
     """
     x, out = _padded(x, fill, kernel_size, stride, padding, dilation, ceil_mode)
-    if exporting() and math.prod(kernel_size) <= _MOST_PARTS and not any(isinstance(o, torch.SymInt) for o in out):
+    if exporting() and all(isinstance(k, int) for k in kernel_size) and math.prod(kernel_size) <= _MOST_PARTS:
         return torch.cat(_places(x, out, kernel_size, stride, dilation))  # runtimes are slow to transpose windows
     for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
         if isinstance(k, torch.SymInt) and k == x.shape[2 + i]:  # a whole map of any size, which unfold would fix
