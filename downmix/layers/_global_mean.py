@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops._define import for_autograd, takes_plain_torch
+from ..ops._watching import for_autograd, takes_plain_torch
 
 
 def global_mean(x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops._define import beyond_kernels, differentiate, for_autograd, plain, unwatched
+from ..ops._define import differentiate
+from ..ops._watching import beyond_kernels, for_autograd, plain, unwatched
 from ..ops.add_relu_mean import _add_relu_mean_, whole
 from ..ops.pix import _pick_or_mix
 from ._global_mean import global_mean

@@ -13,7 +13,7 @@ from torch.nn.modules import module as torch_module
 
 from ..layers import PiX, create_squeeze
 from ..layers._shared_passes import add_and_rectify, is_hooked, squeeze
-from ..ops._define import plain, unwatched
+from ..ops._watching import plain, unwatched
 from ..published import accept_published_names
 
 _INNER_LAYERS = ("conv2", "bn2", "drop_block", "act2", "aa", "conv3", "bn3", "se", "drop_path")

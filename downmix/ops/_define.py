@@ -28,12 +28,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
-from torch.autograd import forward_ad
+
+from ._watching import beyond_kernels, for_autograd, takes_plain_torch, watched
 
 BACKENDS = ("auto", "reference")
 _KERNEL_FOLDERS = {"cpu": "numba", "cuda": "triton"}
-_PLAIN = (Tensor, torch.nn.Parameter)
 _library = torch.library.Library("downmix", "DEF")
 _backend = "auto"
 _log: list[str] | None = None  # where explain_backend listens
@@ -159,7 +158,7 @@ class Operator:
             self._register_flops()
         tensors = args[: self._tensors]
         # Torch's dispatcher, and what torch.library does for autograd, take longer than a small kernel.
-        if _watched(tensors):
+        if watched(tensors):
             self._explain(self.kernel(*args))
             return self._torch_op(*args)
         if not for_autograd(tensors):
@@ -169,7 +168,7 @@ class Operator:
         return self._torch_op(*args) if isinstance(kernel, str) else _WithGradient.apply(*args, self, kernel)
 
     def run(self, *args: Any) -> Tensor:
-        """As a call, where :func:`unwatched`, the tensors are :func:`plain`, and nothing is for autograd."""
+        """As a call, where nobody is watching, the tensors are plain, and nothing is for autograd."""
         if torch.autograd._profiler_enabled():
             return self._torch_op(*args)
         kernel = Operator.kernel(self, *args)
@@ -232,7 +231,7 @@ class Operator:
         if isinstance(kernel, str) or beyond_kernels(grad):
             needed = ctx.needs_input_grad[: len(tensors)]
             gradients = differentiate(lambda *inputs: self.reference(*inputs, *constants), tensors, grad, needed)
-        elif torch.compiler.is_compiling() or _watched((grad, *tensors)):
+        elif torch.compiler.is_compiling() or watched((grad, *tensors)):
             gradients = self._torch_op_backward(grad, *tensors, *constants)
         else:
             gradients = kernel.backward(grad, *tensors, *constants)
@@ -267,7 +266,7 @@ class InplaceOperator(Operator):
         self._torch_op, self._flops_registered, self._tensors = reference, True, None  # all are tensors
 
     def kernel(self, *args: Any, stem: str | None = None) -> ModuleType | str:
-        if _watched(args) or for_autograd(args):
+        if watched(args) or for_autograd(args):
             return "autograd, a mode or a profiler watches"
         return super().kernel(*args, stem=stem)
 
@@ -276,13 +275,6 @@ class InplaceOperator(Operator):
         if not args[0].is_inference():  # of which autograd counts no versions
             torch.autograd.graph.increment_version(args[0])  # so that who saved it hears that it was written over
         return output
-
-
-def beyond_kernels(*grads: Tensor | None) -> bool:
-    """Whether a backward pass is to give gradients that have gradients themselves (create_graph=True), or is given a
-    batch of them (is_grads_batched=True, torch.func.vmap)."""
-    batched = any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads)
-    return torch.is_grad_enabled() or batched or transforming()
 
 
 def differentiate(
@@ -297,51 +289,6 @@ def differentiate(
         output = definition(*inputs)
         found = iter(torch.autograd.grad(output, wanted, grad, create_graph=create_graph, materialize_grads=True))
     return tuple(next(found) if need else None for need in needed)
-
-
-def exporting() -> bool:
-    """Whether torch.export or torch.jit.trace is at work."""
-    # Not torch.compiler.is_exporting(): Dynamo of torch 2.11 takes that for true in whatever it compiles.
-    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
-
-
-def takes_plain_torch() -> bool:
-    """Whether something is at work that takes torch's own operators only: exporters, whose graphs are to run without
-    downmix, and torch.func and forward derivatives, which can't enter what is written for autograd."""
-    return exporting() or transforming()
-
-
-def transforming() -> bool:
-    """Whether torch.func or forward derivatives are at work."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def _watched(tensors: Sequence[Tensor]) -> bool:
-    """Whether a mode, a profiler or a subclass of tensors has to hear of a call, or memory does not hold the values."""
-    return _in_modes() or not plain(tensors) or torch.autograd._profiler_enabled()
-
-
-def unwatched() -> bool:
-    """Whether nobody but autograd and the profiler has to hear of calls: no compiler, exporter, transform or mode."""
-    return not (torch.compiler.is_compiling() or takes_plain_torch() or _in_modes())
-
-
-def _in_modes() -> bool:
-    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
-
-
-def plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether no tensor is of a subclass that has to hear of a call, and their memory holds their values: signs can be
-    turned (`torch.imag` of a conjugate) and zeros left out."""
-    for tensor in tensors:  # noqa: SIM110 - all() takes twice as long, and every call asks
-        if type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor():
-            return False
-    return True
-
-
-def for_autograd(tensors: Sequence[Tensor]) -> bool:
-    """Whether autograd is to follow what is done with these tensors."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _empty_gradients(grad: Tensor, *args: Any) -> list[Tensor]:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._define import check_floating, compute_dtype, exporting
+from ._define import check_floating, compute_dtype
+from ._watching import exporting
 
 Size = int | Sequence[int]
 _MOST_PARTS = 32  # more take torch.compile too long

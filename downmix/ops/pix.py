@@ -8,7 +8,8 @@ import numbers
 import torch
 from torch import Tensor
 
-from ._define import Operator, check_choice, check_floating, compute_dtype, for_autograd, memory_format, transforming
+from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format
+from ._watching import for_autograd, transforming
 
 FUSIONS = ("threshold", "weighted")
 OPERATORS = ("max+avg", "max", "avg", "min")

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._define import Operator, check_choice, check_floating, compute_dtype, exporting, memory_format
+from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format
+from ._watching import exporting
 from ._windows import Size, call_batched, check_map, part_windows, read_window
 
 GRADIENTS = ("exact", "paper")
