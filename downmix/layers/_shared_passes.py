@@ -49,7 +49,12 @@ def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = F
 
 def _probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor:
     p = _in_one_pass(layer, x, mean)
-    return layer.probabilities(x, mean) if p is None else p
+    return _defined(layer.gate, whole(mean, x.dtype), layer.weight, layer.bias) if p is None else p
+
+
+def _defined(gate: str, mean: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """p by the definition of a plain layer."""
+    return open_gate(gate, F.linear(mean, weight.flatten(1), bias))
 
 
 def one_pass_probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor | None:
@@ -136,8 +141,7 @@ class _PiX(torch.autograd.Function):
 
             def definition(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
                 with torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext():
-                    logits = F.linear(global_mean(x), weight.flatten(1), bias)
-                    return _pick_or_mix(x, open_gate(ctx.gate, logits), *ctx.rule)
+                    return _pick_or_mix(x, _defined(ctx.gate, global_mean(x), weight, bias), *ctx.rule)
 
             needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
             dx, *others = differentiate(definition, (x, weight, bias), grad, needed)

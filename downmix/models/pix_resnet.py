@@ -77,10 +77,10 @@ class SqueezeStage(nn.Sequential):
     """A stage of blocks that hand the means of their outputs on: nobody can write over these in between."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x, mean, unwatched = input, None, _unwatched()
+        x, mean, free = input, None, _unwatched()
         block: Any
         for block in self:
-            if unwatched and _is_untouched(block, SqueezeBottleneck):
+            if free and _is_untouched(block, SqueezeBottleneck):
                 x, mean = block.forward_with_mean(x, mean)
             else:
                 x, mean = block(x), None

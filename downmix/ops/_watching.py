@@ -57,8 +57,7 @@ def for_autograd(tensors: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def beyond_kernels(*grads: Tensor | None) -> bool:
+def beyond_kernels(*grads: Tensor) -> bool:
     """Whether a backward pass is to give gradients that have gradients themselves (create_graph=True), or is given a
     batch of them (is_grads_batched=True, torch.func.vmap)."""
-    batched = any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads)
-    return torch.is_grad_enabled() or batched or transforming()
+    return torch.is_grad_enabled() or any(map(is_legacy_batchedtensor, grads)) or transforming()
