@@ -35,16 +35,19 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def squeeze(layer: PiX, x: Tensor, mean: Tensor | None = None, *, keep: bool = False) -> Any:
-    """``layer(x)`` of a plain layer, where :func:`may_share`.
+def squeeze(layer: PiX, x: Tensor, shortcut: Tensor | None = None) -> Any:
+    """``layer(x)`` of a plain layer, and ``x`` for other readers, whose gradient joins that of the layer; where
+    :func:`may_share`.
 
-    With ``keep`` also ``x`` for a shortcut, whose gradient joins that of the layer. ``mean`` is that of ``x``, or parts
-    of it, where they are known; the gradient of ``x`` is whole all the same.
+    With ``shortcut``, x becomes ReLU(x + shortcut) first, as in :func:`add_and_rectify`.
     """
-    if for_autograd(_with_parameters(layer, x)):
-        return _PiX.apply(x, mean, layer.weight, layer.bias, layer, keep)
-    y = _pick_or_mix.run(x, _probabilities(layer, x, x.mean((2, 3)) if mean is None else mean), *layer.rule)
-    return (y, x) if keep else y
+    if shortcut is not None and x._is_view():  # as some norms give; two outputs are more than may come with one
+        x, shortcut = add_and_rectify(x, shortcut), None
+    inputs = _with_parameters(layer, x)
+    if for_autograd(inputs if shortcut is None else (*inputs, shortcut)):
+        return _PiX.apply(x, shortcut, layer.weight, layer.bias, layer)
+    mean = x.mean((2, 3)) if shortcut is None else _add_relu_mean_.run(x, shortcut)
+    return _pick_or_mix.run(x, _probabilities(layer, x, mean), *layer.rule), x
 
 
 def _probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor:
@@ -87,52 +90,59 @@ def open_gate(gate: str, logits: Tensor) -> Tensor:
     return torch.sigmoid(logits) if gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
 
 
-def add_and_rectify(x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor | None]:
-    """ReLU(x + shortcut), written over ``x``, and its mean over H and W, or parts of it, for :func:`squeeze`."""
+def add_and_rectify(x: Tensor, shortcut: Tensor | None) -> Tensor:
+    """ReLU(x + shortcut), written over ``x``; x itself where there is no shortcut."""
+    if shortcut is None:
+        return x
     if not for_autograd((x, shortcut)):
-        take_mean = _add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_
-        return x, take_mean(x, shortcut)
-    if x._is_view():  # as some norms give; autograd lets no function with two outputs write over one
-        return x.add_(shortcut).relu_(), None
-    return _AddReLU.apply(x, shortcut)
+        (_add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_)(x, shortcut)
+        return x
+    return x.add_(shortcut).relu_() if x._is_view() else _AddReLU.apply(x, shortcut)
 
 
 class _AddReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
-        mean = _add_relu_mean_(x, shortcut)
+    def forward(ctx: Any, x: Tensor, shortcut: Tensor) -> Tensor:
+        _add_relu_mean_(x, shortcut)
         ctx.mark_dirty(x)
-        ctx.mark_non_differentiable(mean)
         ctx.save_for_backward(x)
-        return x, mean
+        return x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        (x,) = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward.default(grads[0], x, 0)
+        grad = _before_relu(grads[0], *ctx.saved_tensors)
         return grad, grad
 
 
+def _before_relu(grad: Tensor, y: Tensor) -> Tensor:
+    """The gradient of what a ReLU made y of."""
+    return torch.ops.aten.threshold_backward.default(grad, y, 0)
+
+
 class _PiX(torch.autograd.Function):
-    """A PiX layer of a map and its mean, and with ``keep`` the map itself for other readers."""
+    """A PiX layer of a map, or of what is ReLU(x + shortcut) then, and that map for other readers."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mean: Tensor | None, weight: Tensor, bias: Tensor | None, layer: PiX, keep: bool
-    ) -> Any:
+        ctx: Any, x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, layer: PiX
+    ) -> tuple[Tensor, Tensor]:
         # As they are now; and what computes the gradient is to round as this does.
         ctx.rule, ctx.gate, ctx.autocast = layer.rule, layer.gate, _autocast(x.device.type)
         ctx.set_materialize_grads(False)
-        mean = x.mean((2, 3)) if mean is None else mean
+        ctx.rectified = shortcut is not None
+        if shortcut is None:
+            mean = x.mean((2, 3))
+        else:
+            mean = _add_relu_mean_.run(x, shortcut)
+            ctx.mark_dirty(x)
         p = _probabilities(layer, x, mean)
         ctx.save_for_backward(x, mean, p, weight, bias)
-        y = _pick_or_mix.run(x, p, *ctx.rule)
-        return (y, x) if keep else y
+        return _pick_or_mix.run(x, p, *ctx.rule), x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, mean, p, weight, bias = ctx.saved_tensors
-        grad, other = (*grads, None)[:2]
+        grad, other = grads
         if grad is None:
             grad = x.new_zeros(x.shape[0], p.shape[1], *x.shape[2:])
         kernel = _pick_or_mix.kernel(x, p, *ctx.rule, stem="pix_layer")
@@ -143,9 +153,12 @@ class _PiX(torch.autograd.Function):
                 with torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext():
                     return _pick_or_mix(x, _defined(ctx.gate, global_mean(x), weight, bias), *ctx.rule)
 
-            needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+            needed = [ctx.needs_input_grad[0] or ctx.needs_input_grad[1], *ctx.needs_input_grad[2:4]]
             dx, *others = differentiate(definition, (x, weight, bias), grad, needed)
-            return dx if other is None or dx is None else dx + other, None, *others, None, None
+            if dx is not None:
+                dx = dx if other is None else dx + other
+                dx = _before_relu(dx, x) if ctx.rectified else dx
+            return dx, dx if ctx.rectified else None, *others, None
         found: list[Tensor] = []
 
         def through_mean(logits: Tensor) -> Tensor:
@@ -153,10 +166,11 @@ class _PiX(torch.autograd.Function):
             found.extend((logits, logits.t() @ whole(mean, x.dtype).to(weight.dtype)))
             return logits @ weight.flatten(1)
 
-        slope = _SLOPES[ctx.gate]
-        dx = kernel.backward(grad, x, p, *ctx.rule, slope=slope, through_mean=through_mean, other=other)
+        options = {"slope": _SLOPES[ctx.gate], "through_mean": through_mean, "other": other, "rectified": ctx.rectified}
+        dx = kernel.backward(grad, x, p, *ctx.rule, **options)
         logits, dw = found
-        return dx, None, dw.view_as(weight), None if bias is None else logits.sum(0), None, None
+        dx_shortcut, db = dx if ctx.rectified else None, None if bias is None else logits.sum(0)
+        return dx, dx_shortcut, dw.view_as(weight), db, None
 
 
 def _autocast(device: str) -> tuple[str, torch.dtype, bool] | None:

@@ -109,7 +109,7 @@ class PiX(nn.Module):
         if mean is not None and not self.is_plain:
             mean = whole(mean, x.dtype)  # as others may use it in their own way
         if mean is None and may_share(x, self.weight) and self.is_plain:
-            return squeeze(self, x)
+            return squeeze(self, x)[0]
         return op.pick_or_mix(
             x,
             self.probabilities(x, mean),

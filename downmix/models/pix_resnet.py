@@ -47,22 +47,22 @@ class SqueezeBottleneck(Bottleneck):
         self.act1 = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_with_mean(x, None)[0] if _unwatched() else super().forward(x)
+        return add_and_rectify(*self.forward_unfinished(x, None)) if _unwatched() else super().forward(x)
 
-    def forward_with_mean(self, x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Where nobody watches: the output and its mean over H and W, if it fell off on the way.
+    def forward_unfinished(self, x: Tensor, shortcut: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Where nobody watches: two maps whose sum's ReLU is the output, or the output itself and None.
 
-        ``mean`` is that of ``x``, where it is known. Means may be in parts.
+        The input comes likewise, so that the sum's end and what reads it first share their passes.
         """
         pix: Any = self.conv1
-        if not (self._can_join() and plain((x, pix.weight))):
-            return super().forward(x), None
-        x, shortcut = squeeze(pix, x, mean, keep=True)
+        if not (self._can_join() and plain((x, pix.weight, x if shortcut is None else shortcut))):
+            return super().forward(add_and_rectify(x, shortcut)), None
+        x, shortcut = squeeze(pix, x, shortcut)
         layers = self._modules  # nn.Module's own search takes longer than some of them
         for name in _INNER_LAYERS:
             layer: Any = layers[name] if name in layers else getattr(self, name)
             x = x if layer is None else layer(x)
-        return add_and_rectify(x, shortcut if self.downsample is None else self.downsample(shortcut))
+        return x, shortcut if self.downsample is None else self.downsample(shortcut)
 
     def _can_join(self) -> bool:
         """Whether nobody sees that the first layers and the last ones don't run by themselves."""
@@ -74,17 +74,17 @@ class SqueezeBottleneck(Bottleneck):
 
 
 class SqueezeStage(nn.Sequential):
-    """A stage of blocks that hand the means of their outputs on: nobody can write over these in between."""
+    """A stage of blocks that leave their sums to the next: nobody can see or write over these in between."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x, mean, free = input, None, _unwatched()
+        x, shortcut, free = input, None, _unwatched()
         block: Any
         for block in self:
             if free and _is_untouched(block, SqueezeBottleneck):
-                x, mean = block.forward_with_mean(x, mean)
+                x, shortcut = block.forward_unfinished(x, shortcut)
             else:
-                x, mean = block(x), None
-        return x
+                x, shortcut = block(add_and_rectify(x, shortcut)), None
+        return add_and_rectify(x, shortcut)
 
 
 def join_stages(network: nn.Module) -> None:

@@ -99,7 +99,7 @@ def main() -> None:
         y = pix.forward(x, p, reduction, 0.5, fusion, operator, False)
         pix.backward(y, x, p, reduction, 0.5, fusion, operator, False)
         mean, constants = torch.empty(shape[:2]), (reduction, 0.5, fusion, operator, False)
-        options = {"slope": 1.0, "through_mean": lambda logits, mean=mean: mean, "other": x}
+        options = {"slope": 1.0, "through_mean": lambda logits, mean=mean: mean, "other": x, "rectified": True}
         pix_layer.backward(y, x, p, *constants, **options)
     for shape, kernel, stride, padding, layout, dtype in [
         ((2, 64, 56, 56), 2, 2, 0, torch.contiguous_format, torch.float16),

@@ -79,7 +79,7 @@ def main() -> None:
         lambda: pix.backward(y, x, p, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix_layer.backward(
             *(y, x, p, 4, 0.5, "threshold", "max+avg", False),
-            **{"slope": 1.0, "through_mean": lambda logits: torch.zeros(2, 8), "other": None},
+            **{"slope": 1.0, "through_mean": lambda logits: torch.zeros(2, 8), "other": None, "rectified": True},
         ),
         *(lambda window=window: soft_pool.forward(*window, False, "exact") for window in windows),
         *(lambda window=window, grad=grad: backward(window, grad) for window, grad in zip(windows, grads, strict=True)),

@@ -54,7 +54,8 @@ def check_pix_layer(seed: int, cases: int, roundings: int) -> None:
         constants = (reduction, 0.5, rng.choice(pix.FUSIONS), rng.choice(("max+avg", "max", "avg")), rng.random() < 0.3)
         if x.isfinite().all() and not isinstance(pix._pick_or_mix.kernel(x, p, *constants), str):
             layouts = [rng.choice(list(LAYOUTS)) for _ in range(2)]
-            _check_pix_layer(x, p, constants, *layouts, has_other=rng.random() < 0.5, roundings=roundings)
+            others = {"has_other": rng.random() < 0.5, "rectified": rng.random() < 0.5}
+            _check_pix_layer(x, p, constants, *layouts, **others, roundings=roundings)
             cases -= 1
 
 
@@ -66,8 +67,10 @@ def _check_pix_layer(
     other_layout: str,
     *,
     has_other: bool,
+    rectified: bool,
     roundings: int,
 ) -> None:
+    x = x.relu() if rectified else x
     grad, other = (
         LAYOUTS[layout](torch.randn(x.shape[0], channels, *x.shape[2:], device=DEVICE).to(x.dtype))
         for layout, channels in ((grad_layout, p.shape[1]), (other_layout, x.shape[1]))
@@ -84,10 +87,16 @@ def _check_pix_layer(
 
         _, dx, dp = with_gradients(run, list(tensors), lambda y: grad.to(y.dtype))
         of_mean = through_mean(dp * slope * tensors[1] * (1 - tensors[1])) / x.shape[2:].numel()
-        return sum(others, dx + of_mean[:, :, None, None].to(dx.dtype))
+        total = sum(others, dx + of_mean[:, :, None, None].to(dx.dtype))
+        return torch.where(x == 0, 0, total) if rectified else total
 
     kernel: Any = pix._pick_or_mix.kernel(x, p, *constants, stem="pix_layer")
-    options = {"slope": slope, "through_mean": through_mean, "other": other if has_other else None}
+    options = {
+        "slope": slope,
+        "through_mean": through_mean,
+        "other": other if has_other else None,
+        "rectified": rectified,
+    }
     got = kernel.backward(grad, x, p, *constants, **options)
     own, truth = by_definition(x, p), by_definition(x.double(), p.double())
     assert got.dtype == x.dtype

@@ -74,38 +74,48 @@ def test_networks_learn_what_they_learn_layer_by_layer(
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("shape", [(2, 8, 3, 4), (3, 10, 2, 2)])
-def test_derivatives_of_all_kinds(variant: dict[str, Any], shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("with_sum", [False, True])
+def test_derivatives_of_all_kinds(variant: dict[str, Any], shape: tuple[int, ...], with_sum: bool) -> None:
     torch.manual_seed(0)
-    layer, x = PiX(shape[1], 4, **variant).double(), torch.randn(shape).double().requires_grad_()
+    layer, x, shortcut = PiX(shape[1], 4, **variant).double(), *torch.randn(2, *shape).double().requires_grad_()
 
-    def run(x: Tensor, *parameters: Tensor) -> Any:
-        return squeeze(layer, x * 1, keep=True)
+    def run(x: Tensor, shortcut: Tensor, *parameters: Tensor) -> Any:
+        return squeeze(layer, x * 1, shortcut) if with_sum else squeeze(layer, x * shortcut)
 
     assert isinstance(layer(x).grad_fn, _shared_passes._PiX._backward_cls)
-    inputs = (x, *layer.parameters())
+    inputs = (x, shortcut, *layer.parameters())
     assert gradcheck(run, inputs, check_batched_grad=True)
     assert gradgradcheck(run, inputs, check_batched_grad=True)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-@pytest.mark.parametrize("frozen", ["", "x", "parameters"])
+@pytest.mark.parametrize("frozen", ["", "x", "shortcut", "maps", "parameters"])
 def test_whatever_is_frozen_or_unused(variant: dict[str, Any], frozen: str, apart: Callable[[], None]) -> None:
-    layer, x = PiX(8, 4, **variant).requires_grad_(frozen != "parameters"), torch.randn(2, 8, 5, 5)
-    x.requires_grad_(frozen != "x")
-    inputs = [tensor for tensor in (x, *layer.parameters()) if tensor.requires_grad]
+    layer, x, shortcut = PiX(8, 4, **variant), *torch.randn(2, 2, 8, 5, 5)
+    layer.requires_grad_(frozen != "parameters")
+    x.requires_grad_(frozen not in ("x", "maps"))
+    shortcut.requires_grad_(frozen not in ("shortcut", "maps"))
+    inputs = [tensor for tensor in (x, shortcut, *layer.parameters()) if tensor.requires_grad]
 
-    def gradients(use: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor | None]:
-        y, kept = squeeze(layer, x, keep=True) if sharing else (layer(x), x)
+    def gradients(use: Callable[[Tensor, Tensor], Tensor], *maps: Tensor) -> list[Tensor | None]:
+        first, *rest = maps
+        if sharing:
+            y, kept = squeeze(layer, first * 1, *rest)
+        else:
+            kept = sum(rest, first).relu() if rest else first
+            y = layer(kept)
         return list(torch.autograd.grad(use(y, kept), inputs, allow_unused=True, materialize_grads=True))
 
     uses = [lambda y, kept: y.square().sum() + kept.square().sum(), lambda y, kept: y.square().sum()]
-    if frozen != "x":
+    if frozen != "maps":
         uses.append(lambda y, kept: kept.square().sum())
+    cases = [(use, x, shortcut) for use in uses]
+    cases += [(use, x) for use in uses[: 2 if frozen == "x" else 3]]
     sharing = True
-    ours = [gradients(use) for use in uses]
+    ours = [gradients(*case) for case in cases]
     apart()
     sharing = False
-    for got, expected in zip(ours, [gradients(use) for use in uses], strict=True):
+    for got, expected in zip(ours, [gradients(*case) for case in cases], strict=True):
         torch.testing.assert_close(got, expected)
 
 
@@ -139,12 +149,13 @@ def test_under_autocast(
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_a_sum_comes_with_its_mean(grad: bool) -> None:
+def test_a_sum_is_written_over_its_first_summand(grad: bool) -> None:
     x, shortcut = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5, requires_grad=grad)
-    y, mean = add_and_rectify(x * 1, shortcut)
+    summand = x * 1
+    y = add_and_rectify(summand, shortcut)
     torch.testing.assert_close(y, (x + shortcut).relu())
-    torch.testing.assert_close(mean, y.mean((2, 3)))
-    assert (y.requires_grad, mean.requires_grad) == (grad, False)
+    assert y is summand
+    assert y.requires_grad is grad
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -252,7 +263,7 @@ def test_unbatched_maps_fire_hooks_once() -> None:
 def test_other_activations_and_squeezes_run_as_they_did() -> None:
     for options in ({"act_layer": nn.SiLU}, {"block_args": {"squeeze": "dwp"}}):
         net = network(**options)
-        assert net.layer1[0].forward_with_mean(torch.randn(2, 64, 8, 8).double(), None)[1] is None
+        assert net.layer1[0].forward_unfinished(torch.randn(2, 64, 8, 8).double(), None)[1] is None
 
 
 def test_a_function_may_stand_in_for_a_layer() -> None:

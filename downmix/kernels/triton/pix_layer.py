@@ -69,26 +69,33 @@ def _gradient_of_logits_kernel(
 
 @triton.jit
 def _write(
-    dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, b, s, g_start, channels, space, width,
-    to_winner, to_each, first,
+    dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, x_ptr, x_strides,
+    b, s, g_start, channels, space, width, to_winner, to_each, first,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr,
-    CHANNELS_INNER: tl.constexpr, OTHER: tl.constexpr, OTHER_ALIGN: tl.constexpr, ALIGN: tl.constexpr,
+    CHANNELS_INNER: tl.constexpr, OTHER: tl.constexpr, RECTIFIED: tl.constexpr, OTHER_ALIGN: tl.constexpr,
+    X_ALIGN: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """All gradients of the channels of a tile of groups."""
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
-        others = ()  # before the first is written, as no load moves up past a store
+        others, shut = (), ()  # before the first is written, as no load moves up past a store
         for k in tl.static_range(UNROLL):
             c, _j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            mask = (s < space)[:, None] & exists[None, :]
             other = tl.load(mean_ptr + b * channels + c, exists, other=0).to(DTYPE)[None, :] / space
             if OTHER:
                 offsets = offsets_of(other_strides, b, s, c, width, FLAT, CHANNELS_INNER, OTHER_ALIGN)
-                mask = (s < space)[:, None] & exists[None, :]
                 other += tl.load(other_ptr + offsets, mask, other=0).to(DTYPE)
+            if RECTIFIED:
+                offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, X_ALIGN)
+                value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
+                shut += (value == 0,)  # a NaN lets through, as torch's ReLU does
             others += (other,)
         for k in tl.static_range(UNROLL):
             c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
             dx = others[k] + gradient_of_channel(j, first, to_winner, to_each, OPERATOR)
+            if RECTIFIED:
+                dx = tl.where(shut[k], 0.0, dx)
             offsets = offsets_of(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
 
@@ -99,11 +106,11 @@ def _gradient_of_x_kernel(
     channels, groups, space, width, s_tiles, threshold: tl.float64,
     REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
     SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
-    OTHER: tl.constexpr, X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, OTHER_ALIGN: tl.constexpr,
-    DX_ALIGN: tl.constexpr,
+    OTHER: tl.constexpr, RECTIFIED: tl.constexpr, X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr,
+    OTHER_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of x through the fusion, its mean and, with OTHER, other readers."""
+    """The gradient of x through the fusion, its mean and, with OTHER, other readers; RECTIFIED, in front of a ReLU."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
     b, s_tile, g_start = program_of(groups, s_tiles, BLOCK_G)
     s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
@@ -116,9 +123,11 @@ def _gradient_of_x_kernel(
     grad = tl.load(grad_ptr + offsets, (s < space)[:, None] & (g < groups)[None, :], other=0).to(DTYPE)
     to_winner, to_each = spread(grad, p, picks, size, REDUCTION, WEIGHTED, OPERATOR, LEGACY_TAIL or not SHORT_TAIL)
     _write(
-        dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, b, s, g_start, channels, space, width,
+        dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, x_ptr, x_strides,
+        b, s, g_start, channels, space, width,
         by_lane(to_winner, BLOCK_R), by_lane(to_each, BLOCK_R), by_lane(first, BLOCK_R),
-        REDUCTION, OPERATOR, DTYPE, FLAT, CHANNELS_INNER, OTHER, OTHER_ALIGN, DX_ALIGN, BLOCK_G, BLOCK_R, UNROLL,
+        REDUCTION, OPERATOR, DTYPE, FLAT, CHANNELS_INNER, OTHER, RECTIFIED, OTHER_ALIGN, X_ALIGN, DX_ALIGN,
+        BLOCK_G, BLOCK_R, UNROLL,
     )  # fmt: skip
 
 
@@ -130,8 +139,9 @@ def backward(
     slope: float,
     through_mean: Callable[[Tensor], Tensor],
     other: Tensor | None,
+    rectified: bool,
 ) -> Tensor:
-    """The gradient of x.
+    """The gradient of x, or of what a ReLU made x of.
 
     Args:
         grad (Tensor[B, G, H, W]): of the fusion's result.
@@ -139,6 +149,7 @@ def backward(
         slope: that of the gate is slope · p (1 − p).
         through_mean: gives the gradient of the mean, [B, C], from that of the logits, [B, G].
         other (Tensor[B, C, H, W]): the gradient of other readers of x, or None.
+        rectified: whether x is the output of a ReLU, whose input's gradient is wanted.
     """
     if x.numel() == 0:
         through_mean(torch.zeros_like(p))
@@ -150,7 +161,8 @@ def backward(
     mean = through_mean(parts.squeeze(1) if s_parts == 1 else parts.sum(1)).contiguous()
     dx = torch.empty_like(x)
     read = x if other is None else other
-    launch = _launch_x(tuple(map(layout, (grad, x, p, read, dx))), mean.dtype, other is not None, *constants)
+    layouts = tuple(map(layout, (grad, x, p, read, dx)))
+    launch = _launch_x(layouts, mean.dtype, other is not None, rectified, *constants)
     launch(grad, x, p, mean, read, dx)
     return dx
 
@@ -170,7 +182,9 @@ def _launch_logits(layouts: tuple[Layout, ...], slope: float, *constants: Any) -
 
 
 @remembered
-def _launch_x(layouts: tuple[Layout, ...], mean: torch.dtype, has_other: bool, *constants: Any) -> Launch:
+def _launch_x(
+    layouts: tuple[Layout, ...], mean: torch.dtype, has_other: bool, rectified: bool, *constants: Any
+) -> Launch:
     reduction, threshold, *rule = constants
     grad, x, p, other, dx = map(blank, layouts)
     programs, s_tiles, meta = plan((x, grad, other, dx), p, reduction, *rule, loads=4 if reduction == 1 else 2)
@@ -179,6 +193,7 @@ def _launch_x(layouts: tuple[Layout, ...], mean: torch.dtype, has_other: bool, *
     meta |= {
         "UNROLL": min(meta["UNROLL"], 4),  # more would not fit into registers: what is added is held meanwhile
         "OTHER": has_other,
+        "RECTIFIED": rectified,
         "X_ALIGN": alignment_of(x, inner),
         "GRAD_ALIGN": alignment_of(grad, inner),
         "OTHER_ALIGN": alignment_of(other, inner),
