@@ -80,6 +80,7 @@ def convert_by(
     if not report.replaced:
         reasons = "; ".join(dict.fromkeys(f"{left.name} {left.reason}" for left in report.left)) or "it has none"
         raise ValueError(f"{name}: {kind}={word} replaces nothing: {reasons}")
+    downmix.models.join_stages(converted)
     return converted
 
 

@@ -88,10 +88,28 @@ class SqueezeStage(nn.Sequential):
 
 
 def join_stages(network: nn.Module) -> None:
-    """Makes timm's stages of such blocks :class:`SqueezeStage`."""
+    """Lets the blocks of a timm ResNet with PiX squeezes share passes over their maps, in training and inference.
+
+    Networks of this package do that already; one that :func:`downmix.convert` changed does it from then on. Results,
+    names and hooks stay as they are; only the classes of blocks and stages change, to subclasses of theirs.
+
+    Args:
+        network: is changed in place; what has no such blocks stays as it is.
+
+    Example:
+        >>> import timm, torch, downmix
+        >>> network, _ = downmix.convert(timm.create_model("resnet26"), example_input=torch.zeros(1, 3, 64, 64))
+        >>> join_stages(network)
+        >>> type(network.layer2).__name__
+        'SqueezeStage'
+    """
     for stage in network.modules():
-        if type(stage) is nn.Sequential and any(isinstance(block, SqueezeBottleneck) for block in stage):
-            stage.__class__ = SqueezeStage
+        if type(stage) is nn.Sequential:
+            for block in stage:
+                if type(block) is Bottleneck and isinstance(block.conv1, PiX):
+                    block.__class__ = SqueezeBottleneck
+            if any(isinstance(block, SqueezeBottleneck) for block in stage):
+                stage.__class__ = SqueezeStage
 
 
 def _unwatched() -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..convert import convert_like
+from ..models import join_stages
 from ..models._networks import convert_by, create_network
 from .recipe import Recipe
 from .weights import read_weights, start_from, tensors_of
@@ -56,7 +57,9 @@ def convert_network(network: nn.Module, recipe: Recipe) -> nn.Module:
             config = json.loads(Path(recipe.convert).read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"{recipe.convert} is no convert.json of `downmix convert` ({error})") from error
-        return convert_like(network, config, inplace=True)
+        network = convert_like(network, config, inplace=True)
+        join_stages(network)
+        return network
     size = (3, recipe.image_size, recipe.image_size)
     for kind, word in (("squeeze", recipe.squeeze), ("pool", recipe.pool)):
         if word != "none":

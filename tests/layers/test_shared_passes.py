@@ -15,6 +15,8 @@ import downmix
 from downmix import PiX
 from downmix.layers import _shared_passes
 from downmix.layers._shared_passes import add_and_rectify, squeeze
+from downmix.models import join_stages
+from downmix.models.pix_resnet import SqueezeBottleneck
 from downmix.ops.pix import _pick_or_mix
 from downmix.tools._bench_networks import settle_batch_norms
 
@@ -264,6 +266,32 @@ def test_other_activations_and_squeezes_run_as_they_did() -> None:
     for options in ({"act_layer": nn.SiLU}, {"block_args": {"squeeze": "dwp"}}):
         net = network(**options)
         assert net.layer1[0].forward_unfinished(torch.randn(2, 64, 8, 8).double(), None)[1] is None
+
+
+@pytest.mark.parametrize("name", ["resnet26d", "resnext50_32x4d", "seresnet50"])
+def test_converted_blocks_join_too(name: str, apart: Callable[[], None]) -> None:
+    net = network(name, layers=(3, 2, 1, 1))
+    net, _ = downmix.convert(net, example_input=torch.zeros(1, 3, 64, 64).double())
+    other, x = copy.deepcopy(net), torch.randn(2, 3, 64, 64).double()
+    join_stages(net)
+    assert any(type(block) is SqueezeBottleneck for block in net.layer2)
+    assert [name for name, _ in net.named_modules()] == [name for name, _ in other.named_modules()]
+    assert _sums_left(net, x) > _sums_left(other, x) == 0
+    ours = results(net, x)
+    apart()
+    for got, expected in zip(ours, results(other, x), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def _sums_left(net: nn.Module, x: Tensor) -> int:
+    """How many PiX layers a sum was left to."""
+    nodes, seen = [net.train()(x).grad_fn], set()
+    while nodes:
+        node: Any = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [following for following, _ in node.next_functions]
+    return sum(getattr(node, "rectified", False) for node in seen)
 
 
 def test_a_function_may_stand_in_for_a_layer() -> None:
