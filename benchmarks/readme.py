@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from downmix.tools._pyplot import pyplot
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -209,9 +209,9 @@ def _verdict(row: dict[str, str], baseline: dict[str, str]) -> str:
 
 def pictures() -> None:
     """How many times faster each case is than what it competes with, a dot a case, into docs/ops_cpu.png."""
-    plt = pyplot()
     cases, _ = timed_cases(PAPERS_OPS)
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True, sharey=True)
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, (title, family) in zip(axes, (("PiX", "pick_or_mix"), ("SoftPool", "soft_pool")), strict=True):
         contenders = ("eager", "torch.compile", "squeeze", "max_pool", "avg_pool", "copy of x")
         shown = {case: times for case, times in cases.items() if case[0].startswith(family)}

@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ._pyplot import pyplot
 from ._results import write_rows
 
 if TYPE_CHECKING:
@@ -112,12 +112,11 @@ def commit() -> str:
 
 def _draw(result: Bench, path: Path) -> None:
     """Bars of the speed-up, a group a configuration; a black mark shows what the operations alone would give."""
-    plt = pyplot()
-
     names = list(result.costs)
     groups = list(dict.fromkeys(row.configuration for row in result.rows))
     height = 0.8 / len(names)
-    figure, axis = plt.subplots(figsize=(10, 1.5 + 0.25 * len(groups) * (len(names) + 1)), constrained_layout=True)
+    figure = Figure(figsize=(10, 1.5 + 0.25 * len(groups) * (len(names) + 1)), layout="constrained")
+    axis = figure.subplots()
     for i, name in enumerate(names):
         speedups = [(result.speedup(row, "min"), row) for row in result.rows if row.network == name]
         bars = [(groups.index(row.configuration) + i * height, value) for value, row in speedups if value is not None]
@@ -139,4 +138,3 @@ def _draw(result: Bench, path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -12,10 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import torch
+from matplotlib.figure import Figure
 from rich.table import Table
 
-from ._pyplot import pyplot
 from ._results import write_rows
 
 if TYPE_CHECKING:
@@ -153,10 +154,9 @@ def _write_csv(result: Comparison, output: Path) -> None:
 
 
 def _draw(result: Comparison, path: Path) -> None:
-    plt = pyplot()
-
-    figure, axes = plt.subplots(1, 3, figsize=(16, 4.2), constrained_layout=True)
-    palette: Any = plt.get_cmap("tab10" if len(result.models) <= 10 else "tab20")
+    figure = Figure(figsize=(16, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    palette: Any = matplotlib.colormaps["tab10" if len(result.models) <= 10 else "tab20"]
     colors = dict(zip(result.models, itertools.cycle(palette.colors), strict=False))
     for run in result.runs:
         for axis, values in (
@@ -196,4 +196,3 @@ def _draw(result: Comparison, path: Path) -> None:
         f"{result.recipe.data}, {result.recipe.image_size}×{result.recipe.image_size}, {result.environment['device']}"
     )
     figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import timm.data
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor, nn
 
 from ..explain import METHODS, attend
 from ._console import wide_console
 from ._picture import read_rgb
-from ._pyplot import pyplot
 from ._trained import read_images, side_by_side
 
 HELP = "Where networks look in images, side by side: GradCAM and its kin, with the predicted classes and scores."
@@ -164,17 +165,15 @@ def _pages(output: Path, count: int) -> Iterator[tuple[Path, range]]:
 
 def overlay(look: Look) -> Tensor:
     """The image under the map's colours, [H, W, 3]."""
-    colours = pyplot().get_cmap("jet")(look.map.numpy())[..., :3]
+    colours = matplotlib.colormaps["jet"](look.map.numpy())[..., :3]
     return 0.55 * look.seen + 0.45 * torch.from_numpy(colours).float()
 
 
 def draw(found: dict[str, list[Look]], files: list[Path], names: list[str], path: Path) -> None:
     """The image, then each network's view of it under its map."""
-    plt = pyplot()
-    shape = (len(files), 1 + len(found))
-    figure, axes = plt.subplots(
-        *shape, figsize=(2.6 * shape[1], 2.9 * shape[0]), squeeze=False, constrained_layout=True
-    )
+    rows, columns = len(files), 1 + len(found)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for row, file in enumerate(files):
@@ -184,4 +183,3 @@ def draw(found: dict[str, list[Look]], files: list[Path], names: list[str], path
             axis.imshow(overlay(looks[row]).numpy())
             axis.set_title(f"{name}\n{describe(looks[row], names)}", fontsize=8)
     figure.savefig(path, dpi=100)
-    plt.close(figure)

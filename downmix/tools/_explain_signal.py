@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
 from ..explain import PiXSignal, PoolSignal, signal_layers, trace_signal
 from ._console import wide_console
-from ._pyplot import pyplot
 from ._trained import read_images, trained_network
 
 HELP = "Where the signal goes: what a PiX layer picks and mixes in an image, or how a pool weighs its input."
@@ -79,15 +80,9 @@ def _choose(channels: list[int] | None, output: Tensor) -> list[int]:
 
 def draw(found: PiXSignal | PoolSignal, image: Tensor, channels: list[int], title: str, path: Path) -> None:
     """The image, and a row a channel; the values of a row share one scale."""
-    plt = pyplot()
-    columns = 4 if isinstance(found, PiXSignal) else 3
-    figure, axes = plt.subplots(
-        len(channels),
-        1 + columns,
-        figsize=(2.2 * (1 + columns), 2.1 * len(channels) + 0.6),
-        squeeze=False,
-        constrained_layout=True,
-    )
+    rows, columns = len(channels), 5 if isinstance(found, PiXSignal) else 4
+    figure = Figure(figsize=(2.2 * columns, 2.1 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     for axis in axes[1:, 0]:
@@ -101,13 +96,12 @@ def draw(found: PiXSignal | PoolSignal, image: Tensor, channels: list[int], titl
             _pool_row(figure, row, found, channel)
     figure.suptitle(title)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def _pix_row(figure: Any, axes: Any, found: PiXSignal, channel: int) -> None:
     verb = "picks" if found.picks[channel] else "mixes"
     count = int(found.picked.max()) + 1
-    cmap = pyplot().get_cmap("tab10" if count <= 10 else "turbo", None if count <= 10 else count)
+    cmap = matplotlib.colormaps["tab10"] if count <= 10 else matplotlib.colormaps["turbo"].resampled(count)
     limits = {"vmin": -0.5, "vmax": 9.5} if count <= 10 else {}
     index = axes[0].imshow(found.picked[channel].numpy(), cmap=cmap, interpolation="nearest", **limits)
     bar = figure.colorbar(index, ax=axes[0], ticks=range(count), shrink=0.8)

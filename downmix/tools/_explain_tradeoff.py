@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.table import Table
 
 from ._console import wide_console
-from ._pyplot import pyplot
 from ._results import Accuracy, Results, read_results
 
 HELP = "Accuracy against operations and against latency, over any number of outputs of compare, train and bench."
@@ -73,7 +74,6 @@ def table(results: Results) -> Table:
 
 def draw(results: Results, path: Path) -> None:
     """A row a data set; first accuracy against operations, then against latency, a column a way of running."""
-    plt = pyplot()
     rows: dict[str, list[Accuracy]] = {}
     for found in results.accuracies:
         rows.setdefault(found.images, []).append(found)
@@ -81,13 +81,8 @@ def draw(results: Results, path: Path) -> None:
     colors = {name: f"C{i % 10}" for i, name in enumerate(networks)}
     ways = list(dict.fromkeys(way.way for found in results.accuracies for way in results.latencies_of(found)))
     shape = (len(rows), 1 + len(ways))
-    figure, axes = plt.subplots(
-        *shape,
-        figsize=(3.8 * shape[1] + 0.5, 3.2 * shape[0] + 0.6),
-        squeeze=False,
-        sharey="row",
-        constrained_layout=True,
-    )
+    figure = Figure(figsize=(3.8 * shape[1] + 0.5, 3.2 * shape[0] + 0.6), layout="constrained")
+    axes = figure.subplots(*shape, squeeze=False, sharey="row")
     for line, (data, accuracies) in zip(axes, rows.items(), strict=True):
         line[0].set(ylabel=f"top-1 % on {data}", xlabel="GMACs")
         for axis, way in zip(line[1:], ways, strict=True):
@@ -105,10 +100,9 @@ def draw(results: Results, path: Path) -> None:
         axis.margins(0.15)
         axis.locator_params(axis="x", nbins=5)
         axis.set_visible(axis.has_data())
-    handles = [plt.Line2D([], [], color=color, marker="o", linestyle="", label=name) for name, color in colors.items()]
+    handles = [Line2D([], [], color=color, marker="o", linestyle="", label=name) for name, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def _point(axis: Any, x: float, bar: Any, found: Accuracy, color: str) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
-
-from ._pyplot import pyplot
 
 _GAP, _TITLE, _SIDE, _DPI = 16, 40, 320, 100  # pixels; the last per inch
 
@@ -67,8 +66,6 @@ def draw_grid(panels: Sequence[tuple[str, Tensor]], title: str, path: Path) -> N
 
     A picture larger than that is smoothed, and one so large that its pixels can't be shown as well.
     """
-    plt = pyplot()
-
     height, width = panels[-1][1].shape[-2:]
     scale = max(1, _SIDE // max(height, width)) if max(height, width) <= 2 * _SIDE else _SIDE / max(height, width)
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
@@ -76,7 +73,7 @@ def draw_grid(panels: Sequence[tuple[str, Tensor]], title: str, path: Path) -> N
     columns = min(len(panels), max(2, math.ceil(math.sqrt(1.6 * len(panels) * cell[1] / cell[0]))))
     rows = -(-len(panels) // columns)
     full = (columns * cell[0] + _GAP, rows * cell[1] + _TITLE + _GAP)
-    figure = plt.figure(figsize=(full[0] / _DPI, full[1] / _DPI), dpi=_DPI)
+    figure = Figure(figsize=(full[0] / _DPI, full[1] / _DPI), dpi=_DPI)
     for i, (label, picture) in enumerate(panels):
         left = _GAP + i % columns * cell[0]
         bottom = full[1] - _TITLE - (i // columns + 1) * cell[1]
@@ -95,10 +92,7 @@ def draw_grid(panels: Sequence[tuple[str, Tensor]], title: str, path: Path) -> N
         axis.set_title(label, fontsize=10, loc="left")
     figure.text(_GAP / full[0], 1 - _TITLE / 2 / full[1], title, fontsize=11, va="center", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(path)
-    finally:
-        plt.close(figure)
+    figure.savefig(path)
 
 
 def _bytes(picture: Tensor) -> np.ndarray:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..explain import LayerProbabilities
-from ._pyplot import pyplot
 
 # Of :func:`cells`.
 COLUMNS = (
@@ -103,11 +103,8 @@ def draw_stages(
     layers: dict[str, LayerProbabilities], names: list[str], classes: list[str], title: str, path: Path
 ) -> None:
     """The source's figure: mean p of each channel, a line a class and the mean of all; below, how p is distributed."""
-    plt = pyplot()
-    width = max(4.0, 3.4 * len(layers))
-    figure, axes = plt.subplots(
-        2, len(layers), figsize=(width, 6), squeeze=False, constrained_layout=True, sharey="row"
-    )
+    figure = Figure(figsize=(max(4.0, 3.4 * len(layers)), 6), layout="constrained")
+    axes = figure.subplots(2, len(layers), squeeze=False, sharey="row")
     for (name, layer), (above, below) in zip(layers.items(), axes.T, strict=True):
         order = layer.mean.argsort()
         channels = range(len(order))
@@ -131,15 +128,12 @@ def draw_stages(
     images = int(next(iter(layers.values())).images.sum())
     figure.suptitle(f"{title}: sampling probabilities, {images:,} image{'s' * (images != 1)}")
     figure.savefig(path, dpi=80)
-    plt.close(figure)
 
 
 def draw_layers(found: dict[str, LayerProbabilities], title: str, path: Path) -> None:
     """Every layer a row: picks against mixes with the saturated share, and how often its channels switch."""
-    plt = pyplot()
-    figure, (bars, rates) = plt.subplots(
-        1, 2, figsize=(10, 1.8 + 0.28 * len(found)), sharey=True, constrained_layout=True
-    )
+    figure = Figure(figsize=(10, 1.8 + 0.28 * len(found)), layout="constrained")
+    bars, rates = figure.subplots(1, 2, sharey=True)
     rows = range(len(found))
     picks = [layer.pick_share.mean().item() for layer in found.values()]
     bars.barh(rows, picks, color="tab:blue", label="pick (maximum)")
@@ -157,7 +151,6 @@ def draw_layers(found: dict[str, LayerProbabilities], title: str, path: Path) ->
     figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(f"{title}: what {sum(len(layer.mean) for layer in found.values())} channels do")
     figure.savefig(path, dpi=80)
-    plt.close(figure)
 
 
 def _density(histogram: Tensor) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure
 import timm
 import torch
 from rich.progress import track
@@ -17,7 +18,6 @@ from ..cost import count_macs, paper
 from ..models._networks import create_network
 from . import _paper_figures as source
 from ._console import wide_console
-from ._pyplot import pyplot
 
 HELP = "Print the papers' cost tables beside what we count, and the differences."
 IMAGE = (3, 224, 224)
@@ -152,9 +152,8 @@ def _write_csv(figures: list[Figure], path: Path) -> None:
 
 def plot_figure_3(path: Path) -> None:
     """Operations and memory of each module by the size of its map, at 512 channels."""
-    plt = pyplot()
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
+    figure = matplotlib.figure.Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2)
     sides = range(7, 113, 7)
     for name, formulas in paper.MODULES.items():
         for axis, formula, scale in zip(axes, formulas, (1e-6, 4e-6), strict=True):
@@ -169,4 +168,3 @@ def plot_figure_3(path: Path) -> None:
     figure.suptitle(f"One module at {source.MODULE_CHANNELS} channels, by the supplement's formulas (its figure 3)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
