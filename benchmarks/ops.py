@@ -26,8 +26,7 @@ from torch import Tensor, nn
 import downmix
 from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 from downmix.ops._windows import output_sizes
-from downmix.tools._bench_report import commit
-from downmix.tools._comparison_report import environment
+from downmix.tools._environment import commit, environment
 from downmix.tools._results import read_rows, write_rows
 from downmix.tools._timing import interleave, summarize, wall_ms
 

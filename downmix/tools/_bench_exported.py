@@ -13,8 +13,7 @@ from rich.table import Table
 
 from ..cost import measure_device
 from ..export import load
-from ._bench_report import commit
-from ._comparison_report import environment
+from ._environment import commit, environment
 from ._results import write_rows
 from ._timing import interleave, summarize
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from ._environment import commit
 from ._results import write_rows
 
 if TYPE_CHECKING:
@@ -93,21 +93,6 @@ def _csv_row(result: Bench, row: Row) -> dict[str, Any]:
         cells[f"{which}_ratio"] = "" if speedup is None else f"{speedup:.4f}"
     cells["images_per_s"] = f"{_images_per_s(row):.2f}" if row.ms else ""
     return cells | {"folded_norms": count, "norms": total, "error": row.error}
-
-
-def commit() -> str:
-    """The commit of downmix that ran, marked where its files differ; empty where it is not run from its clone."""
-    package = Path(__file__).parents[1]
-    if not (package.parent / ".git").exists():  # git would answer for a repository that downmix is installed inside
-        return ""
-    try:
-        commit, changes = (
-            subprocess.run(["git", *command], cwd=package, capture_output=True, text=True).stdout.strip()
-            for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "."))
-        )
-    except FileNotFoundError:  # no git
-        return ""
-    return commit + ("-dirty" if changes else "")
 
 
 def _draw(result: Bench, path: Path) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import statistics
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
-import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -24,29 +21,6 @@ if TYPE_CHECKING:
 
 _MOST_COLUMNS = 4  # networks side by side; more become rows
 _SAYS_LESS = ("in convolutions", "min")  # ends of the labels that rows of networks have no room for; the CSV has them
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Where the figures were measured: device, threads, versions."""
-    packages = {}
-    for name in ("downmix", "torch", "timm", "numba", "triton"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return {
-        "device": f"{device.type} {name}",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": packages,
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")  # Linux only; elsewhere the platform module knows
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def table(result: Comparison) -> Table:

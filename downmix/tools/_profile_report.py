@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..cost import CONVENTIONS, Device, Layer
 from ..cost.profile import join
-from ._comparison_report import environment
+from ._environment import environment
 from ._results import write_rows
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from ..train import Recipe
 from . import _bench_report as report
 from ._bench_exported import bench_exported
 from ._bench_networks import DTYPES, ENGINES, FAILURES, LAYOUTS, MODES, Configuration, Subject
-from ._comparison_report import environment
 from ._console import progress_bars, wide_console
+from ._environment import environment
 from ._timing import interleave, summarize
 
 HELP = "Time whole networks against each other: inference and training, eager and compiled, BatchNorm folded or not."

@@ -24,6 +24,7 @@ from ..train.state import State
 from ..train.update import Update
 from . import _comparison_report as report
 from ._console import progress_bars, wide_console
+from ._environment import environment
 from ._recipe_option import add_recipe, to_recipe
 from ._timing import interleave, summarize
 
@@ -144,7 +145,7 @@ def compare(
     console = console or wide_console()
     split = load_data(recipe)
     output.mkdir(parents=True, exist_ok=True)
-    result = Comparison(models, seeds, recipe, report.environment(recipe.torch_device()))
+    result = Comparison(models, seeds, recipe, environment(recipe.torch_device()))
     try:
         with progress_bars(console) as progress:
             _measure(result, split, progress)

@@ -22,8 +22,8 @@ from ..models._networks import baseline_of, create_network, own_input_size
 from ..train import Recipe
 from ..train.sources import load_data
 from ._bench_exported import bench_exported
-from ._bench_report import commit
 from ._console import wide_console
+from ._environment import commit
 from ._export_int8 import quantise_and_score
 from ._trained import own_names, read_class_names, read_images, trained_network, view
 
