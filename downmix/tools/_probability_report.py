@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..explain import LayerProbabilities
+from ._results import write_rows
 
 # Of :func:`cells`.
 COLUMNS = (
@@ -85,13 +85,14 @@ def _numbers(values: Tensor) -> Any:
 
 def write_csv(found: dict[str, LayerProbabilities], path: Path) -> None:
     """A row a layer and channel."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", "channel", "threshold", "mean", "std", "pick_share", "switch_rate", "saturation"])
-        for name, layer in found.items():
-            columns = (layer.mean, layer.std, layer.pick_share, layer.switch_rate, layer.saturation)
-            for channel, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-                writer.writerow([name, channel, layer.threshold, *(f"{value:.6f}" for value in values)])
+    measures = ("mean", "std", "pick_share", "switch_rate", "saturation")
+    rows = []
+    for name, layer in found.items():
+        columns = {measure: getattr(layer, measure).tolist() for measure in measures}
+        for channel in range(len(layer.mean)):
+            values = {measure: f"{column[channel]:.6f}" for measure, column in columns.items()}
+            rows.append({"layer": name, "channel": channel, "threshold": layer.threshold, **values})
+    write_rows(path, rows)
 
 
 def some_classes(names: list[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..cost import count_macs, paper
 from ..models._networks import create_network
 from . import _paper_figures as source
 from ._console import wide_console
+from ._results import write_rows
 
 HELP = "Print the papers' cost tables beside what we count, and the differences."
 IMAGE = (3, 224, 224)
@@ -85,7 +85,8 @@ def run(args: Any) -> None:
     for table in dict.fromkeys(figure.table for figure in figures):
         console.print(_shown(table, [figure for figure in figures if figure.table == table]))
     if args.output:
-        _write_csv(figures, args.output)
+        columns = ("table", "item", "quantity", "printed", "ours", "difference", "verdict")
+        write_rows(args.output, [{name: getattr(figure, name) for name in columns} for figure in figures])
         console.print(f"figures: {args.output}", soft_wrap=True)
     if args.plot:
         plot_figure_3(args.plot)
@@ -140,14 +141,6 @@ def _shown(title: str, figures: list[Figure]) -> Table:
     for f in figures:
         table.add_row(f.item, f.quantity, f.printed, f.ours, f.difference, f.verdict)
     return table
-
-
-def _write_csv(figures: list[Figure], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("table", "item", "quantity", "printed", "ours", "difference", "verdict"))
-        writer.writerows((f.table, f.item, f.quantity, f.printed, f.ours, f.difference, f.verdict) for f in figures)
 
 
 def plot_figure_3(path: Path) -> None:
