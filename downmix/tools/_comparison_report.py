@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from ..train.checkpoint import write_whole
 from ._results import write_rows
 
 if TYPE_CHECKING:
@@ -51,35 +51,25 @@ def table(result: Comparison) -> Table:
 def _rows(result: Comparison) -> list[tuple[str, dict[str, str]]]:
     costs, baseline = result.costs, result.models[0]
 
-    def ratios(values: dict[str, float], text: dict[str, str]) -> dict[str, str]:
-        if baseline not in values:
-            return text
+    def ratios(values: dict[str, float], form: str) -> dict[str, str]:
+        base = values.get(baseline)
         return {
-            name: text[name] + ("" if name == baseline else f"  ×{value / values[baseline]:.2f}")
+            name: form.format(value) + ("" if base is None or name == baseline else f"  ×{value / base:.2f}")
             for name, value in values.items()
         }
 
     rows = [
-        ("params", ratios({n: c.params for n, c in costs.items()}, {n: f"{c.params:,}" for n, c in costs.items()})),
+        ("params", ratios({n: c.params for n, c in costs.items()}, "{:,}")),
         ("  in convolutions", {n: f"{c.conv_params:,}" for n, c in costs.items()}),
-        ("GMACs", ratios({n: c.macs for n, c in costs.items()}, {n: f"{c.macs / 1e9:.4f}" for n, c in costs.items()})),
-        (
-            "activations MB/image",
-            ratios(
-                {n: c.activation_bytes for n, c in costs.items()},
-                {n: f"{c.activation_bytes / 1e6:.2f}" for n, c in costs.items()},
-            ),
-        ),
+        ("GMACs", ratios({n: c.macs / 1e9 for n, c in costs.items()}, "{:.4f}")),
+        ("activations MB/image", ratios({n: c.activation_bytes / 1e6 for n, c in costs.items()}, "{:.2f}")),
     ]
     for batch in sorted({batch for times in result.latency_ms.values() for batch in times}):
         times = {n: t[batch] for n, t in result.latency_ms.items() if batch in t}
         for which in ("min", "median"):
-            text = {n: f"{t[which]:.2f}" for n, t in times.items()}
-            rows.append((f"ms at batch {batch}, {which}", ratios({n: t[which] for n, t in times.items()}, text)))
+            rows.append((f"ms at batch {batch}, {which}", ratios({n: t[which] for n, t in times.items()}, "{:.2f}")))
     speed = {n: result.recipe.batch_size / t["median"] * 1e3 for n, t in result.training_ms.items()}
-    rows.append(
-        (f"training images/s, {result.training_mode}", ratios(speed, {n: f"{s:.0f}" for n, s in speed.items()}))
-    )
+    rows.append((f"training images/s, {result.training_mode}", ratios(speed, "{:.0f}")))
     rows.append(
         ("top-1 % on held-out", {n: _mean_and_deviation(result.top1(n)) for n in result.models if result.top1(n)})
     )
@@ -101,9 +91,8 @@ def write(result: Comparison, output: Path) -> None:
 
 def write_json(result: Comparison, output: Path) -> None:
     """Writes compare.json in one step, so that a kill leaves the old or the new file, never a half."""
-    partial = output / "compare.json.partial"
-    partial.write_text(json.dumps(asdict(result), indent=1))
-    os.replace(partial, output / "compare.json")
+    text = json.dumps(asdict(result), indent=1)
+    write_whole(output / "compare.json", lambda file: file.write(text.encode()))
 
 
 def _write_csv(result: Comparison, output: Path) -> None:
