@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from ..cost import measure_device
 from ..export import load
+from ._console import wide_console
 from ._environment import commit, environment
 from ._results import write_rows
 from ._timing import interleave, summarize
@@ -20,14 +20,13 @@ from ._timing import interleave, summarize
 
 def bench_exported(
     files: Sequence[Path],
-    batch_sizes: Sequence[int] = (1, 8),
+    batch_sizes: Sequence[int],
     *,
-    image_size: int = 224,
+    image_size: int,
     rounds: int = 15,
     threads: int | None = None,
     output: Path | None = None,
-    console: Console | None = None,
-) -> list[dict[str, Any]]:
+) -> None:
     """Times exported networks on random images; those of one runtime take turns, and are compared with its first.
 
     Each is warmed up before the first is timed. Prints every quantile, then the medians as the papers print theirs.
@@ -38,11 +37,7 @@ def bench_exported(
         image_size: height and width.
         rounds: how often each is timed, 2 or more.
         threads: of the runtimes; by default as many as torch has.
-        output: CSV file.
-        console: where the table goes.
-
-    Returns:
-        A row for each file and batch size, in milliseconds.
+        output: CSV file, with a row for each file and batch size.
 
     Raises:
         ValueError: if ``rounds`` is too small, or a file can't be run so.
@@ -81,12 +76,11 @@ def bench_exported(
                 row |= {f"{name}_ratio": f"{first[name] / ms[name]:.3f}" for name in ("min", "median")}
                 row["images_per_s"] = f"{batch / ms['median'] * 1e3:.1f}"
                 rows.append(row | facts)
-    console = console or Console()
+    console = wide_console()
     console.print(_table(rows))
     console.print(_platform_table(rows))
     if output is not None:
         write_rows(output, rows)
-    return rows
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -22,7 +22,6 @@ from ..models._networks import baseline_of, create_network, own_input_size
 from ..train import Recipe
 from ..train.sources import load_data
 from ._bench_exported import bench_exported
-from ._console import wide_console
 from ._environment import commit
 from ._export_int8 import quantise_and_score
 from ._trained import own_names, read_class_names, read_images, trained_network, view
@@ -115,7 +114,7 @@ def benchmark(file: Path, baseline: nn.Module, name: str, **how: Any) -> None:
         beside = Path(folder) / f"{name.partition(':')[0]}{file.suffix}"
         export(baseline, beside, name=name, console=Console(quiet=True), **how)
         batches = (1, 8) if "batch" in how["dynamic"] else (2,)  # that of the trace
-        bench_exported([beside, file], batches, image_size=how["image_size"], console=wide_console())
+        bench_exported([beside, file], batches, image_size=how["image_size"])
 
 
 def export(
