@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ..cost._run import first_floating
 from ..layers import AdaptiveSoftPool2d, MixedPool2d, PiX, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d
-from ..layers._pool import Pool
+from ..layers.pools import POOLS
 from ..ops import pix
 from ..ops._windows import gather_windows, read_window
 from ._watch import evaluating, find_layer, named_layers
 
+_SOFT_POOLS = (SoftPool2d, AdaptiveSoftPool2d)
 # Those whose gradient is their weights.
 _PLAIN_POOLS = (
     *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d),
@@ -94,15 +95,7 @@ def signal_layers(model: nn.Module) -> list[str]:
 
 
 def _can_be_shown(layer: nn.Module) -> bool:
-    return isinstance(layer, (PiX, StochasticPool2d, *_PLAIN_POOLS)) or _is_soft(layer) or _is_lip(layer)
-
-
-def _is_soft(layer: nn.Module) -> bool:
-    return isinstance(layer, SoftPool2d | AdaptiveSoftPool2d)
-
-
-def _is_lip(layer: nn.Module) -> bool:
-    return isinstance(layer, Pool) and isinstance(getattr(layer, "logits", None), nn.Module)
+    return isinstance(layer, (PiX, *_SOFT_POOLS, *POOLS["lip"], StochasticPool2d, *_PLAIN_POOLS))
 
 
 def _pix_signal(layer: PiX, x: Tensor, output: Tensor) -> PiXSignal:
@@ -141,14 +134,14 @@ def pool_weights(pool: nn.Module, x: Tensor) -> Tensor:
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
     held: Any = copy.copy(pool)  # run without its hooks, which the copy shares
-    if _is_soft(held):
+    if isinstance(pool, _SOFT_POOLS):
         held.gradient = "paper"
     held.training = False
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        if _is_lip(held):
-            y = type(held).pool(leaf, held.logits(leaf).detach(), *held.window)
-        elif isinstance(held, StochasticPool2d):
+        if isinstance(pool, POOLS["lip"]):
+            y = held.pool(leaf, held.logits(leaf).detach(), *held.window)
+        elif isinstance(pool, StochasticPool2d):
             y = _expected(leaf, held)
         else:
             y = _map(held.forward(leaf))

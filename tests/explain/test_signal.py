@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import downmix
 from downmix import (
     AdaptiveSoftPool2d,
+    LIPPool2d,
     MixedPool2d,
     PiX,
     PowerAvgPool2d,
@@ -19,34 +19,10 @@ from downmix import (
     StochasticPool2d,
 )
 from downmix.explain import PiXSignal, PoolSignal, pool_weights, signal_layers, trace_signal
-from downmix.layers._pool import Pool
 
 from .test_probabilities import assert_untouched, snapshot
 
 pytestmark = pytest.mark.usefixtures("without_kernels")
-
-
-class PlainLIP(Pool):
-    """LIP as its source defines it, by torch's means."""
-
-    def __init__(self, *args: Any, logits: nn.Module, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.logits = logits
-
-    @staticmethod
-    def pool(x: Tensor, logits: Tensor, *window: Any) -> Tensor:
-        exponential = logits.exp()
-        kernel, stride, padding, _, ceil_mode = window
-        numerator, denominator = (
-            F.avg_pool2d(t, kernel, stride, padding, ceil_mode) for t in (x * exponential, exponential)
-        )
-        return numerator / denominator
-
-    def forward(self, x: Tensor) -> Tensor:
-        return type(self).pool(x, self.logits(x), *self.window)
-
-
-LIP: Any = getattr(downmix, "LIPPool2d", PlainLIP)
 
 
 def by_hand(x: Tensor, logits: Tensor, size: int, stride: int) -> Tensor:
@@ -64,7 +40,7 @@ def by_hand(x: Tensor, logits: Tensor, size: int, stride: int) -> Tensor:
     ("create", "logits"),
     [
         (SoftPool2d, lambda x: x),
-        (lambda *window: LIP(*window, logits=nn.Softplus()), F.softplus),
+        (lambda *window: LIPPool2d(*window, logits=nn.Softplus()), F.softplus),
         (nn.AvgPool2d, torch.zeros_like),
         (nn.MaxPool2d, lambda x: 1e6 * x),
     ],
@@ -95,7 +71,7 @@ def test_mixed_pooling_shares_out_maximum_and_mean() -> None:
 @pytest.mark.parametrize(
     "pool",
     [
-        *(SoftPool2d(3, 2, 1), AdaptiveSoftPool2d(3), LIP(3, 2, 1, logits=nn.Softplus())),
+        *(SoftPool2d(3, 2, 1), AdaptiveSoftPool2d(3), LIPPool2d(3, 2, 1, logits=nn.Softplus())),
         *(PowerAvgPool2d(3, 2, 1, norm_type=3.0), StochasticPool2d(3, 2, 1, ceil_mode=True)),
         *(S3Pool2d(2, padding=1), MixedPool2d(3, 2, 1), nn.MaxPool2d(3, 2), nn.AdaptiveAvgPool2d(2)),
     ],
