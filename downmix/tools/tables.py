@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
-import timm
 import torch
 from rich.progress import track
 from rich.table import Table
@@ -30,7 +29,7 @@ class Figure:
     Attributes:
         table, item, quantity: what it is of.
         printed: as the source prints it, in units of ``unit``.
-        count: ours, exact; None where it can't be computed here.
+        count: ours, exact.
         unit: what a 1 in print stands for, in counts.
         note: what a reader must know of it.
     """
@@ -39,7 +38,7 @@ class Figure:
     item: str
     quantity: str
     printed: str
-    count: int | None
+    count: int
     unit: int = 1
     note: str = ""
 
@@ -50,18 +49,16 @@ class Figure:
     @property
     def ours(self) -> str:
         """In the source's unit, with three digits more where there are any to show."""
-        if self.count is None:
-            return ""
         return f"{self.count / self.unit:.{min(self.digits + 3, len(str(self.unit)) - 1)}f}"
 
     @property
     def difference(self) -> str:
-        return f"{float(self.ours) - float(self.printed):+.{len(self.ours.partition('.')[2])}f}" if self.ours else ""
+        return f"{float(self.ours) - float(self.printed):+.{len(self.ours.partition('.')[2])}f}"
 
     @property
     def verdict(self) -> str:
         """How ours becomes what is printed, if it does."""
-        if self.count is None or self.note:
+        if self.note:
             return self.note
         printed = int(self.printed.replace(".", ""))
         scaled = self.count * 10**self.digits
@@ -91,27 +88,20 @@ def run(args: Any) -> None:
     if args.plot:
         plot_figure_3(args.plot)
         console.print(f"figure 3: {args.plot}", soft_wrap=True)
-    if absent := [name for name, count in counts.items() if count is None]:
-        raise ValueError(f"these networks of the tables are not registered, their rows stay empty: {', '.join(absent)}")
 
 
-def _count(name: str) -> tuple[int, int] | None:
-    if not timm.is_model(name):
-        return None
+def _count(name: str) -> tuple[int, int]:
     with torch.device("meta"):  # counts without computing
         network = create_network(name)
         return sum(p.numel() for p in network.parameters()), count_macs(network, IMAGE)
 
 
-def _networks(counts: dict[str, tuple[int, int] | None]) -> Iterator[Figure]:
+def _networks(counts: dict[str, tuple[int, int]]) -> Iterator[Figure]:
     table = "Networks at 224×224 (FACS, tables 2, 4, 5; by ptflops' convention)"
     for name, params, operations in source.NETWORKS:
-        found = counts[name] or (None, None)
-        note = "not registered" if found[0] is None else ""
-        if not note and name in source.NOT_DERIVABLE:
-            note = "not derivable from the source"
-        yield Figure(table, name, "M params", params, found[0], 10**6, note)
-        yield Figure(table, name, "GMACs", operations, found[1], 10**9, note)
+        note = "not derivable from the source" if name in source.NOT_DERIVABLE else ""
+        yield Figure(table, name, "M params", params, counts[name][0], 10**6, note)
+        yield Figure(table, name, "GMACs", operations, counts[name][1], 10**9, note)
 
 
 def _modules() -> Iterator[Figure]:

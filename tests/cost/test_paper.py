@@ -3,26 +3,12 @@ from torch import nn
 
 from downmix import CBAM, FBSConv2d, PiX, SqueezeExcite, create_squeeze
 from downmix.cost import count_macs, paper, profile
-
-# PiX supplement, table 1: operations in millions, cut off after the digits printed, and megabytes.
-TABLE_1 = [
-    ("SE", 112, "12.8", "25.694336"),
-    ("CBAM", 112, "38.6", "51.639424"),
-    ("FBS", 112, "45.2", "51.384320"),
-    ("PiX", 112, "6.6", "25.694208"),
-    ("SE", 56, "3.2", "6.426752"),
-    ("CBAM", 56, "9.6", "12.916096"),
-    ("FBS", 56, "11.5", "12.849152"),
-    ("PiX", 56, "1.8", "6.426624"),
-    ("SE", 28, ".837", "1.609856"),
-    ("CBAM", 28, "2.4", "3.235264"),
-    ("FBS", 28, "3.0", "3.215360"),
-    ("PiX", 28, "0.6", "1.609728"),
-]
+from downmix.tools import _paper_figures
 
 
-@pytest.mark.parametrize(("module", "side", "operations", "megabytes"), TABLE_1)
+@pytest.mark.parametrize(("module", "side", "operations", "megabytes"), _paper_figures.MODULES)
 def test_table_1(module: str, side: int, operations: str, megabytes: str) -> None:
+    """Operations are cut off after the digits printed."""
     count, floats = (formula(512, side, side) for formula in paper.MODULES[module])
     digits = len(operations.partition(".")[2])
     assert count * 10**digits // 10**6 == int(operations.replace(".", ""))
