@@ -11,8 +11,9 @@ from torch import nn
 from ..convert import convert_like
 from ..models import join_stages
 from ..models._networks import convert_by, create_network
+from ..published import read_weights
 from .recipe import Recipe
-from .weights import read_weights, start_from, tensors_of
+from .weights import start_from, tensors_of
 
 
 def build_network(recipe: Recipe, num_classes: int) -> nn.Module:

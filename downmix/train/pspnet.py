@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..models._networks import create_network, read_name
-from .weights import read_weights, start_from, tensors_of
+from ..published import read_weights
+from .weights import start_from, tensors_of
 
 _WINDOW_STEP = 2 / 3  # of the window, as PSPNet's published code slides it
 _ENCODER = "network.encoder.model."

@@ -37,8 +37,21 @@ class Trained(NamedTuple):
 
 
 def read_trained(path: Path, kind: str = "auto") -> Trained:
-    """Reads a file once; arguments and errors as of :func:`read_weights`."""
-    content, state = _read(path, kind)
+    """Reads a checkpoint of ours or of the published code, a file of ``torch.save``, or safetensors, once.
+
+    Args:
+        path: the file.
+        kind: ``"model"`` for the weights themselves, ``"ema"`` for their moving average, ``"auto"`` for the average
+            where there is one. Safetensors hold one kind, whichever is asked for.
+
+    Raises:
+        CheckpointError: if it can't be read, reading it could run code, or it has not what is asked for.
+    """
+    try:
+        content = published.read_file(path)
+        state = published.choose_weights(content, None if path.suffix == ".safetensors" else _AVERAGE[kind], path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     try:
         return _describe(content, state, path)
     except (ValueError, TypeError, KeyError) as error:
@@ -64,20 +77,6 @@ def _density(recipe: Recipe, facts: dict[str, Any]) -> float:
     progress = facts.get("progress") or {"epoch": facts["epoch"], "step": 0}
     epoch = progress["epoch"] - (progress["step"] == 0)  # those that are done are counted, so the last is one less
     return linear_density(max(epoch, 0), recipe.fbs_epochs, recipe.fbs_density)
-
-
-def read_weights(path: Path, kind: str = "auto") -> dict[str, Tensor]:
-    """The state dict in a checkpoint of ours or of the published code, a file of ``torch.save``, or safetensors.
-
-    Args:
-        path: the file.
-        kind: ``"model"`` for the weights themselves, ``"ema"`` for their moving average, ``"auto"`` for the average
-            where there is one. Safetensors hold one kind, whichever is asked for.
-
-    Raises:
-        CheckpointError: if it can't be read, reading it could run code, or it has not what is asked for.
-    """
-    return _read(path, kind)[1]
 
 
 def start_from(network: nn.Module, state: dict[str, Tensor], path: Path, fresh: tuple[str, ...] = ()) -> None:
@@ -111,12 +110,9 @@ def restore(network: nn.Module, trained: Trained, path: Path) -> None:
     """Makes ``network`` what it was when ``trained`` was written; ``path`` is where that was read.
 
     Raises:
-        CheckpointError: if its tensors don't fit.
+        ValueError: if its tensors don't fit.
     """
-    try:
-        published.load_state(network, trained.state, path)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    published.load_state(network, trained.state, path)
     if trained.density:
         set_density(network, trained.density)  # which no tensor says
 
@@ -139,13 +135,3 @@ def check_classes(before: Sequence[str], now: Sequence[str], path: Path) -> None
             raise CheckpointError(
                 f"{path} calls class {label} {old}, these data {new}; give data with the same classes, named alike"
             )
-
-
-def _read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
-    try:
-        content = published.read_file(path)
-        return content, published.choose_weights(
-            content, None if path.suffix == ".safetensors" else _AVERAGE[kind], path
-        )
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from downmix.published import read_weights
 from downmix.tools._trained import trained_network
 from downmix.train import Epoch, Interrupted, Recipe, checkpoint, train
 from downmix.train._segmentation_pictures import create_palette, write_picture
@@ -16,7 +17,7 @@ from downmix.train.checkpoint import CheckpointError, find_newest, keep_as, read
 from downmix.train.curves import draw_curves
 from downmix.train.network import build_network
 from downmix.train.validate import validate
-from downmix.train.weights import check_classes, read_trained, read_weights
+from downmix.train.weights import check_classes, read_trained
 
 from .helpers import make_folders, quick_recipe
 from .test_resume import interrupted_at
@@ -142,7 +143,7 @@ def test_loading_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Hostile(), "recipe": {}}, tmp_path / "zip.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Hostile()}, protocol=2))
-    for read in (read_checkpoint, read_weights, read_trained, validate):
+    for read in (read_checkpoint, read_trained, validate):
         for name in ("zip.pt", "plain.pt"):
             with pytest.raises(CheckpointError, match="could run code|can't be read"):
                 read(tmp_path / name)
