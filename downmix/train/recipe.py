@@ -13,7 +13,7 @@ import timm.optim
 import torch
 
 from ..ops._define import check_choice
-from ._field_types import check_types
+from ._fields import check_types
 from .segmentation_recipe import SegmentationRecipe
 
 TASKS = ("classification", "segmentation")
@@ -26,7 +26,10 @@ _NOT_NEGATIVE = (
     *("decay_epochs", "skip_nan", "fbs_l1"),
 )
 _LEAST = {"image_size": 8, "batch_size": 2} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
-_SHARES = ("crop_scale", "crop_pct", "hflip", "smoothing", "drop", "drop_path", "reprob", "ema_decay", "momentum")
+_SHARES = (
+    *("crop_scale", "crop_pct", "hflip", "smoothing", "drop", "drop_path", "reprob", "ema_decay", "momentum"),
+    *("layer_decay", "fbs_density"),
+)
 
 _LARGEST_SEED = 2**32  # times a million, which makes the seeds of the epochs, it still fits torch's 64 bits
 _ON_CUDA = ("bnb", "fused")  # bitsandbytes' and Apex' optimisers
@@ -180,7 +183,7 @@ class Recipe:
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in (*_SHARES, "layer_decay", "fbs_density"):
+        for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name, known in _CHOICES.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ._fields import nearest
 from .recipe import Recipe
 
 FIELDS = tuple(field.name for field in fields(Recipe))
@@ -72,12 +72,6 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"+-0123456789"]
 )
-
-
-def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    """A clause that names what ``name`` may have meant, or nothing."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _folder() -> Any:

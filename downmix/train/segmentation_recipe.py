@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ._field_types import check_types
+from ._fields import check_types, nearest
 
 
 @dataclass
@@ -70,7 +69,6 @@ class SegmentationRecipe:
         known = [each.name for each in fields(cls)]
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+                hint = nearest(str(name), known) or f"; known are {', '.join(known)}"
                 raise ValueError(f"segmentation has no field {name!r}{hint}")
         return cls(**given)

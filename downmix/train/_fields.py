@@ -1,11 +1,19 @@
-"""Checks the types of a recipe's fields, which Python does not."""
+"""The names and types of a recipe's fields, which Python does not check."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A clause that names what ``name`` may have meant, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def check_types(recipe: Any, prefix: str = "") -> None:
