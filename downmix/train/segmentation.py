@@ -60,9 +60,8 @@ class Segmentation(Task):
         (height, width), (low, high) = part.crop, part.scale
         training = training_transform((height, width), (low, high), part.rotate, recipe.hflip, part.blur)
         self.train_data = SegmentationImages(find_pairs(root, "train"), self.labels, training)
-        validation = (
-            "val" if recipe.val_split == "validation" else recipe.val_split
-        )  # timm's word, the recipe's default
+        # The recipe's default is timm's word.
+        validation = "val" if recipe.val_split == "validation" else recipe.val_split
         self.val_data, self.test_data = self._held_out(root, validation), self._held_out(root, "test")
         self.criterion = SegmentationLoss(part.auxiliary_weight)
 

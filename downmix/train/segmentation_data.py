@@ -31,7 +31,7 @@ class SegmentationImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     Args:
         pairs: paths of every image and its mask.
         labels (int array[256]): the class of every value that a mask may hold, :data:`VOID`, or −1 where it may not.
-        transform: takes and gives an image and a mask.
+        transform: takes and gives an image (uint8 Tensor[3, H, W]) and its mask (int64 Tensor[H, W]).
     """
 
     def __init__(self, pairs: Sequence[Pair], labels: np.ndarray, transform: JointTransform):
@@ -43,11 +43,6 @@ class SegmentationImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask = self.read(index)
-        return self.transform(image, mask)
-
-    def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """An image (uint8 Tensor[3, H, W]) and its mask (int64 Tensor[H, W]) as they are, without the transform."""
         image_path, mask_path = self.pairs[index]
         image = _open(image_path, to_rgb)
         labels = _read_labels(mask_path, self.labels)
@@ -56,7 +51,9 @@ class SegmentationImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 f"the mask {mask_path} is {labels.shape[1]}×{labels.shape[0]} pixels, but its image is "
                 f"{image.width}×{image.height}; a mask needs its image's size"
             )
-        return tv_tensors.Image(functional.pil_to_tensor(image)), tv_tensors.Mask(torch.from_numpy(labels))
+        return self.transform(
+            tv_tensors.Image(functional.pil_to_tensor(image)), tv_tensors.Mask(torch.from_numpy(labels))
+        )
 
 
 def find_pairs(root: Path, split: str) -> list[Pair]:
@@ -79,11 +76,20 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise DataError(f"{folder} is missing; {root} needs a folder images and a folder masks in each of {SPLITS}")
-    by_name = _by_stem(images, _IMAGES), _by_stem(masks, (".png",))
-    if not by_name[0]:
+    image_of, mask_of = _by_stem(images, _IMAGES), _by_stem(masks, (".png",))
+    if not image_of:
         raise DataError(f"{images} holds no image; expected files that end in {', '.join(_IMAGES)}")
-    _check_same_names(by_name, (images, masks))
-    return [(by_name[0][name], by_name[1][name]) for name in sorted(by_name[0])]
+    if missing := sorted(image_of.keys() - mask_of.keys()):
+        raise DataError(
+            f"{len(missing)} of {len(image_of)} images have no mask, the first is {image_of[missing[0]]}; "
+            f"expected {masks / missing[0]}.png"
+        )
+    if missing := sorted(mask_of.keys() - image_of.keys()):
+        raise DataError(
+            f"{len(missing)} of {len(mask_of)} masks have no image, the first is {mask_of[missing[0]]}; "
+            f"expected an image {missing[0]} in {images}"
+        )
+    return [(image_of[name], mask_of[name]) for name in sorted(image_of)]
 
 
 def largest_size(pairs: Sequence[Pair]) -> tuple[int, int]:
@@ -149,20 +155,6 @@ def _by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
             raise DataError(f"{folder} holds {found[path.stem].name} and {path.name}; a name may stand there once")
         found[path.stem] = path
     return found
-
-
-def _check_same_names(by_name: tuple[dict[str, Path], dict[str, Path]], folders: tuple[Path, Path]) -> None:
-    images, masks = by_name
-    if missing := sorted(images.keys() - masks.keys()):
-        raise DataError(
-            f"{len(missing)} of {len(images)} images have no mask, the first is {images[missing[0]]}; "
-            f"expected {folders[1] / missing[0]}.png"
-        )
-    if missing := sorted(masks.keys() - images.keys()):
-        raise DataError(
-            f"{len(missing)} of {len(masks)} masks have no image, the first is {masks[missing[0]]}; "
-            f"expected an image {missing[0]} in {folders[0]}"
-        )
 
 
 def _open(path: Path, convert: Callable[[Image.Image], Image.Image] = lambda image: image) -> Image.Image:

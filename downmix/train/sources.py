@@ -132,37 +132,31 @@ def _folders(root: Path) -> Split:
         raise DataError(f"{root} needs both a folder train and one of {', '.join(_TEST_FOLDERS)}, or neither")
     if test is None:
         classes = _class_folders(root)
-        held_out = [item for _, files in classes for item in files[4::5]]
-        kept = [item for _, files in classes for i, item in enumerate(files) if i % 5 != 4]
-        return _checked(root, Images(kept, len(classes)), Images(held_out, len(classes)), [name for name, _ in classes])
-    train_classes, test_classes = _class_folders(train), _class_folders(test)
-    _same_classes({name for name, _ in train_classes}, {name for name, _ in test_classes}, train, test)
-    count = len(train_classes)
-    train_images, test_images = (
-        Images([item for _, files in classes for item in files], count) for classes in (train_classes, test_classes)
-    )
-    return _checked(root, train_images, test_images, [name for name, _ in train_classes])
+        kept = [item for files in classes.values() for i, item in enumerate(files) if i % 5 != 4]
+        held_out = [item for files in classes.values() for item in files[4::5]]
+        if not held_out:
+            raise DataError(
+                f"{root} leaves no held-out image: a class needs at least 5 images where there is no test folder"
+            )
+    else:
+        classes, test_classes = _class_folders(train), _class_folders(test)
+        _same_classes(set(classes), set(test_classes), train, test)
+        kept, held_out = ([item for files in each.values() for item in files] for each in (classes, test_classes))
+    return Split(Images(kept, len(classes)), Images(held_out, len(classes)), list(classes))
 
 
-def _class_folders(root: Path) -> list[tuple[str, list[tuple[Path, int]]]]:
+def _class_folders(root: Path) -> dict[str, list[tuple[Path, int]]]:
+    """The images of each class, with its label."""
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     if not folders:
         raise DataError(f"{root} holds no class folders; expected one folder of images for each class")
-    classes = []
+    classes = {}
     for label, folder in enumerate(folders):
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _EXTENSIONS)
         if not files:
             raise DataError(f"the class folder {folder} holds no image; put images there or remove the folder")
-        classes.append((folder.name, [(path, label) for path in files]))
+        classes[folder.name] = [(path, label) for path in files]
     return classes
-
-
-def _checked(root: Path, train: Images, test: Images, class_names: list[str]) -> Split:
-    if len(test) == 0:
-        raise DataError(
-            f"{root} leaves no held-out image: a class needs at least 5 images where there is no test folder"
-        )
-    return Split(train, test, class_names)
 
 
 def _same_classes(train_classes: set[str], test_classes: set[str], train: object, test: object) -> None:
