@@ -76,8 +76,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        reason = error.__context__  # of torch.save's RuntimeError, which does not say what the file said
-        raise _cannot_write(path, reason if isinstance(reason, OSError) else error) from error
+        inner = error.__context__  # of torch.save's RuntimeError, which does not say what the file said
+        raise CheckpointError(
+            f"{path} can't be written ({inner if isinstance(inner, OSError) else error}); what was written before "
+            "stays: make room, or the folder writable, then go on with --resume auto"
+        ) from error
     _flush_folder(path.parent)
 
 
@@ -123,13 +126,6 @@ def has_checkpoints(folder: Path) -> bool:
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(found[1]), path) for path in folder.glob("step-*.pt") if (found := _STEP.fullmatch(path.name)))
-
-
-def _cannot_write(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path} can't be written ({error}); what was written before stays: make room, or the folder writable, then go "
-        "on with --resume auto"
-    )
 
 
 def _flush_folder(folder: Path) -> None:

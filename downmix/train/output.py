@@ -21,9 +21,9 @@ from .recipe import Recipe
 from .state import Epoch, Progress, State
 
 # Fields that change nothing in what is computed.
-_FREE = {"workers", "device", "data_dir", "log_every", "wandb", "keep_last", "keep_every", "on_bad_image"} | {
-    "checkpoint_every_steps",
-    "checkpoint_every_minutes",
+_FREE = {
+    *("workers", "device", "data_dir", "log_every", "wandb", "keep_last", "keep_every", "on_bad_image"),
+    *("checkpoint_every_steps", "checkpoint_every_minutes"),
 }
 
 
@@ -166,13 +166,7 @@ def without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
 def _table(history: list[Epoch]) -> str:
     text = io.StringIO()
     rows = [
-        {
-            "epoch": i,
-            "train_loss": epoch.train_loss,
-            "lr": epoch.lr,
-            "seconds": round(epoch.seconds, 3),
-            **epoch.metrics,
-        }
+        {"epoch": i, "train_loss": epoch.train_loss, "lr": epoch.lr, "seconds": round(epoch.seconds, 3)} | epoch.metrics
         for i, epoch in enumerate(history, 1)
     ]
     writer = csv.DictWriter(text, rows[0])

@@ -48,14 +48,14 @@ class Segmenter(nn.Module):
         network: smp.PSPNet,
         num_classes: int,
         auxiliary: bool,
-        window: tuple[int, int] | None = None,
-        layers: dict[str, int] | None = None,
+        window: tuple[int, int] | None,
+        layers: dict[str, int],
     ):
         super().__init__()
         self.network = network
         self.num_classes = num_classes
         self.auxiliary = _auxiliary_head(network.encoder.out_channels[-2], num_classes) if auxiliary else None
-        self.window, self.layers = window, layers or {}
+        self.window, self.layers = window, layers
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if self.training and self.auxiliary is not None:

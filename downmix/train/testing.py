@@ -20,7 +20,7 @@ from .task import Task
 
 
 def run_test(
-    model: nn.Module, task: Task, world: World, autocast: Callable[[], Any], out: Output, signals: Signals | None = None
+    model: nn.Module, task: Task, world: World, autocast: Callable[[], Any], out: Output, signals: Signals
 ) -> bool:
     """Evaluates ``model`` on the test samples, where ``task`` has some, and writes and draws what that gives.
 

@@ -16,8 +16,6 @@ from .checkpoint import write_whole
 from .output import Output
 from .state import Epoch, State
 
-_COLUMNS = "{task.description}", "{task.fields[note]}"
-
 
 class Watch:
     """Shows how far a training is, and logs its curves. A ``with`` block, so that everything is closed again.
@@ -47,9 +45,12 @@ class Watch:
             self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
             self._closing.callback(self.board.close)
         if self.on_step is None and self.speaks:
-            bar, note = (TextColumn(column) for column in _COLUMNS)
-            columns = (bar, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), note)
-            progress = Progress(*columns, console=self.out.console, refresh_per_second=2)
+            progress = Progress(
+                *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+                *(TimeRemainingColumn(compact=True), TextColumn("{task.fields[note]}")),
+                console=self.out.console,
+                refresh_per_second=2,
+            )
             self.bar = self._closing.enter_context(progress)
             self.line = self.bar.add_task(recipe.model, total=self.total, completed=state.done, note="")
         return self
