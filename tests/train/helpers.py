@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from downmix.train import Recipe
+from downmix.train import Epoch, Recipe, train
 
 
 def make_folders(root: Path, classes: tuple[str, ...] = ("ant", "bee"), count: int = 6, size: int = 12) -> Path:
@@ -24,3 +24,8 @@ def make_folders(root: Path, classes: tuple[str, ...] = ("ant", "bee"), count: i
 def quick_recipe(data: str | Path, **fields: Any) -> Recipe:
     quick: dict[str, Any] = {"model": "tiny_net", "epochs": 1, "batch_size": 8, "image_size": 8, "warmup_epochs": 0}
     return Recipe(**(quick | {"data": str(data), "device": "cpu"} | fields))
+
+
+def run(recipe: Recipe, output: Path | None = None, **options: Any) -> list[Epoch]:
+    """Trains without a progress bar."""
+    return train(recipe, output, on_step=lambda done, total: None, **options)

@@ -15,7 +15,7 @@ from downmix.train.distributed import World
 from downmix.train.images import DataError, Images, ImageStream
 from downmix.train.sources import Split, load_data
 
-from .helpers import make_folders, quick_recipe
+from .helpers import make_folders, quick_recipe, run
 
 CPU = torch.device("cpu")
 
@@ -74,7 +74,7 @@ def test_bad_images_are_skipped_and_named_where_that_is_asked_for(
         (tmp_path / "data" / "ant" / "4.png").read_bytes()[:60]
     )  # held out
     recipe = quick_recipe(tmp_path / "data", workers=workers, on_bad_image="skip", epochs=2)
-    train(recipe, tmp_path / "out", on_step=lambda done, total: None)
+    run(recipe, tmp_path / "out")
     summary = (tmp_path / "out" / "summary.json").read_text()
     assert "bee/3.png can't be read" in summary
     assert "ant/4.png can't be read" in summary
@@ -134,12 +134,12 @@ def test_streams_train_too_and_begin_again_where_they_end_early() -> None:
     assert history[0].metrics.keys() == {"top1", "val_loss"}
     empty = Classification(recipe, Split(ImageStream(Shards(3, 32), 2), ImageStream(Shards(9, 9), 2), ["a", "b"]))
     with pytest.raises(DataError, match="gives no batch"):
-        train(recipe, task=empty, on_step=lambda done, total: None)
+        run(recipe, task=empty)
     wrong = Classification(
         recipe, Split(ImageStream(Shards(32, 32, label=5), 2), ImageStream(Shards(9, 9), 2), ["a", "b"])
     )
     with pytest.raises(DataError, match="image 1 of the stream has the label 5, but there are 2 classes"):
-        train(recipe, task=wrong, on_step=lambda done, total: None)
+        run(recipe, task=wrong)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -153,5 +153,5 @@ def test_tar_files(tmp_path: Path) -> None:
     split = load_data(recipe)
     assert (len(split.train), len(split.test), split.class_names) == (16, 6, ["ant", "bee"])
     assert split.train[15][1] == 1
-    (epoch,) = train(recipe, on_step=lambda done, total: None)
+    (epoch,) = run(recipe)
     assert 0 <= epoch.metrics["top1"] <= 1

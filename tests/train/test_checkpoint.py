@@ -11,7 +11,7 @@ import torch
 
 from downmix.published import read_weights
 from downmix.tools._trained import trained_network
-from downmix.train import Epoch, Interrupted, Recipe, checkpoint, train
+from downmix.train import Epoch, Interrupted, checkpoint, train
 from downmix.train._segmentation_pictures import create_palette, write_picture
 from downmix.train.checkpoint import CheckpointError, find_newest, keep_as, read_checkpoint
 from downmix.train.curves import draw_curves
@@ -19,17 +19,13 @@ from downmix.train.network import build_network
 from downmix.train.validate import validate
 from downmix.train.weights import check_classes, read_trained
 
-from .helpers import make_folders, quick_recipe
+from .helpers import make_folders, quick_recipe, run
 from .test_resume import interrupted_at
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folders(tmp_path_factory.mktemp("data"), count=20)
-
-
-def run(recipe: Recipe, output: Path | None = None, **kwargs: Any) -> None:
-    train(recipe, output, on_step=lambda done, total: None, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +63,7 @@ def test_validate_agrees_with_training(finished: Path) -> None:
 
 def test_validate_keeps_as_many_channels_as_the_epoch_did(data: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"epochs": 3, "keep_every": 1, "fbs_density": 0.3, "fbs_epochs": 2, "fbs_l1": 1e-3}
-    history = train(quick_recipe(data, model="tiny_fbs", **fields), tmp_path, on_step=lambda done, total: None)
+    history = run(quick_recipe(data, model="tiny_fbs", **fields), tmp_path)
     for number, epoch in enumerate(history, 1):
         assert validate(tmp_path / f"epoch-000{number}.pt") == pytest.approx(epoch.metrics)
     assert validate(tmp_path / "last.safetensors") == pytest.approx(history[-1].metrics)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from rich.console import Console
 from torch import nn
 
-from downmix.train import Epoch, Interrupted, Recipe, train
+from downmix.train import Interrupted, train
 from downmix.train.checkpoint import read_checkpoint
 from downmix.train.distributed import join
 from downmix.train.engine import Training
@@ -20,7 +20,7 @@ from downmix.train.output import Output
 from downmix.train.signals import Signals
 from downmix.train.watch import Watch
 
-from .helpers import make_folders, quick_recipe
+from .helpers import make_folders, quick_recipe, run
 from .test_resume import assert_same, everything_random, final_state, interrupted_at
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -40,23 +40,19 @@ def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def run(recipe: Recipe) -> list[Epoch]:
-    return train(recipe, on_step=lambda done, total: None)
-
-
 @pytest.mark.usefixtures("_deterministic")
 @pytest.mark.filterwarnings("ignore:.*deterministic:UserWarning")  # of metrics; the weights don't depend on them
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
 def test_resumed_in_the_middle_of_an_epoch_it_ends_the_same(amp: str, data: str, tmp_path: Path) -> None:
     recipe = replace(everything_random(data, workers=1), device=DEVICE, amp=amp, channels_last=True, clip_grad=1.0)
-    train(recipe, tmp_path / "undisturbed", on_step=lambda done, total: None)
+    run(recipe, tmp_path / "undisturbed")
     with pytest.raises(Interrupted):
         train(recipe, tmp_path / "out", on_step=interrupted_at(4))
     saved = read_checkpoint(max((tmp_path / "out").glob("step-*.pt")))
     assert bool(saved["scaler"]) == (amp == "fp16")
     assert (saved["processes"][0]["random"]["cuda"] is None) == (DEVICE == "cpu")
     torch.rand(7, device=DEVICE)  # whatever happens in between
-    train(recipe, tmp_path / "out", resume="auto", on_step=lambda done, total: None)
+    run(recipe, tmp_path / "out", resume="auto")
     assert_same(final_state(tmp_path / "out"), final_state(tmp_path / "undisturbed"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from downmix.layers import FBSConv2d
-from downmix.train import Epoch, Recipe, train
+from downmix.train import train
 from downmix.train.classification import Classification
 from downmix.train.data import create_evaluation_loader, create_training_loader
 from downmix.train.distributed import World, join
@@ -21,11 +21,7 @@ from downmix.train.evaluation import evaluate
 from downmix.train.images import DataError
 from downmix.train.sources import load_data
 
-from .helpers import make_folders, quick_recipe
-
-
-def run(recipe: Recipe, output: Path | None = None, **kwargs: Any) -> list[Epoch]:
-    return train(recipe, output, on_step=lambda done, total: None, **kwargs)
+from .helpers import make_folders, quick_recipe, run
 
 
 @pytest.fixture
@@ -188,12 +184,7 @@ def test_fbs_keeps_fewer_channels_by_and_by(data: Path) -> None:
     model = nn.Sequential(FBSConv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     fields: dict[str, Any] = {"fbs_density": 0.5, "fbs_epochs": 2, "ema_decay": 0.5, "opt": "sgd", "lr": 1e-9}
     plain, penalised = (
-        train(
-            quick_recipe(data, epochs=3, fbs_l1=weight, **fields),
-            model=copy.deepcopy(model),
-            on_step=lambda done, total: None,
-        )
-        for weight in (0.0, 0.5)
+        run(quick_recipe(data, epochs=3, fbs_l1=weight, **fields), model=copy.deepcopy(model)) for weight in (0.0, 0.5)
     )
     assert penalised[0].train_loss > plain[0].train_loss + 0.1
     run(quick_recipe(data, epochs=2, **fields), model=model)

@@ -29,7 +29,7 @@ from downmix.train.signals import Signals
 from downmix.train.validate import validate
 from tests import tiny_networks  # noqa: F401, for the processes started here
 
-from .helpers import make_folders, quick_recipe
+from .helpers import make_folders, quick_recipe, run
 from .test_resume import assert_same, final_state
 
 ROOT = Path(__file__).parents[2]
@@ -38,12 +38,8 @@ server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload([__name__])
 
 
-def train_alone(recipe: Recipe, output: Path) -> None:
-    train(recipe, output, resume="auto", on_step=lambda done, total: None)
-
-
 def start(recipe: Recipe, output: Path) -> Any:
-    process = server.Process(target=train_alone, args=(recipe, output))
+    process = server.Process(target=run, args=(recipe, output), kwargs={"resume": "auto"})
     process.start()
     return process
 
@@ -113,8 +109,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
     left = list(kept.glob("*.pt"))
     assert [path for path in left if read_checkpoint(path)]
     assert len(left) < 20
-    train(recipe, kept, resume="auto", on_step=lambda done, total: None)
-    train(recipe, tmp_path / "undisturbed", on_step=lambda done, total: None)
+    run(recipe, kept, resume="auto")
+    run(recipe, tmp_path / "undisturbed")
     assert_same(final_state(kept), final_state(tmp_path / "undisturbed"))
 
 
@@ -127,7 +123,7 @@ def test_two_processes_are_one_with_their_batch(tmp_path: Path) -> None:
     """BatchNorm would see half the batch; so a network without."""
     data = make_folders(tmp_path / "data", count=22)  # 8 held out, of which 5 and 4 … are each process's
     recipe = quick_recipe(data, model="tiny_plain", epochs=3, opt="sgd", lr=0.1, batch_size=8, accumulate=1)
-    train(recipe, tmp_path / "one", on_step=lambda done, total: None)
+    run(recipe, tmp_path / "one")
     fields = {name: value for name, value in vars(recipe).items() if value not in (None, "") and name != "segmentation"}
     arguments = [f"--{name}={value}" for name, value in fields.items()]
     result = run_command(["train", *arguments, "--batch-size=4", "--output", str(tmp_path / "two")], processes=2)
@@ -183,7 +179,7 @@ def test_the_first_process_alone_says_what_validate_can_not_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_folders(tmp_path / "data")
-    train(quick_recipe(data), tmp_path / "out", on_step=lambda done, total: None)
+    run(quick_recipe(data), tmp_path / "out")
     second = BesideAnother(torch.device("cpu"), 1, 2)
     monkeypatch.setattr("downmix.train.validate.join", lambda device: nullcontext(second))
     with pytest.raises(SystemExit) as end:

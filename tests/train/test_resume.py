@@ -10,7 +10,7 @@ import torch
 from downmix.train import Interrupted, Recipe, train
 from downmix.train.checkpoint import read_checkpoint
 
-from .helpers import make_folders, quick_recipe
+from .helpers import make_folders, quick_recipe, run
 
 
 def interrupted_at(step: int) -> Any:
@@ -54,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(data: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    train(everything_random(data), folder, on_step=lambda done, total: None)
+    run(everything_random(data), folder)
     return final_state(folder)
 
 
@@ -82,7 +82,7 @@ def test_resumed_from_any_step_it_ends_the_same(
     said = " ".join(capsys.readouterr().err.split())
     assert f"stopped by SIGTERM after step {step}, which is written; go on with --resume auto" in said
     torch.rand(7)  # whatever happens in between
-    train(recipe, tmp_path, resume="auto", on_step=lambda done, total: None)
+    run(recipe, tmp_path, resume="auto")
     assert_same(final_state(tmp_path), undisturbed)
 
 
@@ -90,7 +90,7 @@ def test_resumed_from_any_step_it_ends_the_same(
 def test_goes_on_in_another_precision(before: str, after: str, data: str, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(quick_recipe(data, amp=before, epochs=2), tmp_path, on_step=interrupted_at(2))
-    history = train(quick_recipe(data, amp=after, epochs=2), tmp_path, resume="auto", on_step=lambda done, total: None)
+    history = run(quick_recipe(data, amp=after, epochs=2), tmp_path, resume="auto")
     assert len(history) == 2
 
 
@@ -100,8 +100,8 @@ def test_what_the_new_recipe_says_counts(data: str, tmp_path: Path) -> None:
         train(quick_recipe(data, **fields), tmp_path / "out", on_step=interrupted_at(2))
     changed = {"lr": 1e-2, "weight_decay": 0.5, "momentum": 0.1, "min_lr": 1e-3, "warmup_epochs": 2, "decay_rate": 2.0}
     recipe = quick_recipe(data, **(fields | changed))
-    resumed = train(recipe, tmp_path / "out", resume="auto", on_step=lambda done, total: None)
-    anew = train(recipe, tmp_path / "anew", on_step=lambda done, total: None)
+    resumed = run(recipe, tmp_path / "out", resume="auto")
+    anew = run(recipe, tmp_path / "anew")
     assert [epoch.lr for epoch in resumed] == [epoch.lr for epoch in anew]
     groups = [final_state(tmp_path / name)["optimizer"]["param_groups"] for name in ("out", "anew")]
     assert groups[0] == groups[1]
@@ -110,16 +110,16 @@ def test_what_the_new_recipe_says_counts(data: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("opt", ["lamb", "lookahead_sgd"])
 def test_steps_that_an_optimiser_counts_go_on(opt: str, data: str, tmp_path: Path) -> None:
     recipe = quick_recipe(data, epochs=3, opt=opt)
-    train(recipe, tmp_path / "undisturbed", on_step=lambda done, total: None)
+    run(recipe, tmp_path / "undisturbed")
     with pytest.raises(Interrupted):
         train(recipe, tmp_path / "out", on_step=interrupted_at(4))
-    train(recipe, tmp_path / "out", resume="auto", on_step=lambda done, total: None)
+    run(recipe, tmp_path / "out", resume="auto")
     assert_same(final_state(tmp_path / "out"), final_state(tmp_path / "undisturbed"))
 
 
 @pytest.mark.parametrize("opt", ["sgd", "lion"])  # timm's lion takes adamw's state without a word
 def test_another_optimiser_is_refused(opt: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(quick_recipe(data), tmp_path, on_step=lambda done, total: None)
+    run(quick_recipe(data), tmp_path)
     with pytest.raises(ValueError, match=f"keeps the state of opt adamw, the recipe has opt {opt}; .*--init"):
         train(quick_recipe(data, opt=opt, epochs=2), tmp_path, resume="auto")
     assert "this goes on with" not in capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_another_optimiser_is_refused(opt: str, data: str, tmp_path: Path, capsy
 
 @pytest.mark.parametrize("model", ["tiny_plain", "tiny_resnet"])
 def test_another_network_is_refused_in_a_short_sentence(model: str, data: str, tmp_path: Path) -> None:
-    train(quick_recipe(data), tmp_path, on_step=lambda done, total: None)
+    run(quick_recipe(data), tmp_path)
     sentence = (
         r"^the checkpoint is of another training and does not fit this one; give the same recipe \(.*such as .*\)$"
     )

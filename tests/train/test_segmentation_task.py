@@ -17,6 +17,7 @@ from downmix.train.segmentation import Segmentation
 from downmix.train.segmentation_recipe import SegmentationRecipe
 from downmix.train.state import State
 
+from .helpers import run
 from .test_resume import assert_same, final_state, interrupted_at
 
 
@@ -43,13 +44,9 @@ def recipe(data: Path, part: dict[str, Any] | None = None, **fields: Any) -> Rec
     return Recipe(**given, segmentation=SegmentationRecipe(**(segmentation | (part or {}))))
 
 
-def quietly(done: int, total: int) -> None:
-    pass
-
-
 def test_it_learns_and_is_tested(data: Path, tmp_path: Path) -> None:
     part = {"rotate": 10, "blur": 0.5, "scale": [0.7, 1.5]}
-    history = train(recipe(data, part, epochs=8, lr=3e-3, hflip=0.5, sched="poly"), tmp_path, on_step=quietly)
+    history = run(recipe(data, part, epochs=8, lr=3e-3, hflip=0.5, sched="poly"), tmp_path)
     assert history[-1].train_loss < 0.5 * history[0].train_loss
     assert history[-1].metrics["miou"] > 0.6  # all of one class has 0.25
     assert {"miou", "pixel_accuracy", "val_loss", "iou/dark", "iou/bright", "iou/none"} == history[-1].metrics.keys()
@@ -66,23 +63,23 @@ def test_resumed_it_ends_the_same(data: Path, step: int, tmp_path: Path) -> None
     how = recipe(data, part, epochs=2, hflip=0.5, ema_decay=0.9)
     with pytest.raises(Interrupted):
         train(how, tmp_path / "broken", on_step=interrupted_at(step))
-    train(how, tmp_path / "broken", resume="auto", on_step=quietly)
-    train(how, tmp_path / "whole", on_step=quietly)
+    run(how, tmp_path / "broken", resume="auto")
+    run(how, tmp_path / "whole")
     assert_same(final_state(tmp_path / "broken"), final_state(tmp_path / "whole"))
 
 
 def test_going_on_after_the_end_changes_no_figure(data: Path, tmp_path: Path) -> None:
     how = recipe(data, model="fbs_resnet18_d50", fbs_density=0.5, epochs=2, fbs_epochs=2)
-    train(how, tmp_path, on_step=quietly)
+    run(how, tmp_path)
     tested = (tmp_path / "test.json").read_text()
-    train(how, tmp_path, resume="auto", on_step=quietly)
+    run(how, tmp_path, resume="auto")
     assert (tmp_path / "test.json").read_text() == tested
 
 
 def test_another_image_is_drawn_where_one_is_left_out(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "test" / "images" / "1.png").write_bytes(b"junk")
-    train(recipe(tmp_path / "data", on_bad_image="skip"), tmp_path / "out", on_step=quietly)
+    run(recipe(tmp_path / "data", on_bad_image="skip"), tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == ["0.png", "2.png"]
 
 
@@ -93,9 +90,9 @@ def test_masks_that_are_void_alone(split: str, data: Path, tmp_path: Path, capsy
         Image.fromarray(np.full_like(Image.open(path), 9)).save(path)
     if split == "val":
         with pytest.raises(ValueError, match="no figures on the held-out samples: all pixels .* are void"):
-            train(recipe(tmp_path / "data"), on_step=quietly)
+            run(recipe(tmp_path / "data"))
         return
-    train(recipe(tmp_path / "data"), tmp_path / "out", on_step=quietly)  # which is done by then, so that it stands
+    run(recipe(tmp_path / "data"), tmp_path / "out")  # which is done by then, so that it stands
     assert "no figures on the test samples: all pixels of the evaluated images are void" in capsys.readouterr().err
     assert not (tmp_path / "out" / "test.json").exists()
 

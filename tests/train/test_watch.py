@@ -10,7 +10,7 @@ from rich.console import Console
 
 from downmix.train import Interrupted, train
 
-from .helpers import make_folders, quick_recipe
+from .helpers import make_folders, quick_recipe, run
 from .test_resume import interrupted_at
 
 
@@ -61,8 +61,8 @@ def test_a_resumed_training_goes_on_in_its_run_of_weights_and_biases(runs: list[
     recipe = quick_recipe(make_folders(tmp_path / "data", count=20), epochs=2, wandb=True, log_every=1)
     with pytest.raises(Interrupted):
         train(recipe, tmp_path / "out", on_step=interrupted_at(2))
-    train(recipe, tmp_path / "out", resume="auto", on_step=lambda done, total: None)
-    train(recipe, tmp_path / "other", on_step=lambda done, total: None)
+    run(recipe, tmp_path / "out", resume="auto")
+    run(recipe, tmp_path / "other")
     assert [run.id for run in runs] == ["run0", "run0", "run2"]
     assert [values["step"] for values in runs[1].logged[:-1]] == [3, 4, 4, 5, 6, 7, 8, 8]
     assert runs[1].logged[-1] == "the end"
