@@ -17,6 +17,7 @@ from downmix.tools import _bench_networks
 from downmix.tools import bench as tool
 from downmix.tools._bench_networks import settle_batch_norms
 from downmix.tools.bench import Configuration, bench, configurations
+from tests.refused import refused
 
 QUICK = ["--image_size", "8", "--rounds", "2", "--batch_sizes", "2"]
 TIMES = {"tiny_resnet": [12.0, 10.0, 30.0], "tiny_pix_resnet": [5.0, 8.0, 24.0]}
@@ -226,12 +227,7 @@ def test_a_network_with_arguments_of_its_own() -> None:
 def test_bad_input_ends_in_one_sentence(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", *arguments])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert re.search(sentence, error), error
-    assert len(error.strip().splitlines()) == 1
+    refused(["bench", *arguments], sentence, capsys)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

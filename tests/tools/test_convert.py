@@ -1,5 +1,4 @@
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from downmix import PiX, convert_like
 from downmix.cli import main
+from tests.refused import refused
 
 SMALL = ["convert", "resnet29_small", "--input", "3", "32", "32"]
 FILE = """
@@ -76,9 +76,4 @@ def test_bad_input_ends_in_one_sentence_and_code_2(
 ) -> None:
     (tmp_path / "mine.py").write_text(FILE)
     arguments = [argument.replace("FOLDER", str(tmp_path)) for argument in arguments]
-    with pytest.raises(SystemExit) as stop:
-        main(["convert", *arguments, "--dry-run"])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert re.search(sentence, error), error
-    assert len(error.strip().splitlines()) == 1
+    refused(["convert", *arguments, "--dry-run"], sentence, capsys)

@@ -13,6 +13,7 @@ from downmix.cli import main
 from downmix.models._networks import create_network
 from downmix.tools import _explain_cam
 from downmix.tools._trained import default_names, read_class_names, trained_network
+from tests.refused import refused
 from tests.train.helpers import make_folders
 
 
@@ -91,15 +92,6 @@ class TestProbabilities:
     def test_debug_shows_the_traceback(self, tmp_path: Path, data: str, checkpoint: str) -> None:
         with pytest.raises(ValueError, match="there is no layer"):
             main(self.arguments(data, checkpoint, tmp_path, "--layers", "layer9", "--debug"))
-
-
-def refused(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert re.search(sentence, error), error
-    assert len(error.splitlines()) == 1
 
 
 def test_weights_come_from_any_of_our_files(tmp_path: Path) -> None:

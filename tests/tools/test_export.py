@@ -23,12 +23,9 @@ from downmix.tools.export import export
 from downmix.train import Recipe, train
 from downmix.train.classification import evaluation_transform
 from downmix.train.sources import load_data
+from tests.refused import refused
 
-
-@pytest.fixture(autouse=True)
-def _without_kernels() -> Any:
-    with downmix.use_backend("reference"):
-        yield
+pytestmark = pytest.mark.usefixtures("without_kernels")
 
 
 def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path: Path, capsys: Any) -> None:
@@ -158,10 +155,7 @@ def test_a_file_that_computes_something_else_is_reported(tmp_path: Path, monkeyp
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], sentence: str, capsys: Any) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["export", *words])
-    assert stopped.value.code == 2
-    assert sentence in capsys.readouterr().err
+    refused(["export", *words], sentence, capsys)
 
 
 def test_bench_times_exported_files_in_turns(tmp_path: Path, capsys: Any) -> None:
@@ -207,6 +201,4 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsy
 
 @pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])
 def test_bench_takes_networks_or_files(words: list[str], capsys: Any) -> None:
-    with pytest.raises(SystemExit):
-        main(["bench", *words])
-    assert "not both" in capsys.readouterr().err
+    refused(["bench", *words], "not both", capsys)

@@ -26,6 +26,7 @@ from downmix.tools._picture import read_picture
 from downmix.tools._playground import app, views
 from downmix.tools._trained import read_images
 from downmix.tools.pool import reduce_picture
+from tests.refused import refused
 
 NAMES = ["ant", "bee", "cow"]
 
@@ -245,12 +246,7 @@ def test_who_opens_it_to_others_is_warned(
 def test_bad_input_ends_in_one_sentence(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["playground", *arguments])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert re.search(sentence, error), error
-    assert len(error.splitlines()) == 1
+    refused(["playground", *arguments], sentence, capsys)
 
 
 def test_without_flask_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

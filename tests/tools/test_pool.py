@@ -11,6 +11,7 @@ from downmix.cli import main
 from downmix.layers.pools import POOLS
 from downmix.tools._picture import draw_grid, read_picture
 from downmix.tools.pool import ContrastLogit, reduce_picture
+from tests.refused import refused
 
 RED_WHITE_BLUE_BLACK = [[(255, 0, 0), (255, 255, 255)], [(0, 0, 255), (0, 0, 0)]]
 
@@ -220,19 +221,8 @@ def test_bad_input_ends_in_one_sentence_and_code_2(
     colours((np.random.default_rng(0).random((6, 8)) * 255).tolist()).save(tmp_path / "a.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     colours([[-1.0, 2.0]], np.float32).save(tmp_path / "float.tif")
-    with pytest.raises(SystemExit) as stop:
-        main(
-            [
-                "pool",
-                "--output",
-                str(tmp_path / "grid.png"),
-                *(word.replace("FOLDER", str(tmp_path)) for word in arguments),
-            ]
-        )
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert re.search(sentence, error), error
-    assert len(error.strip().splitlines()) == 1
+    arguments = [word.replace("FOLDER", str(tmp_path)) for word in arguments]
+    refused(["pool", "--output", str(tmp_path / "grid.png"), *arguments], sentence, capsys)
 
 
 def test_lip_s_logits_are_twenty_times_the_contrast() -> None:

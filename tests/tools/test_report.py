@@ -13,12 +13,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from downmix.cli import main
 from downmix.tools._report import predictions
 from downmix.tools.report import report
 from downmix.train import train
 from downmix.train.classification import Classification
 from downmix.train.images import Images, ImageStream
+from tests.refused import refused
 from tests.tools.test_results import BENCH, COMPARISON, first_row, first_top1, make_run
 from tests.train.helpers import make_folders, quick_recipe
 
@@ -230,12 +230,7 @@ def test_an_unfinished_comparison(run: Path, tmp_path: Path) -> None:
 def test_bad_input_ends_in_one_sentence(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["report", *arguments])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert sentence in error
-    assert len(error.splitlines()) == 1
+    refused(["report", *arguments], sentence, capsys)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
