@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..cost._run import evaluation
+from ..cost._run import evaluation, tensors_in
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _ACTIVATIONS = {
@@ -153,17 +152,17 @@ class _Recorder(TorchDispatchMode):
         if not step.ops:  # a layer that computes nothing, such as Identity, is no step
             self.steps.append(step)
         if self._hooks:
-            self.unread[step] = [self._producer[t] for t in _tensors((args, kwargs)) if t in self._producer]
+            self.unread[step] = [self._producer[t] for t in tensors_in((args, kwargs)) if t in self._producer]
         else:
             self.read(step, (args, kwargs))
         step.ops.append(func.overloadpacket.__name__.removesuffix("_"))
-        for tensor in _tensors(output):
+        for tensor in tensors_in(output):
             self._producer[tensor] = step
         return output
 
     def read(self, step: Step, values: Any) -> None:
         """Notes that ``step`` reads the tensors in ``values``."""
-        for tensor in _tensors(values):
+        for tensor in tensors_in(values):
             source = self._producer.get(tensor)
             if source is not None and source is not step:
                 self._link(source, step)
@@ -176,9 +175,5 @@ class _Recorder(TorchDispatchMode):
             step.sources.append(source)
 
 
-def _tensors(values: Any) -> Iterable[Tensor]:
-    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
-
-
 def _first_shape(values: Any) -> tuple[int, ...]:
-    return next((tensor.shape for tensor in _tensors(values)), ())
+    return next((tensor.shape for tensor in tensors_in(values)), ())

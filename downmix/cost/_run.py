@@ -1,13 +1,15 @@
-"""What it takes to run any network: images that it can process, and evaluation mode for a while."""
+"""What it takes to run any network: images that it can process, evaluation mode for a while, and what comes out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 def first_floating(model: nn.Module) -> Tensor:
@@ -33,3 +35,8 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in before.items():
             module.training = was_training
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """All tensors in nested containers, which any input or output of a module or an operator may be."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

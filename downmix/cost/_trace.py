@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ._formulas import Elements, elements
 from ._ptflops import ptflops
-from ._run import evaluation, images
+from ._run import evaluation, images, tensors_in
 from .paper import paper_operations
 
 # No bytes, no arithmetic.
@@ -97,7 +96,7 @@ class _Follower(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        before = {id(t) for t in _tensors((args, kwargs))}
+        before = {id(t) for t in tensors_in((args, kwargs))}
         output = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         if func.is_view or torch.Tag.inplace_view in func.tags or name in _FREE:
@@ -110,16 +109,12 @@ class _Follower(TorchDispatchMode):
                 macs = operations // 2
             elif count is None:  # an operator of ours, or one that a user has given a formula
                 count = {plain: operations}
-        read = [t for t in _tensors((args, kwargs)) if not (name in _OVERWRITES and t is args[0])]
+        read = [t for t in tensors_in((args, kwargs)) if not (name in _OVERWRITES and t is args[0])]
         # What returns an argument as it is, without changing it, writes nothing.
-        written = [t for t in _tensors(output) if id(t) not in before or func._schema.is_mutable]
+        written = [t for t in tensors_in(output) if id(t) not in before or func._schema.is_mutable]
         paper = paper_operations(plain, macs, args, output)
         self._note(Call(f"{func.namespace}.{plain}", macs, count, paper, _bytes(read), _bytes(written)))
         return output
-
-
-def _tensors(tree: Any) -> Iterable[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from ._run import images
+from ._run import images, tensors_in
 
 
 def count_activation_bytes(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> int:
@@ -65,7 +64,7 @@ def peak_memory_bytes(
     with torch.set_grad_enabled(training), log:
         output = model(x)
         if training:
-            roots = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+            roots = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
             torch.autograd.backward(roots, [torch.ones_like(root) for root in roots])
     log.ignore([p.grad for p in model.parameters() if p.grad is not None])
     return log.peak_bytes() * batch_size // batch
@@ -85,9 +84,8 @@ class _StorageLog(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor):
-                self.watch(leaf)
+        for tensor in tensors_in(output):
+            self.watch(tensor)
         return output
 
     def watch(self, tensor: Tensor) -> None:
