@@ -123,7 +123,7 @@ def measure(
     return [Measured(name, profiles[name], layer_ms[name], latency_ms[name]) for name in networks]
 
 
-def layer_times(model: nn.Module, images: torch.Tensor, rounds: int, warmup: int = 2) -> dict[str, float]:
+def layer_times(model: nn.Module, images: torch.Tensor, rounds: int) -> dict[str, float]:
     """The median milliseconds that each module spends in itself, by its path; the hooks' own time is in it."""
     times: dict[str, list[float]] = defaultdict(list)
     open_since: list[list[float]] = []  # for each module on the way down: its start, and its children's time
@@ -144,10 +144,10 @@ def layer_times(model: nn.Module, images: torch.Tensor, rounds: int, warmup: int
     handles += [module.register_forward_hook(partial(leave, name)) for name, module in model.named_modules()]
     try:
         with torch.inference_mode():
-            for i in range(warmup + rounds):
+            for i in range(-2, rounds):  # two warm up, and don't count
                 this_round: dict[str, float] = defaultdict(float)
                 model(images)
-                for name, spent in this_round.items() if i >= warmup else ():
+                for name, spent in this_round.items() if i >= 0 else ():
                     times[name].append(spent)
     finally:
         for handle in handles:

@@ -13,7 +13,7 @@ from ...cost import CONVENTIONS, Profile
 from ...explain import LayerProbabilities
 from .._probability_report import COLUMNS, cells, some_classes
 from .looks import Look
-from .parts import COLORS, GREY, Cell, Heading, Note, Plot, Plots, Section, Table, literal, marks, number, plot
+from .parts import COLORS, GREY, Cell, Heading, Plot, Plots, Section, Table, literal, marks, number, plot
 
 
 def probabilities(looks: list[Look]) -> Section:
@@ -26,8 +26,7 @@ def probabilities(looks: list[Look]) -> Section:
     )
     for found in looks:
         label, layers = found.training.label, found.probabilities
-        if "probabilities" in found.missing:
-            section.parts.append(Note(found.missing["probabilities"]))
+        section.parts += found.notes("probabilities")
         if not layers:
             continue
         stages = [_channels(name, layers[name], found.classes) for name in found.stages if name in layers]
@@ -118,7 +117,7 @@ def cost(looks: list[Look]) -> Section:
         "One image in inference, layers in the order in which they run: multiply-adds above, bytes read and written "
         "below. Where few multiply-adds stand over many bytes, memory sets the time, and fewer operations save little.",
     )
-    section.parts += [Note(found.missing["cost"]) for found in looks if "cost" in found.missing]
+    section.parts += [note for found in looks for note in found.notes("cost")]
     counted = [(found.training.label, found.cost) for found in looks if found.cost]
     if counted:
         section.parts.append(_totals(counted))

@@ -18,6 +18,7 @@ from ...train import Recipe
 from ...train.classification import Classification
 from ...train.network import build_network
 from ...train.weights import read_trained, restore
+from .parts import Note
 from .predictions import HeldOut, Predictions, held_out, predict
 from .runs import Training
 
@@ -46,6 +47,10 @@ class Look:
     probabilities: dict[str, LayerProbabilities] = field(default_factory=dict)
     attention: Attention | None = None
     missing: dict[str, str] = field(default_factory=dict)
+
+    def notes(self, what: str) -> list[Note]:
+        """Why ``what`` is missing, if it is."""
+        return [Note(self.missing[what])] if what in self.missing else []
 
     @contextmanager
     def sentences(self, *names: str) -> Iterator[None]:

@@ -16,7 +16,6 @@ from .parts import (
     Cell,
     Gallery,
     Heading,
-    Note,
     Part,
     Picture,
     Plot,
@@ -44,17 +43,13 @@ def predictions(looks: list[Look]) -> Section:
         "of its outputs, and confident mistakes are often wrong labels, or show what the network has not learnt.",
     )
     for found in looks:
-        section.parts += _missing(found, "predictions")
+        section.parts += found.notes("predictions")
         if seen := found.predictions:
             section.parts += [Heading(found.training.label), Text(_told(found, seen))]
             cards = [Card(sample.name, [_mistake(sample, found.classes)]) for sample in seen.worst]
             caption = f"Mistakes of {found.training.label}, the most confident first"
             section.parts += [Gallery(caption, cards)] if cards else [Text("It made no mistake on these images.")]
     return section
-
-
-def _missing(found: Look, what: str) -> list[Part]:
-    return [Note(found.missing[what])] if what in found.missing else []
 
 
 def _told(found: Look, seen: Predictions) -> str:
@@ -86,7 +81,7 @@ def classes(looks: list[Look]) -> Section:
         "row; right answers lie on the diagonal.",
     )
     for found in looks:
-        section.parts += _missing(found, "predictions")
+        section.parts += found.notes("predictions")
         if seen := found.predictions:
             section.parts.append(Heading(found.training.label))
             section.parts += _confusion(seen, found.classes, found.training.label)
@@ -152,7 +147,7 @@ def attention(looks: list[Look]) -> Section:
     )
     cards: dict[tuple[str, str], Card] = {}
     for found in looks:
-        section.parts += _missing(found, "attention")
+        section.parts += found.notes("attention")
         if found.predictions and found.attention:
             for sample, heat in zip(found.predictions.examples, found.attention.maps, strict=True):
                 title = f"{sample.name}: {found.classes[sample.truth]}"
