@@ -15,7 +15,6 @@ from .segmentation_data import VOID
 
 # what stands where there is no image: nothing after normalising, and void in the mask
 _FILL: dict[Any, Any] = {tv_tensors.Image: [255 * mean for mean in IMAGENET_DEFAULT_MEAN], tv_tensors.Mask: VOID}
-_BLUR = {"kernel_size": 5, "sigma": 1.1}
 
 
 class RandomScale(v2.Transform):
@@ -76,7 +75,7 @@ def training_transform(
     if hflip:
         steps.append(v2.RandomHorizontalFlip(hflip))
     if blur:
-        steps.append(v2.RandomApply([v2.GaussianBlur(**_BLUR)], blur))
+        steps.append(v2.RandomApply([v2.GaussianBlur(kernel_size=5, sigma=1.1)], blur))
     return v2.Compose([*steps, *_to_network()])
 
 

@@ -38,12 +38,11 @@ class Classification(Task):
         data.transform = evaluation_transform(recipe)
         self.train_data, self.val_data = split.train, split.test
         mixes = recipe.mixup > 0 or recipe.cutmix > 0
-        mixing: dict[str, Any] = {
-            "mixup_alpha": recipe.mixup,
-            "cutmix_alpha": recipe.cutmix,
-            "label_smoothing": recipe.smoothing,
-        }
-        self.mix = Mixup(**mixing, num_classes=self.num_classes) if mixes else None
+        self.mix = None
+        if mixes:
+            self.mix = Mixup(
+                recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=self.num_classes
+            )
         self.criterion: nn.Module = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
         if recipe.bce_loss:
             self.criterion = BinaryCrossEntropy(smoothing=0.0 if mixes else recipe.smoothing)
@@ -78,8 +77,7 @@ def training_transform(recipe: Recipe) -> Any:
     """timm's augmentation for training, from a PIL image to a normalised tensor."""
     size = recipe.image_size
     common: dict[str, Any] = {"input_size": (3, size, size), "is_training": True, "interpolation": recipe.interpolation}
-    plain = recipe.crop_scale == 1 and not (recipe.hflip or recipe.aa or recipe.reprob or recipe.crop_padding)
-    if plain:
+    if recipe.crop_scale == 1 and not (recipe.hflip or recipe.aa or recipe.reprob or recipe.crop_padding):
         return create_transform(**common, no_aug=True)
     if recipe.crop_scale == 1 or recipe.crop_padding:
         # timm's crops all resize; these keep the image's own scale.

@@ -32,7 +32,7 @@ def evaluate(
     autocast: Callable[[], Any],
     *,
     signals: Signals | None = None,
-    on_batch: Callable[[Batch, Any], None] = lambda batch, output: None,
+    on_batch: Callable[[Batch, Any], None] | None = None,
 ) -> dict[str, float] | None:
     """The task's metrics over all of ``loader``; None where a signal came first.
 
@@ -58,7 +58,8 @@ def evaluate(
             with autocast():
                 output = model(images)
             task.update(metrics, output, targets)
-        on_batch(batch, output)
+        if on_batch:
+            on_batch(batch, output)
     if not world.sum(count)[0]:
         raise NoScoreError("none of the images can be read; check the folder and its files")
     return task.compute(metrics)

@@ -31,12 +31,11 @@ class Images(Dataset[Any]):
 
     Args:
         items: the path or the pixels, and the label, of every image.
-        num_classes: labels are below this; as many as there are labels if None.
+        num_classes: labels are below this.
     """
 
-    def __init__(self, items: Sequence[tuple[Any, int]], num_classes: int | None = None):
-        self.items = items
-        self.num_classes = num_classes or max((label for _, label in items), default=0) + 1
+    def __init__(self, items: Sequence[tuple[Any, int]], num_classes: int):
+        self.items, self.num_classes = items, num_classes
         self.transform: Any = None
 
     def __len__(self) -> int:

@@ -131,16 +131,22 @@ class Output:
         """Says how the training went, and draws its curves."""
         if not progress.history or not self.world.is_first:
             return
-        last, summary = progress.history[-1], {"epochs": progress.epoch, "best_epoch": progress.best_epoch}
-        summary |= {f"best_{deciding}": progress.best, "last": without_nan(last.metrics)}
-        summary |= without_nan({"train_loss": last.train_loss})
-        summary |= {"skipped_steps": progress.skipped, "bad_images": sorted(self.bad)}
+        last = progress.history[-1]
         if self.bad:
             self.warn(f"{len(self.bad)} image{'s' if len(self.bad) > 1 else ''} could not be read")
         self.say(
             f"best {deciding} {progress.best:.4f} after epoch {progress.best_epoch}, last {last.metrics[deciding]:.4f}"
         )
         if self.folder:
+            summary = {
+                "epochs": progress.epoch,
+                "best_epoch": progress.best_epoch,
+                f"best_{deciding}": progress.best,
+                "last": without_nan(last.metrics),
+                **without_nan({"train_loss": last.train_loss}),
+                "skipped_steps": progress.skipped,
+                "bad_images": sorted(self.bad),
+            }
             self._write("summary.json", json.dumps(summary, indent=1) + "\n")
             draw_curves(progress.history, self.folder / "curves.png")
             names = ("best.pt", "best.safetensors", "epochs.csv", "summary.json", "curves.png")

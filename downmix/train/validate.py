@@ -55,9 +55,7 @@ def validate(
         scores = _RealLabels(task, world) if real_labels else None
         try:
             with deaths_told():
-                metrics = evaluate(
-                    model, task, loader, world, nullcontext, on_batch=scores or (lambda batch, output: None)
-                )
+                metrics = evaluate(model, task, loader, world, nullcontext, on_batch=scores)
         finally:
             close(loader)
         assert metrics is not None  # that is only so after a signal

@@ -147,16 +147,16 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
 def test_sixteen_bits_of_grey_become_eight(ending: str, tmp_path: Path) -> None:
     grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     Image.fromarray(grey).save(path := tmp_path / f"grey.{ending}")
-    image, _ = Images([(path, 0), (grey, 0)])[0]
+    image, _ = Images([(path, 0), (grey, 0)], 1)[0]
     assert np.array_equal(np.asarray(image)[..., 0], grey // 257)
-    assert image == Images([(path, 0), (grey, 0)])[1][0]
+    assert image == Images([(path, 0), (grey, 0)], 1)[1][0]
 
 
 @pytest.mark.parametrize(("kind", "words"), [(np.float32, "floating-point numbers"), (np.int32, "numbers of 32 bits")])
 def test_an_image_is_refused_where_nothing_says_what_is_white(kind: type, words: str, tmp_path: Path) -> None:
     Image.fromarray(np.eye(8, dtype=kind)).save(path := tmp_path / "a.tif")
     with pytest.raises(BadImageError, match=f"a.tif can't be read .* {words}, .* save it with 8 or 16 bits"):
-        Images([(path, 0)])[0]
+        Images([(path, 0)], 1)[0]
 
 
 def test_a_damaged_dds_can_be_skipped_too(tmp_path: Path) -> None:
@@ -165,4 +165,4 @@ def test_a_damaged_dds_can_be_skipped_too(tmp_path: Path) -> None:
     content[80:84] = bytes(4)  # what kind of pixels there are; Pillow answers with NotImplementedError
     path.write_bytes(content)
     with pytest.raises(BadImageError, match=r"a.dds can't be read as an image"):
-        Images([(path, 0)])[0]
+        Images([(path, 0)], 1)[0]
