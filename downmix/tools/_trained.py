@@ -129,7 +129,7 @@ def held_out(split: Split, how: dict[str, Any], batch_size: int, limit: int | No
     """A loader of the held-out images, or of ``limit`` of them, evenly spaced, so that all classes come."""
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ValueError(f"batch_size and limit must be at least 1, got {batch_size} and {limit}")
-    images: Any = split.test
+    images = split.test
     images.transform = timm.data.create_transform(**how)
     count = min(limit or len(images), len(images))
     return DataLoader(Subset(images, [i * len(images) // count for i in range(count)]), batch_size)

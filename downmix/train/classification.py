@@ -32,10 +32,8 @@ class Classification(Task):
         super().__init__(recipe)
         split = split or load_data(recipe)
         self.class_names, self.num_classes = split.class_names, split.num_classes
-        data: Any = split.train
-        data.transform = training_transform(recipe)
-        data = split.test
-        data.transform = evaluation_transform(recipe)
+        split.train.transform = training_transform(recipe)
+        split.test.transform = evaluation_transform(recipe)
         self.train_data, self.val_data = split.train, split.test
         mixes = recipe.mixup > 0 or recipe.cutmix > 0
         self.mix = None
@@ -79,13 +77,6 @@ def training_transform(recipe: Recipe) -> Any:
     common: dict[str, Any] = {"input_size": (3, size, size), "is_training": True, "interpolation": recipe.interpolation}
     if recipe.crop_scale == 1 and not (recipe.hflip or recipe.aa or recipe.reprob or recipe.crop_padding):
         return create_transform(**common, no_aug=True)
-    if recipe.crop_scale == 1 or recipe.crop_padding:
-        # timm's crops all resize; these keep the image's own scale.
-        mode = transforms.InterpolationMode(evaluation_view(recipe)["interpolation"])
-        first = [transforms.Resize(size, mode), transforms.RandomCrop(size, padding=recipe.crop_padding)]
-        first.append(transforms.RandomHorizontalFlip(recipe.hflip))
-    else:
-        first = []
     parts: Any = create_transform(
         **common,
         scale=(recipe.crop_scale, 1.0),
@@ -96,7 +87,13 @@ def training_transform(recipe: Recipe) -> Any:
         re_mode="pixel",
         separate=True,
     )
-    return transforms.Compose([*(first or [parts[0]]), *parts[1:]])
+    first, *others = parts
+    if recipe.crop_scale == 1 or recipe.crop_padding:
+        # timm's crops all resize; these keep the image's own scale.
+        mode = transforms.InterpolationMode(evaluation_view(recipe)["interpolation"])
+        crop = transforms.Resize(size, mode), transforms.RandomCrop(size, padding=recipe.crop_padding)
+        first = transforms.Compose([*crop, transforms.RandomHorizontalFlip(recipe.hflip)])
+    return transforms.Compose([first, *others])
 
 
 def evaluation_transform(recipe: Recipe) -> Any:

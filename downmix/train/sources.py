@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import timm.data
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 from torchvision.datasets import FashionMNIST
 
 from .images import DataError, Images, ImageStream, TimmImages
@@ -27,8 +27,8 @@ _create_dataset: Any = timm.data.create_dataset
 class Split:
     """Training and held-out images of one data set, and the names of its classes, in the order of their labels."""
 
-    train: Dataset[Any]
-    test: Dataset[Any]
+    train: Images | ImageStream
+    test: Images | ImageStream
     class_names: list[str]
 
     @property
