@@ -96,11 +96,10 @@ def run(args: Any) -> None:
             raise ValueError(f"threads must be at least 1, got {args.threads}")
         torch.set_num_threads(args.threads)
     if args.exported:
-        size = args.image_size or 224
         bench_exported(
             args.exported,
             args.batch_sizes,
-            image_size=size,
+            image_size=args.image_size,
             rounds=args.rounds,
             threads=args.threads,
             output=args.output,

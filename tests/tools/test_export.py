@@ -196,13 +196,14 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsy
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     files = ["old/net.onnx", "new/net.onnx"]
     for file in files:
-        write(network, torch.zeros(2, 3, 8, 8), Path(file), "onnx")
-    options = ["--batch_sizes", "1", "--image_size", "8", "--rounds", "2", "--output", "bench.csv"]
+        write(network, torch.zeros(2, 3, 8, 8), Path(file), "onnx", metadata={"input_size": "[3, 8, 8]"})
+    options = ["--batch_sizes", "1", "--rounds", "2", "--output", "bench.csv"]
     main(["bench", "--exported", *files, *options])
     platform = next(line for line in capsys.readouterr().out.splitlines() if "compute platform" in line)
     assert [word.strip() for word in platform.split("┃")[-3:-1]] == ["old/net", "new/net"]
     rows = list(csv.DictReader(Path("bench.csv").read_text().splitlines()))
     assert [(row["file"], row["baseline"]) for row in rows] == [(file, "old/net.onnx") for file in files]
+    assert [row["image_size"] for row in rows] == ["8", "8"]  # what the files say
 
 
 @pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])
