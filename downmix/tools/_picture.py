@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ._pyplot import pyplot
+from ._pyplot import pyplot, save
 
 _GAP, _TITLE, _SIDE, _DPI = 16, 40, 320, 100  # pixels; the last per inch
 
@@ -94,9 +94,8 @@ def draw_grid(panels: Sequence[tuple[str, Tensor]], title: str, path: Path) -> N
         axis.axis("off")
         axis.set_title(label, fontsize=10, loc="left")
     figure.text(_GAP / full[0], 1 - _TITLE / 2 / full[1], title, fontsize=11, va="center", parse_math=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(path)
+        save(figure, path)
     finally:
         plt.close(figure)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -13,3 +14,9 @@ def pyplot() -> Any:
     from matplotlib import pyplot as plt
 
     return plt
+
+
+def save(figure: Any, path: Path, **options: Any) -> None:
+    """Writes a picture under the very name given, as PNG where that has no ending; matplotlib would add one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format=path.suffix[1:] or "png", **options)
