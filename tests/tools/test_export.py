@@ -44,6 +44,7 @@ def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path:
     said = " ".join(shown.split())
     assert re.search(r"ONNX Runtime \S+ │ 8 │ test_resnet.onnx │ .* ONNX Runtime \S+ │ 8 │ net.onnx │ ", said)
     assert "4 of 4 PiX layers regrouped" in said
+    assert "the weights are random" not in said
     assert "real images: ONNX Runtime" in said
     exported = load(output, threads=1)
     facts = {"classes": ["ape", "bee", "cat"], "input_size": [3, 64, 64], "std": [0.229, 0.224, 0.225]}
@@ -99,6 +100,11 @@ def save_photos(folder: Path) -> list[str]:
         photos.append(str(folder / f"{number}.png"))
         photo.save(photos[-1])
     return photos
+
+
+def test_random_weights_are_called_so(tmp_path: Path, capsys: Any) -> None:
+    main(["export", "test_pix_resnet", "--output", str(tmp_path / "net.onnx")])
+    assert "the weights are random" in capsys.readouterr().out
 
 
 def test_float16_and_a_fixed_batch(tmp_path: Path) -> None:
