@@ -115,7 +115,7 @@ def read_file(path: str | PathLike[str]) -> Any:
             f"{path} holds more than tensors and plain values{_foreign(path)}, and reading it could run code; if you "
             "trust it, read it yourself, take the state dict out and save that"
         ) from error
-    except (FileNotFoundError, MemoryError):
+    except (FileNotFoundError, IsADirectoryError, MemoryError):
         raise
     except Exception as error:  # any: torch takes bytes that are no checkpoint for instructions, and follows them
         raise ValueError(f"{path} can't be read as a checkpoint; it may be cut off or damaged ({error})") from error

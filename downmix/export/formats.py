@@ -23,7 +23,7 @@ METADATA_FILE = "downmix.json"  # within a program of torch.export
 def write(
     network: nn.Module,
     images: Tensor,
-    path: Path,
+    path: str | Path,
     format: str,
     *,
     dynamic: Sequence[str] = ("batch",),
@@ -46,6 +46,7 @@ def write(
     check_choice("format", format, tuple(FORMATS))
     for what in dynamic:
         check_choice("dynamic", what, DYNAMIC)
+    path = Path(path)
     check_suffix(path, format)
     metadata = metadata or {}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ class Exported:
     metadata: dict[str, str]
 
 
-def load(path: Path, threads: int | None = None, shape: Sequence[int] | None = None) -> Exported:
+def load(path: str | Path, threads: int | None = None, shape: Sequence[int] | None = None) -> Exported:
     """Opens a file of any of our formats, on the CPU, with arithmetic in the file's own precision.
 
     Args:
@@ -48,6 +48,7 @@ def load(path: Path, threads: int | None = None, shape: Sequence[int] | None = N
         ValueError: if the suffix is none of ours.
         FileNotFoundError: if there is no such file.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".onnx":

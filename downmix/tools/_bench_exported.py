@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def bench_exported(
     files: Sequence[Path],
     batch_sizes: Sequence[int],
     *,
-    image_size: int,
+    image_size: int | None,
     rounds: int = 15,
     threads: int | None = None,
     output: Path | None = None,
@@ -34,7 +35,7 @@ def bench_exported(
     Args:
         files: of any format of :func:`downmix.export.write`, such that they take these batches and images.
         batch_sizes: images at once.
-        image_size: height and width.
+        image_size: height and width; by default what the first file says, or 224.
         rounds: how often each is timed, 2 or more.
         threads: of the runtimes; by default as many as torch has.
         output: CSV file, with a row for each file and batch size.
@@ -51,13 +52,14 @@ def bench_exported(
     facts = {"device": environment(torch.device("cpu"))["device"], "threads": threads, "gflops": f"{power / 1e9:.1f}"}
     facts |= {"rounds": rounds, "commit": commit()}
     exported = {path: load(path, threads) for path in files}
+    size: int = image_size or json.loads(exported[files[0]].metadata.get("input_size", "[224]"))[-1]
     clash = len({path.name for path in files}) < len(files)
     names = {path: str(path) if clash else path.name for path in files}
     rows: list[dict[str, Any]] = []
     for runtime in dict.fromkeys(network.runtime for network in exported.values()):
         own = [path for path in files if exported[path].runtime == runtime]
         for batch in batch_sizes:
-            shape = (batch, 3, image_size, image_size)
+            shape = (batch, 3, size, size)
             try:
                 fixed = {p: load(p, threads, shape) for p in own}
                 images = {p: np.random.randn(*shape).astype(exported[p].dtype) for p in own}
@@ -66,12 +68,12 @@ def bench_exported(
                 }
                 times = {name: summarize(ms) for name, ms in interleave(calls, rounds).items()}
             except Exception as error:  # runtimes raise what they like
-                raise ValueError(f"{runtime} can't run {batch} images of {image_size} pixels: {error}") from error
+                raise ValueError(f"{runtime} can't run {batch} images of {size} pixels: {error}") from error
             first = times[str(own[0])]
             for path in own:
                 ms = times[str(path)]
                 row = {"runtime": runtime, "batch_size": batch, "file": names[path], "baseline": names[own[0]]}
-                row |= {"dtype": exported[path].dtype, "image_size": image_size}
+                row |= {"dtype": exported[path].dtype, "image_size": size}
                 row |= {f"{name}_ms": f"{value:.2f}" for name, value in ms.items()}
                 row |= {f"{name}_ratio": f"{first[name] / ms[name]:.3f}" for name in ("min", "median")}
                 row["images_per_s"] = f"{batch / ms['median'] * 1e3:.1f}"

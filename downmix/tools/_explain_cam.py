@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..explain import METHODS, attend
 from ._console import wide_console
-from ._picture import read_rgb
+from ._picture import read_rgb, save
 from ._trained import read_images, side_by_side
 
 HELP = "Where networks look in images, side by side: GradCAM and its kin, with the predicted classes and scores."
@@ -100,7 +100,6 @@ def cam(
     for row, file in enumerate(files):
         told = (f"{' '.join(name.split())}: {describe(looks[row], names)}" for name, looks in found.items())
         console.print(f"{file}  {'   '.join(told)}", soft_wrap=True, highlight=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
     for path, rows in _pages(output, len(files)):
         draw({name: [looks[i] for i in rows] for name, looks in found.items()}, [files[i] for i in rows], names, path)
         console.print(f"picture: {path}", soft_wrap=True)
@@ -182,4 +181,4 @@ def draw(found: dict[str, list[Look]], files: list[Path], names: list[str], path
         for axis, (name, looks) in zip(axes[row, 1:], found.items(), strict=True):
             axis.imshow(overlay(looks[row]).numpy())
             axis.set_title(f"{name}\n{describe(looks[row], names)}", fontsize=8)
-    figure.savefig(path, dpi=100)
+    save(figure, path, dpi=100)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..explain import PiXSignal, PoolSignal, signal_layers, trace_signal
 from ._console import wide_console
+from ._picture import save
 from ._trained import read_images, trained_network
 
 HELP = "Where the signal goes: what a PiX layer picks and mixes in an image, or how a pool weighs its input."
@@ -60,7 +61,6 @@ def signal(
     (pixels,), (seen,) = read_images(network, [image], image_size)
     found = trace_signal(network, layer, pixels)
     shown = _choose(channels, found.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     draw(found, seen, shown, f"{layer} of {model}", output)
     if isinstance(found, PiXSignal):
         console.print(f"{layer}: {int(found.picks.sum())} of {len(found.picks)} channels pick, the others mix")
@@ -95,7 +95,7 @@ def draw(found: PiXSignal | PoolSignal, image: Tensor, channels: list[int], titl
         else:
             _pool_row(figure, row, found, channel)
     figure.suptitle(title)
-    figure.savefig(path, dpi=100)
+    save(figure, path, dpi=100)
 
 
 def _pix_row(figure: Any, axes: Any, found: PiXSignal, channel: int) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ._console import wide_console
+from ._picture import save
 from ._results import Accuracy, Results, read_results
 
 HELP = "Accuracy against operations and against latency, over any number of outputs of compare, train and bench."
@@ -46,7 +47,6 @@ def tradeoff(paths: list[Path], output: Path, console: Console | None = None) ->
     for found in results.accuracies:
         if (found.network, found.image_size) not in results.macs:
             console.print(f"{found.network}: operations unknown; add a compare or bench output with it", soft_wrap=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
     draw(results, output)
     console.print(f"picture: {output}", soft_wrap=True)
     return results
@@ -102,7 +102,7 @@ def draw(results: Results, path: Path) -> None:
         axis.set_visible(axis.has_data())
     handles = [Line2D([], [], color=color, marker="o", linestyle="", label=name) for name, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
-    figure.savefig(path, dpi=100)
+    save(figure, path, dpi=100)
 
 
 def _point(axis: Any, x: float, bar: Any, found: Accuracy, color: str) -> None:

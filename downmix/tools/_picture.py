@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,12 @@ def _values(image: Image.Image) -> np.ndarray:
     return alpha * values[:, :, :-1] + (1 - alpha)
 
 
+def save(figure: Figure, path: Path, **options: Any) -> None:
+    """Writes a figure under the very name given, as PNG where that has no ending; matplotlib would add one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format=path.suffix[1:] or "png", **options)
+
+
 def write_picture(picture: Tensor, path: Path) -> None:
     """Writes [C, H, W] with 8 bits a value; what is beyond [0, 1] becomes black or white."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +98,7 @@ def draw_grid(panels: Sequence[tuple[str, Tensor]], title: str, path: Path) -> N
         axis.axis("off")
         axis.set_title(label, fontsize=10, loc="left")
     figure.text(_GAP / full[0], 1 - _TITLE / 2 / full[1], title, fontsize=11, va="center", parse_math=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _bytes(picture: Tensor) -> np.ndarray:

@@ -96,8 +96,8 @@ def run(args: Any) -> None:
             raise ValueError(f"threads must be at least 1, got {args.threads}")
         torch.set_num_threads(args.threads)
     if args.exported:
-        size, how = args.image_size or 224, {"rounds": args.rounds, "threads": args.threads, "output": args.output}
-        bench_exported(args.exported, args.batch_sizes, image_size=size, **how)
+        how = {"rounds": args.rounds, "threads": args.threads, "output": args.output}
+        bench_exported(args.exported, args.batch_sizes, image_size=args.image_size, **how)
         return
     first = [args.against] if args.against and args.against not in args.models else []
     bench(

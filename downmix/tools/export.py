@@ -77,6 +77,8 @@ def run(args: Any) -> None:
         network = trained_network(args.model, args.checkpoint, **options)
     else:
         network = create_network(args.model, pretrained=args.pretrained, **options)
+        if not args.pretrained:
+            print("the weights are random, good for timing alone: --checkpoint FILE or --pretrained loads trained ones")
     name: str = args.model or network.pretrained_cfg["architecture"]
     output = args.output or Path("runs/export") / f"{name.partition(':')[0]}{FORMATS[args.format]}"
     facts = {"name": name, "classes": names, "image_size": args.image_size, "images": args.images}

@@ -16,6 +16,7 @@ from ..cost import count_macs, paper
 from ..models._networks import create_network
 from . import _paper_figures as source
 from ._console import wide_console
+from ._picture import save
 from ._results import write_rows
 
 HELP = "Print the papers' cost tables beside what we count, and the differences."
@@ -149,5 +150,4 @@ def plot_figure_3(path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(f"One module at {source.MODULE_CHANNELS} channels, by the supplement's formulas (its figure 3)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save(figure, path, dpi=130)

@@ -37,7 +37,7 @@ from .weights import check_classes
 
 def train(
     recipe: Recipe,
-    output: Path | None = None,
+    output: str | Path | None = None,
     *,
     resume: str = "",
     task: Task | None = None,
@@ -66,7 +66,7 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once the step is finished and written.
     """
     with join(recipe.torch_device()) as world, Signals() as signals:
-        out = Output(output, recipe, world, console or Console(stderr=True))
+        out = Output(None if output is None else Path(output), recipe, world, console or Console(stderr=True))
         training = Training(recipe, world, signals, task, model)
         training.begin(out, resume)
         try:

@@ -46,7 +46,8 @@ class Recipe:
             wds/… for WebDataset shards, hfds/… for Hugging Face and torch/… for torchvision.
         data_dir: where the data lie or are downloaded to (default: data).
         train_split: the training split in timm's words, for names with a slash.
-        val_split: the held-out split in timm's words, for names with a slash.
+        val_split: the held-out split, in timm's words for names with a slash; in folders, the one beside train, such as
+            test (default: val, validation or test, whichever is there).
         num_classes: how many classes there are, where the data don't say; 0 asks the data.
         image_size: height and width in pixels that images are brought to.
         model: a network of timm or downmix, perhaps with arguments, NAME:key=value,key=value.

@@ -43,7 +43,8 @@ def load_data(recipe: Recipe) -> Split:
     scan is by. ``fashion_mnist``, ``cifar10`` and ``cifar100`` are read from ``recipe.data_dir`` or downloaded into it
     by torchvision. A path may be a folder of class folders, with ``train`` and ``val``, ``validation`` or ``test``
     inside, or without (then every fifth image of a class is held out); ``train`` and ``val`` may be folders of tar
-    files or ``train.tar`` and ``val.tar`` too. All else is a name that ``timm.data.create_dataset`` takes.
+    files or ``train.tar`` and ``val.tar`` too, and ``recipe.val_split`` may name the one that is held out. All else is
+    a name that ``timm.data.create_dataset`` takes.
 
     Raises:
         DataError: where nothing usable is found.
@@ -55,10 +56,11 @@ def load_data(recipe: Recipe) -> Split:
         return _digits()
     if name in TORCHVISION_SETS:
         if any((root / part).is_dir() for part in ("train", *_TEST_FOLDERS)):
-            return _folders(root)
+            return _folders(root, recipe.val_split)
         return _idx_files(root) if _find_idx(root, "train-images") else _torchvision(name, root)
     if Path(name).is_dir():
-        return _tars(Path(name)) if _tar_part(Path(name), "train") else _folders(Path(name))
+        read = _tars if _tar_part(Path(name), "train") else _folders
+        return read(Path(name), recipe.val_split)
     if "/" in name and name.split("/")[0] in ("torch", "hfds", "hfids", "tfds", "wds"):
         return _timm(recipe, root)
     raise DataError(
@@ -125,11 +127,18 @@ def _read(path: Path, head: int, shape: tuple[int, ...]) -> np.ndarray:
         raise DataError(f"{path} is cut off or damaged ({error}); copy it there again") from error
 
 
-def _folders(root: Path) -> Split:
-    train = root / "train"
-    test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
-    if train.is_dir() != (test is not None):
-        raise DataError(f"{root} needs both a folder train and one of {', '.join(_TEST_FOLDERS)}, or neither")
+def _test_folders(val_split: str) -> tuple[str, ...]:
+    """What the held-out part may be called: as ``val_split`` says, or any name where that is the default."""
+    return _TEST_FOLDERS if val_split == Recipe.val_split else (val_split,)
+
+
+def _folders(root: Path, val_split: str) -> Split:
+    train, names = root / "train", _test_folders(val_split)
+    test = next((root / name for name in names if (root / name).is_dir()), None)
+    asked = names != _TEST_FOLDERS
+    if train.is_dir() != (test is not None) or (asked and test is None):
+        neither = "" if asked else ", or neither"
+        raise DataError(f"{root} needs both a folder train and one of {', '.join(names)}{neither}")
     if test is None:
         classes = _class_folders(root)
         kept = [item for files in classes.values() for i, item in enumerate(files) if i % 5 != 4]
@@ -172,11 +181,11 @@ def _tar_part(root: Path, part: str) -> Path | None:
     return root / part if (root / part).is_dir() and any((root / part).glob("*.tar")) else None
 
 
-def _tars(root: Path) -> Split:
-    train = _tar_part(root, "train")
-    test = next((path for name in _TEST_FOLDERS if (path := _tar_part(root, name))), None)
+def _tars(root: Path, val_split: str) -> Split:
+    train, names = _tar_part(root, "train"), _test_folders(val_split)
+    test = next((path for name in names if (path := _tar_part(root, name))), None)
     if train is None or test is None:
-        raise DataError(f"{root} needs a tar file or a folder of tar files called train, and one of {_TEST_FOLDERS}")
+        raise DataError(f"{root} needs a tar file or a folder of tar files called train, and one of {', '.join(names)}")
     readers: list[Any] = []
     for path in (train, test):
         try:

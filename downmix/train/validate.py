@@ -22,7 +22,7 @@ from .weights import check_classes, read_trained, restore
 
 
 def validate(
-    path: Path, *, weights: str = "auto", real_labels: bool = False, pictures: Path | None = None, **fields: Any
+    path: str | Path, *, weights: str = "auto", real_labels: bool = False, pictures: Path | None = None, **fields: Any
 ) -> dict[str, float]:
     """Evaluates a file that `downmix train` wrote, alone or with the processes that torchrun started.
 
@@ -39,6 +39,7 @@ def validate(
     Raises:
         ValueError: if the file, the data or a field can't be used.
     """
+    path = Path(path)
     # Its weights come from the file, so nothing else is to be loaded first.
     trained = read_trained(path, weights)
     if trained.recipe is None:

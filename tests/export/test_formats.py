@@ -98,6 +98,12 @@ def test_adaptive_windows_at_any_size_are_refused(tmp_path: Path) -> None:
     write(network, images, tmp_path / "a.onnx", "onnx", dynamic=("batch",))
 
 
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
+    network, images = nn.Conv2d(3, 4, 1).eval(), torch.zeros(2, 3, 4, 4)
+    write(network, images, f"{tmp_path}/a.onnx", "onnx")
+    assert load(f"{tmp_path}/a.onnx").run(images.numpy()).shape == (2, 4, 4, 4)
+
+
 def test_bad_options_are_refused(tmp_path: Path) -> None:
     network, images = nn.Conv2d(3, 4, 1).eval(), torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match=r"ends in \.onnx, got a\.xml"):

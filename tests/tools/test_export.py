@@ -41,6 +41,7 @@ def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path:
     said = " ".join(shown.split())
     assert re.search(r"ONNX Runtime \S+ │ 8 │ test_resnet.onnx │ .* ONNX Runtime \S+ │ 8 │ net.onnx │ ", said)
     assert "4 of 4 PiX layers regrouped" in said
+    assert "the weights are random" not in said
     assert "real images: ONNX Runtime" in said
     exported = load(output, threads=1)
     facts = {"classes": ["ape", "bee", "cat"], "input_size": [3, 64, 64], "std": [0.229, 0.224, 0.225]}
@@ -96,6 +97,11 @@ def save_photos(folder: Path) -> list[str]:
         photos.append(str(folder / f"{number}.png"))
         photo.save(photos[-1])
     return photos
+
+
+def test_random_weights_are_called_so(tmp_path: Path, capsys: Any) -> None:
+    main(["export", "test_pix_resnet", "--output", str(tmp_path / "net.onnx")])
+    assert "the weights are random" in capsys.readouterr().out
 
 
 def test_float16_and_a_fixed_batch(tmp_path: Path) -> None:
@@ -190,13 +196,14 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsy
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     files = ["old/net.onnx", "new/net.onnx"]
     for file in files:
-        write(network, torch.zeros(2, 3, 8, 8), Path(file), "onnx")
-    options = ["--batch_sizes", "1", "--image_size", "8", "--rounds", "2", "--output", "bench.csv"]
+        write(network, torch.zeros(2, 3, 8, 8), Path(file), "onnx", metadata={"input_size": "[3, 8, 8]"})
+    options = ["--batch_sizes", "1", "--rounds", "2", "--output", "bench.csv"]
     main(["bench", "--exported", *files, *options])
     platform = next(line for line in capsys.readouterr().out.splitlines() if "compute platform" in line)
     assert [word.strip() for word in platform.split("┃")[-3:-1]] == ["old/net", "new/net"]
     rows = list(csv.DictReader(Path("bench.csv").read_text().splitlines()))
     assert [(row["file"], row["baseline"]) for row in rows] == [(file, "old/net.onnx") for file in files]
+    assert [row["image_size"] for row in rows] == ["8", "8"]  # what the files say
 
 
 @pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])

@@ -174,6 +174,12 @@ def test_the_command_prints_figures_and_writes_grid_and_pictures(
     assert np.array_equal(saved(folder / "soft.png"), np.array(values(found[0].picture))[:, :, 0])
 
 
+def test_the_picture_has_the_name_that_was_given(tmp_path: Path) -> None:
+    colours((np.random.default_rng(0).random((6, 8)) * 255).tolist()).save(tmp_path / "a.png")
+    main(["pool", str(tmp_path / "a.png"), "--method", "avg", "--output", str(tmp_path / "grid")])
+    assert read_picture(tmp_path / "grid").shape[0] == 3
+
+
 def test_a_file_s_name_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "[red]$_$.png"
     Image.new("L", (8, 8)).save(tmp_path / name)

@@ -40,6 +40,18 @@ def test_class_folders_with_a_split(tmp_path: Path, test_folder: str) -> None:
     assert (len(split.train), len(split.test), split.class_names) == (12, 4, ["ant", "bee"])
 
 
+def test_a_split_named_is_the_one_held_out_or_refused(tmp_path: Path) -> None:
+    for part, count in (("train", 6), ("val", 2), ("test", 3)):
+        make_folders(tmp_path / part, count=count)
+    assert len(load(tmp_path).test) == 4
+    for data in ((tmp_path,), ("cifar10", tmp_path)):
+        assert len(load(*data, val_split="test").test) == 6
+    with pytest.raises(DataError, match="needs both a folder train and one of tset$"):
+        load(tmp_path, val_split="tset")
+    with pytest.raises(DataError, match="needs both a folder train and one of test$"):  # not every fifth image
+        load(tmp_path / "train", val_split="test")
+
+
 def test_a_local_copy_of_cifar_in_folders(tmp_path: Path) -> None:
     make_folders(tmp_path / "train")
     make_folders(tmp_path / "test")

@@ -54,7 +54,7 @@ def test_real_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "RealLabelsImagenet", partial(RealLabelsImagenet, real_json=tmp_path / "real.json"))
     recipe = quick_recipe(tmp_path / "data", model="tiny_plain", batch_size=2, on_bad_image="skip")
     write_checkpoint(tmp_path / "last.pt", recipe)
-    metrics = validation.validate(tmp_path / "last.pt", real_labels=True)
+    metrics = validation.validate(str(tmp_path / "last.pt"), real_labels=True)
     assert (metrics["real_top1"], metrics["real_top5"]) == (2 / 5, 4 / 5)
     (tmp_path / "real.json").write_text(json.dumps([[] for _ in labels]))
     with pytest.raises(DataError, match="none of the 8 images can be read and has a real label"):
