@@ -90,7 +90,7 @@ def open_gate(gate: str, logits: Tensor) -> Tensor:
     return torch.sigmoid(logits) if gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
 
 
-def add_and_rectify(x: Tensor, shortcut: Tensor | None) -> Tensor:
+def add_and_rectify(x: Tensor, shortcut: Tensor | None = None) -> Tensor:
     """ReLU(x + shortcut), written over ``x``; x itself where there is no shortcut."""
     if shortcut is None:
         return x

@@ -1,6 +1,7 @@
 """PiX layers and residual sums that share passes give what they give one by one, and only where nobody watches."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -255,6 +256,18 @@ def test_who_saved_a_map_hears_that_it_was_written_over() -> None:
         saved[0].sum().backward()
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_shortcut_that_has_been_added_is_let_go(joined: bool) -> None:
+    stage, shortcuts, alive = network(layers=(2, 1, 1, 1)).layer1, [], []
+    stage[0].downsample.register_forward_hook(lambda module, args, output: shortcuts.append(weakref.ref(output)))
+    stage[1].conv2.register_forward_hook(lambda module, args, output: alive.append(shortcuts[0]() is not None))
+    if not joined:
+        stage[1].register_forward_hook(lambda module, args, output: None)
+    with torch.no_grad():
+        stage(torch.randn(2, 64, 8, 8).double())
+    assert alive == [False]
+
+
 def test_unbatched_maps_fire_hooks_once() -> None:
     layer, calls = PiX(8, 4), []
     layer.register_forward_hook(lambda module, args, output: calls.append(args[0].dim()))
@@ -265,7 +278,7 @@ def test_unbatched_maps_fire_hooks_once() -> None:
 def test_other_activations_and_squeezes_run_as_they_did() -> None:
     for options in ({"act_layer": nn.SiLU}, {"block_args": {"squeeze": "dwp"}}):
         net = network(**options)
-        assert net.layer1[0].forward_unfinished(torch.randn(2, 64, 8, 8).double(), None)[1] is None
+        assert len(net.layer1[0].forward_unfinished([torch.randn(2, 64, 8, 8).double()])) == 1
 
 
 @pytest.mark.parametrize("name", ["resnet26d", "resnext50_32x4d", "seresnet50"])
