@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_model_deprecations
 from timm.models.resnet import Bottleneck, ResNet
@@ -69,6 +70,10 @@ class SqueezeBottleneck(Bottleneck):
 
     def _can_join(self) -> bool:
         """Whether nobody sees that the first layers and the last ones don't run by themselves."""
+        if torch.is_grad_enabled():
+            _, *inner = self.modules()
+            if any(map(is_hooked, inner)):
+                return False  # who keeps a map from in here would be given the gradient of some of its readers alone
         find = self._modules.get
         pix: Any = find("conv1")
         if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(find("act3"), nn.ReLU)):

@@ -186,6 +186,48 @@ def test_gradients_of_maps_between_blocks_are_whole(apart: Callable[[], None]) -
     torch.testing.assert_close(ours, seen())
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.Conv2d])
+def test_gradients_of_maps_within_blocks_are_whole(kind: type[nn.Module], apart: Callable[[], None]) -> None:
+    """A map that is written over later has the gradient of what was written, in torch."""
+    net, x = network(layers=(2, 1, 1, 1)).train(), torch.randn(2, 3, 64, 64).double()
+
+    def seen() -> list[Tensor]:
+        maps: list[Tensor] = []
+        layers = [layer for layer in net.layer1.modules() if isinstance(layer, kind)]
+        handles = [
+            layer.register_forward_hook(lambda _, args, output: maps.extend((*args, output))) for layer in layers
+        ]
+        loss = net(x).square().sum()
+        for handle in handles:
+            handle.remove()
+        return list(torch.autograd.grad(loss, maps))
+
+    ours = seen()
+    apart()
+    torch.testing.assert_close(ours, seen())
+
+
+def test_a_map_that_retains_its_gradient(apart: Callable[[], None]) -> None:
+    class Retains(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            self.output = super().forward(input)
+            self.output.retain_grad()
+            return self.output
+
+    net, x = network(layers=(2, 1, 1, 1)).train(), torch.randn(2, 3, 64, 64).double()
+    norms = [block.bn3 for block in net.layer1]
+
+    def retained() -> list[Tensor | None]:
+        net(x).square().sum().backward()
+        return [norm.output.grad for norm in norms]
+
+    for norm in norms:
+        norm.__class__ = Retains
+    ours = retained()
+    apart()
+    torch.testing.assert_close(ours, retained())
+
+
 @pytest.mark.parametrize("layer", ["conv1", "bn1", "act1", "act3", ""])
 def test_hooks_still_fire_and_may_write(layer: str, apart: Callable[[], None]) -> None:
     net, calls, x = network(layers=(3, 1, 2, 1)).eval(), [], torch.randn(2, 3, 64, 64).double()
