@@ -57,9 +57,10 @@ class SqueezeBottleneck(Bottleneck):
         its list, so that nobody holds a shortcut that has been added.
         """
         pix: Any = self.conv1
-        if not (self._can_join() and plain((pix.weight, *maps))):
+        if not (self._can_join() and plain((pix.weight, *maps)) and maps[0].dim() == 4):
             maps[:] = [add_and_rectify(*maps)]
             return [super().forward(*maps)]
+        pix.check_input(maps[0])
         x, shortcut = squeeze(pix, *maps)
         maps.clear()
         layers = self._modules  # nn.Module's own search takes longer than some of them

@@ -1,6 +1,7 @@
 """PiX layers and residual sums that share passes give what they give one by one, and only where nobody watches."""
 
 import copy
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -347,6 +348,19 @@ def _sums_left(net: nn.Module, x: Tensor) -> int:
             seen.add(node)
             nodes += [following for following, _ in node.next_functions]
     return sum(getattr(node, "rectified", False) for node in seen)
+
+
+@pytest.mark.parametrize("shape", [(2, 60, 8, 8), (64, 8, 8), (2, 64, 8, 8, 8), (64,)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64], ids=str)
+def test_maps_that_do_not_fit_are_refused_as_layer_by_layer(
+    shape: tuple[int, ...], dtype: torch.dtype, apart: Callable[[], None]
+) -> None:
+    block, x = network().layer1[0], torch.ones(shape, dtype=dtype)
+    with pytest.raises((TypeError, ValueError)) as ours:
+        block(x)
+    apart()
+    with pytest.raises(type(ours.value), match=re.escape(str(ours.value))):
+        block(x)
 
 
 def test_a_function_may_stand_in_for_a_layer() -> None:
