@@ -41,7 +41,7 @@ def squeeze(layer: PiX, x: Tensor, shortcut: Tensor | None = None) -> Any:
 
     With ``shortcut``, x becomes ReLU(x + shortcut) first, as in :func:`add_and_rectify`.
     """
-    if shortcut is not None and x._is_view():  # as some norms give; two outputs are more than may come with one
+    if shortcut is not None and _for_torch_alone(x):
         x, shortcut = add_and_rectify(x, shortcut), None
     inputs = _with_parameters(layer, x)
     if for_autograd(inputs if shortcut is None else (*inputs, shortcut)):
@@ -90,14 +90,20 @@ def open_gate(gate: str, logits: Tensor) -> Tensor:
     return torch.sigmoid(logits) if gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
 
 
-def add_and_rectify(x: Tensor, shortcut: Tensor | None) -> Tensor:
+def add_and_rectify(x: Tensor, shortcut: Tensor | None = None) -> Tensor:
     """ReLU(x + shortcut), written over ``x``; x itself where there is no shortcut."""
     if shortcut is None:
         return x
     if not for_autograd((x, shortcut)):
         (_add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_)(x, shortcut)
         return x
-    return x.add_(shortcut).relu_() if x._is_view() else _AddReLU.apply(x, shortcut)
+    return x.add_(shortcut).relu_() if _for_torch_alone(x) else _AddReLU.apply(x, shortcut)
+
+
+def _for_torch_alone(x: Tensor) -> bool:
+    """Whether no function of our own may write over a map: a view, as some norms give, or one that retains its
+    gradient."""
+    return x._is_view() or x.retains_grad
 
 
 class _AddReLU(torch.autograd.Function):

@@ -99,11 +99,15 @@ class PiX(nn.Module):
     def gated(self, logits: Tensor) -> Tensor:
         return open_gate(self.gate, logits)
 
-    def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+    def check_input(self, x: Tensor) -> None:
+        """Raises the sentence that says what the layer takes, unless ``x`` is that."""
         check_floating("x", x)
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             c = self.in_channels
             raise ValueError(f"PiX with in_channels={c} takes [B, {c}, H, W] or [{c}, H, W], got {list(x.shape)}")
+
+    def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+        self.check_input(x)
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0), None if mean is None else mean.unsqueeze(0)).squeeze(0)
         if mean is not None and not self.is_plain:

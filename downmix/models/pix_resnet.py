@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_model_deprecations
 from timm.models.resnet import Bottleneck, ResNet
@@ -47,25 +48,33 @@ class SqueezeBottleneck(Bottleneck):
         self.act1 = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return add_and_rectify(*self.forward_unfinished(x, None)) if _unwatched() else super().forward(x)
+        return add_and_rectify(*self.forward_unfinished([x])) if _unwatched() else super().forward(x)
 
-    def forward_unfinished(self, x: Tensor, shortcut: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Where nobody watches: two maps whose sum's ReLU is the output, or the output itself and None.
+    def forward_unfinished(self, maps: list[Tensor]) -> list[Tensor]:
+        """Where nobody watches: two maps whose sum's ReLU is the output, or the output itself.
 
-        The input comes likewise, so that the sum's end and what reads it first share their passes.
+        The input comes likewise, so that the sum's end and what reads it first share their passes. It is taken out of
+        its list, so that nobody holds a shortcut that has been added.
         """
         pix: Any = self.conv1
-        if not (self._can_join() and plain((x, pix.weight, x if shortcut is None else shortcut))):
-            return super().forward(add_and_rectify(x, shortcut)), None
-        x, shortcut = squeeze(pix, x, shortcut)
+        if not (self._can_join() and plain((pix.weight, *maps)) and maps[0].dim() == 4):
+            maps[:] = [add_and_rectify(*maps)]
+            return [super().forward(*maps)]
+        pix.check_input(maps[0])
+        x, shortcut = squeeze(pix, *maps)
+        maps.clear()
         layers = self._modules  # nn.Module's own search takes longer than some of them
         for name in _INNER_LAYERS:
             layer: Any = layers[name] if name in layers else getattr(self, name)
             x = x if layer is None else layer(x)
-        return x, shortcut if self.downsample is None else self.downsample(shortcut)
+        return [x, shortcut if self.downsample is None else self.downsample(shortcut)]
 
     def _can_join(self) -> bool:
         """Whether nobody sees that the first layers and the last ones don't run by themselves."""
+        if torch.is_grad_enabled():
+            _, *inner = self.modules()
+            if any(map(is_hooked, inner)):
+                return False  # who keeps a map from in here would be given the gradient of some of its readers alone
         find = self._modules.get
         pix: Any = find("conv1")
         if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(find("act3"), nn.ReLU)):
@@ -77,14 +86,15 @@ class SqueezeStage(nn.Sequential):
     """A stage of blocks that leave their sums to the next: nobody can see or write over these in between."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x, shortcut, free = input, None, _unwatched()
+        maps, free = [input], _unwatched()
         block: Any
         for block in self:
             if free and _is_untouched(block, SqueezeBottleneck):
-                x, shortcut = block.forward_unfinished(x, shortcut)
+                maps = block.forward_unfinished(maps)
             else:
-                x, shortcut = block(add_and_rectify(x, shortcut)), None
-        return add_and_rectify(x, shortcut)
+                maps = [add_and_rectify(*maps)]
+                maps = [block(*maps)]
+        return add_and_rectify(*maps)
 
 
 def join_stages(network: nn.Module) -> None:

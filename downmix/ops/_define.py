@@ -286,6 +286,9 @@ def differentiate(
         # Views: a caller's hooks must not fire on this inner pass.
         inputs = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
         wanted: Any = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+        for tensor in wanted:
+            if not tensor.requires_grad:  # frozen since the forward pass
+                tensor.requires_grad_()
         output = definition(*inputs)
         found = iter(torch.autograd.grad(output, wanted, grad, create_graph=create_graph, materialize_grads=True))
     return tuple(next(found) if need else None for need in needed)

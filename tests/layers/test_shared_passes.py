@@ -1,6 +1,8 @@
 """PiX layers and residual sums that share passes give what they give one by one, and only where nobody watches."""
 
 import copy
+import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -185,6 +187,48 @@ def test_gradients_of_maps_between_blocks_are_whole(apart: Callable[[], None]) -
     torch.testing.assert_close(ours, seen())
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.Conv2d])
+def test_gradients_of_maps_within_blocks_are_whole(kind: type[nn.Module], apart: Callable[[], None]) -> None:
+    """A map that is written over later has the gradient of what was written, in torch."""
+    net, x = network(layers=(2, 1, 1, 1)).train(), torch.randn(2, 3, 64, 64).double()
+
+    def seen() -> list[Tensor]:
+        maps: list[Tensor] = []
+        layers = [layer for layer in net.layer1.modules() if isinstance(layer, kind)]
+        handles = [
+            layer.register_forward_hook(lambda _, args, output: maps.extend((*args, output))) for layer in layers
+        ]
+        loss = net(x).square().sum()
+        for handle in handles:
+            handle.remove()
+        return list(torch.autograd.grad(loss, maps))
+
+    ours = seen()
+    apart()
+    torch.testing.assert_close(ours, seen())
+
+
+def test_a_map_that_retains_its_gradient(apart: Callable[[], None]) -> None:
+    class Retains(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            self.output = super().forward(input)
+            self.output.retain_grad()
+            return self.output
+
+    net, x = network(layers=(2, 1, 1, 1)).train(), torch.randn(2, 3, 64, 64).double()
+    norms = [block.bn3 for block in net.layer1]
+
+    def retained() -> list[Tensor | None]:
+        net(x).square().sum().backward()
+        return [norm.output.grad for norm in norms]
+
+    for norm in norms:
+        norm.__class__ = Retains
+    ours = retained()
+    apart()
+    torch.testing.assert_close(ours, retained())
+
+
 @pytest.mark.parametrize("layer", ["conv1", "bn1", "act1", "act3", ""])
 def test_hooks_still_fire_and_may_write(layer: str, apart: Callable[[], None]) -> None:
     net, calls, x = network(layers=(3, 1, 2, 1)).eval(), [], torch.randn(2, 3, 64, 64).double()
@@ -255,6 +299,18 @@ def test_who_saved_a_map_hears_that_it_was_written_over() -> None:
         saved[0].sum().backward()
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_shortcut_that_has_been_added_is_let_go(joined: bool) -> None:
+    stage, shortcuts, alive = network(layers=(2, 1, 1, 1)).layer1, [], []
+    stage[0].downsample.register_forward_hook(lambda module, args, output: shortcuts.append(weakref.ref(output)))
+    stage[1].conv2.register_forward_hook(lambda module, args, output: alive.append(shortcuts[0]() is not None))
+    if not joined:
+        stage[1].register_forward_hook(lambda module, args, output: None)
+    with torch.no_grad():
+        stage(torch.randn(2, 64, 8, 8).double())
+    assert alive == [False]
+
+
 def test_unbatched_maps_fire_hooks_once() -> None:
     layer, calls = PiX(8, 4), []
     layer.register_forward_hook(lambda module, args, output: calls.append(args[0].dim()))
@@ -265,7 +321,7 @@ def test_unbatched_maps_fire_hooks_once() -> None:
 def test_other_activations_and_squeezes_run_as_they_did() -> None:
     for options in ({"act_layer": nn.SiLU}, {"block_args": {"squeeze": "dwp"}}):
         net = network(**options)
-        assert net.layer1[0].forward_unfinished(torch.randn(2, 64, 8, 8).double(), None)[1] is None
+        assert len(net.layer1[0].forward_unfinished([torch.randn(2, 64, 8, 8).double()])) == 1
 
 
 @pytest.mark.parametrize("name", ["resnet26d", "resnext50_32x4d", "seresnet50"])
@@ -292,6 +348,19 @@ def _sums_left(net: nn.Module, x: Tensor) -> int:
             seen.add(node)
             nodes += [following for following, _ in node.next_functions]
     return sum(getattr(node, "rectified", False) for node in seen)
+
+
+@pytest.mark.parametrize("shape", [(2, 60, 8, 8), (64, 8, 8), (2, 64, 8, 8, 8), (64,)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64], ids=str)
+def test_maps_that_do_not_fit_are_refused_as_layer_by_layer(
+    shape: tuple[int, ...], dtype: torch.dtype, apart: Callable[[], None]
+) -> None:
+    block, x = network().layer1[0], torch.ones(shape, dtype=dtype)
+    with pytest.raises((TypeError, ValueError)) as ours:
+        block(x)
+    apart()
+    with pytest.raises(type(ours.value), match=re.escape(str(ours.value))):
+        block(x)
 
 
 def test_a_function_may_stand_in_for_a_layer() -> None:

@@ -19,6 +19,17 @@ def test_reference_holds_inside_the_block_only() -> None:
     assert _define._backend == "auto"
 
 
+@pytest.mark.parametrize("backend", _define.BACKENDS)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_tensor_may_be_frozen_after_the_forward_pass(backend: str, create_graph: bool) -> None:
+    x, p = torch.randn(2, 8, 3, 3, requires_grad=True), torch.rand(2, 2, requires_grad=True)
+    with downmix.use_backend(backend):
+        y = downmix.pick_or_mix(x, p, 4)
+        expected = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        p.requires_grad_(False)
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), x, create_graph=create_graph), expected)
+
+
 def test_an_unknown_backend_names_the_known() -> None:
     with pytest.raises(ValueError, match="backend must be one of 'auto', 'reference', got 'cuda'"):
         downmix.use_backend("cuda")
