@@ -132,7 +132,7 @@ class Training:
             metrics = self._evaluate(out)
             total, count = self.world.sum(progress.loss_sum, progress.loss_count)
             train_loss = total / count if count else math.nan  # of an epoch whose steps were all left out
-            progress.history.append(Epoch(train_loss, self.state.optimizer.param_groups[0]["lr"], seconds, metrics))
+            progress.history.append(Epoch(train_loss, self.state.lr, seconds, metrics))
             progress.epoch, progress.step, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
             if metrics[self.task.deciding] > progress.best:
                 progress.best, progress.best_epoch = metrics[self.task.deciding], progress.epoch
