@@ -118,6 +118,7 @@ class Training:
                 path, saved = found
                 check_classes(saved.get("class_names", []), out.class_names, path)
                 self.state.restore(saved, path)
+                out.bad.update(saved.get("bad_images", []))  # earlier versions kept none
                 out.note_differences(saved["recipe"])
                 out.say(f"going on from {path}, after {self.state.done} steps")
         out.write_recipe()

@@ -104,6 +104,8 @@ def test_bad_images_are_skipped_and_named_where_that_is_asked_for(
     shown = " ".join(capsys.readouterr().err.split())
     assert shown.count("bee/3.png can't be read") == 1
     assert "2 images could not be read" in shown
+    run(recipe, tmp_path / "out", resume="auto")  # there is nothing left to do, or to read
+    assert (tmp_path / "out" / "summary.json").read_text() == summary
 
 
 def test_there_is_no_best_of_nothing(tmp_path: Path) -> None:
