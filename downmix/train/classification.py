@@ -74,11 +74,10 @@ class Classification(Task):
 def training_transform(recipe: Recipe) -> Any:
     """timm's augmentation for training, from a PIL image to a normalised tensor."""
     size = recipe.image_size
-    common: dict[str, Any] = {"input_size": (3, size, size), "is_training": True, "interpolation": recipe.interpolation}
-    if recipe.crop_scale == 1 and not (recipe.hflip or recipe.aa or recipe.reprob or recipe.crop_padding):
-        return create_transform(**common, no_aug=True)
     parts: Any = create_transform(
-        **common,
+        input_size=(3, size, size),
+        is_training=True,
+        interpolation=recipe.interpolation,
         scale=(recipe.crop_scale, 1.0),
         hflip=recipe.hflip,
         color_jitter=0.0,
@@ -90,9 +89,10 @@ def training_transform(recipe: Recipe) -> Any:
     first, *others = parts
     if recipe.crop_scale == 1 or recipe.crop_padding:
         # timm's crops all resize; these keep the image's own scale.
-        mode = transforms.InterpolationMode(evaluation_view(recipe)["interpolation"])
-        crop = transforms.Resize(size, mode), transforms.RandomCrop(size, padding=recipe.crop_padding)
-        first = transforms.Compose([*crop, transforms.RandomHorizontalFlip(recipe.hflip)])
+        resize = transforms.Resize(size, transforms.InterpolationMode(evaluation_view(recipe)["interpolation"]))
+        moved = transforms.RandomCrop(size, padding=recipe.crop_padding)
+        crop = moved if recipe.crop_padding else transforms.CenterCrop(size)
+        first = transforms.Compose([resize, crop, transforms.RandomHorizontalFlip(recipe.hflip)])
     return transforms.Compose([first, *others])
 
 

@@ -118,6 +118,7 @@ class Training:
                 path, saved = found
                 check_classes(saved.get("class_names", []), out.class_names, path)
                 self.state.restore(saved, path)
+                out.bad.update(saved.get("bad_images", []))  # earlier versions kept none
                 out.note_differences(saved["recipe"])
                 out.say(f"going on from {path}, after {self.state.done} steps")
         out.write_recipe()
@@ -132,7 +133,7 @@ class Training:
             metrics = self._evaluate(out)
             total, count = self.world.sum(progress.loss_sum, progress.loss_count)
             train_loss = total / count if count else math.nan  # of an epoch whose steps were all left out
-            progress.history.append(Epoch(train_loss, self.state.optimizer.param_groups[0]["lr"], seconds, metrics))
+            progress.history.append(Epoch(train_loss, self.state.lr, seconds, metrics))
             progress.epoch, progress.step, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
             if metrics[self.task.deciding] > progress.best:
                 progress.best, progress.best_epoch = metrics[self.task.deciding], progress.epoch

@@ -96,7 +96,7 @@ class Output:
         """Writes where the training is. Every process has to take part."""
         if not self.folder:
             return None
-        saved = state.collect() | {"class_names": self.class_names}
+        saved = state.collect() | {"class_names": self.class_names, "bad_images": sorted(self.bad)}
         self._written = time.monotonic()
         if not self.world.is_first:
             return None

@@ -63,9 +63,9 @@ class Recipe:
         accumulate: batches whose gradients are summed before a step (update_freq); the global batch is batch_size ×
             accumulate × processes.
         opt: optimiser, by timm's name (sgd is Nesterov's).
-        lr: highest learning rate, reached after the warm-up.
-        lr_base_batch: the global batch that lr is meant for: lr is multiplied by global batch / lr_base_batch. With 0
-            it stays as it is.
+        lr: learning rate that the warm-up leads to and the schedule starts from.
+        lr_base_batch: the global batch that lr is meant for: lr and min_lr are multiplied by global batch /
+            lr_base_batch. With 0 they stay as they are.
         momentum: of optimisers that have one.
         weight_decay: weight decay; none on biases and norms.
         layer_decay: factor of the learning rate from each layer to the one below; 0 for the same everywhere.
@@ -74,7 +74,8 @@ class Recipe:
         decay_epochs: epochs between the decays of step (0: 90), and of the last decay of wsd and rsqrt, below 1 as a
             share of all (0: 0.2).
         decay_milestones: epochs after which multistep decays.
-        warmup_epochs: epochs of linear warm-up.
+        warmup_epochs: epochs of linear warm-up from lr / 100, in place of the schedule's first ones; wsd and rsqrt
+            start behind it.
         min_lr: learning rate at the end of the schedule.
         clip_grad: the norm that gradients are clipped to; 0 for no clipping.
         smoothing: label smoothing.
@@ -86,7 +87,8 @@ class Recipe:
         crop_scale: smallest share of the image's area that a random crop keeps; 1 for no random crop.
         crop_padding: pixels of black border before a random crop of the image's own size, in place of crop_scale.
         hflip: probability of a horizontal flip.
-        interpolation: bilinear, bicubic, nearest, or random for one of the first two at each training image.
+        interpolation: bilinear, bicubic, nearest, or random for one of the first two at each crop by crop_scale, and
+            bilinear elsewhere.
         crop_pct: share of the resized image's side that evaluation sees, in its middle.
         ema_decay: decay of the moving average of the weights, which is then what is evaluated; 0 for none.
         amp: mixed precision: none, bf16, or fp16 with a loss scaler.
@@ -95,7 +97,7 @@ class Recipe:
         grad_checkpointing: compute activations again in the backward pass rather than keep them.
         sync_bn: BatchNorm over all processes' batches.
         fbs_density: share of channels that FBS layers keep in the end, lowered evenly from 1; 0 leaves it alone.
-        fbs_epochs: epochs over which that share is lowered.
+        fbs_epochs: epochs over which that share is lowered; the next one is the first to have it.
         fbs_l1: weight in the loss of what FBS layers predict, lambda.
         early_stop: end after this many epochs without a better deciding metric; 0 for never.
         seed: of initialisation, shuffling and augmentation.

@@ -111,6 +111,11 @@ class State:
         return self.progress.epoch * self.steps + self.progress.step
 
     @property
+    def lr(self) -> float:
+        """The learning rate now; with layer_decay that of the highest layer, as those below have less."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    @property
     def evaluated(self) -> nn.Module:
         """The network that counts: the moving average where there is one."""
         return self.ema.module if self.ema else self.model

@@ -158,6 +158,12 @@ def test_the_penalty_survives_torch_compile() -> None:
     assert model[0].saliency.linear.bias.grad.abs().sum() > 0
 
 
+def test_saliencies_start_from_a_truncated_normal() -> None:
+    weight = ChannelSaliency(200, 200).linear.weight
+    assert weight.abs().max() <= 0.1
+    torch.testing.assert_close(weight.std().item(), 0.05 * 0.8796, atol=1e-3, rtol=0)  # cut off at 2 deviations
+
+
 def test_density_can_be_lowered_while_training() -> None:
     model, x = network(), torch.randn(3, 3, 6, 6)
     for epoch, kept in enumerate((16, 12, 8, 4, 4)):

@@ -17,7 +17,7 @@ from downmix import PiX
 from downmix.cost import count_macs
 from downmix.models._networks import baseline_of, registered
 
-# As the specification's section 1 prints them; ResNet-50, 101 and 152 are in tests/test_cost.py.
+# As the specification's section 1 prints them; ResNet-50, 101 and 152 are in tests/cost/test_conventions.py.
 PRINTED = [
     ("resnet50_r8", "12.38", "1.850"),
     ("pix_resnet50_r8", "12.38", "1.386"),

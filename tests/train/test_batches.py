@@ -2,13 +2,14 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
 from downmix.train import train
-from downmix.train.classification import Classification
+from downmix.train.classification import Classification, evaluation_transform, training_transform
 from downmix.train.data import EvaluationBatches, TrainingBatches, close
 from downmix.train.data import create_training_loader as create_loader
 from downmix.train.distributed import World
@@ -51,6 +52,28 @@ def test_the_order_is_another_in_each_epoch_and_can_start_anywhere() -> None:
     assert [index for _, index in next(iter(batches))] != [index for _, index in first[0]]
 
 
+@pytest.mark.parametrize("hflip", [0.0, 0.5])
+def test_without_a_random_crop_training_sees_what_evaluation_does_or_its_mirror_image(hflip: float) -> None:
+    recipe = quick_recipe("x", image_size=8, crop_scale=1.0, hflip=hflip)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 30, 3), dtype=np.uint8))
+    seen, middle = [training_transform(recipe)(image) for _ in range(20)], evaluation_transform(recipe)(image)
+    mirrored = [bool(torch.equal(each, middle.flip(2))) for each in seen]
+    assert all(mirror or torch.equal(each, middle) for each, mirror in zip(seen, mirrored, strict=True))
+    assert any(mirrored) == bool(hflip)
+
+
+def test_a_border_lets_crops_move_by_its_width() -> None:
+    recipe = quick_recipe("x", image_size=8, crop_padding=2)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8))
+    bordered = torch.nn.functional.pad(evaluation_transform(recipe)(image), (2, 2, 2, 2), value=torch.nan)
+    black = training_transform(recipe)(Image.new("RGB", (8, 8)))[:, :1, :1]
+    bordered = torch.where(bordered.isnan(), black, bordered)
+    possible = [bordered[:, top : top + 8, left : left + 8] for top in range(5) for left in range(5)]
+    for _ in range(20):
+        seen = training_transform(recipe)(image)
+        assert any(torch.equal(seen, each) for each in possible)
+
+
 def test_a_sample_s_randomness_does_not_depend_on_who_loads_it(tmp_path: Path) -> None:
     make_folders(tmp_path, count=10)
     images = []
@@ -81,6 +104,8 @@ def test_bad_images_are_skipped_and_named_where_that_is_asked_for(
     shown = " ".join(capsys.readouterr().err.split())
     assert shown.count("bee/3.png can't be read") == 1
     assert "2 images could not be read" in shown
+    run(recipe, tmp_path / "out", resume="auto")  # there is nothing left to do, or to read
+    assert (tmp_path / "out" / "summary.json").read_text() == summary
 
 
 def test_there_is_no_best_of_nothing(tmp_path: Path) -> None:

@@ -204,3 +204,8 @@ def test_fbs_keeps_fewer_channels_by_and_by(data: Path) -> None:
 def test_the_rate_falls_when_the_recipe_says_so(fields: dict[str, Any], expected: list[float], data: Path) -> None:
     rates = [epoch.lr for epoch in run(quick_recipe(data, epochs=4, lr=1e-3, warmup_epochs=0, **fields))]
     assert rates == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_rate_that_is_written_is_that_of_the_highest_layer(data: Path) -> None:
+    recipe = quick_recipe(data, model="tiny_pix_resnet", sched="constant", lr=1e-3, layer_decay=0.5)
+    assert run(recipe)[0].lr == pytest.approx(1e-3)
