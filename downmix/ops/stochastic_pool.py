@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,17 +107,8 @@ def stochastic_pool3d(
     return _stochastic_pool_nd(3, training, x, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def _stochastic_pool_nd(
-    n: int,
-    training: bool,
-    x: Tensor,
-    kernel_size: Size,
-    stride: Size | None,
-    padding: Size,
-    dilation: Size,
-    ceil_mode: bool,
-) -> Tensor:
-    window = read_window(n, x, kernel_size, stride, padding, dilation, ceil_mode)
+def _stochastic_pool_nd(n: int, training: bool, x: Tensor, *args: Any) -> Tensor:
+    window = read_window(n, x, *args)
     _check_not_negative(x)
     if not training:
         return call_batched(n, _stochastic_mean, [x], *window)
