@@ -1,16 +1,19 @@
-"""What every pooling module shares: nn.MaxPool's arguments."""
+"""What every pooling module shares: nn.MaxPool's arguments, and a function that takes them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..ops._windows import Size
 
 
 class Pool(nn.Module):
     """Keeps and shows ``nn.MaxPool``'s arguments, in their order, and refuses ``return_indices``."""
+
+    pool: ClassVar[Callable[..., Tensor]]
 
     def __init__(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,6 @@ _LARGEST_LOGIT = 12.0  # so that no weight is above e¹² times another
 
 
 class _LIPPool(Pool):
-    pool: ClassVar[Callable[..., Tensor]]
-
     def __init__(
         self,
         kernel_size: Size,

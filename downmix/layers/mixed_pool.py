@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +11,6 @@ from ._pool import Pool
 
 
 class _MixedPool(Pool):
-    pool: ClassVar[Callable[..., Tensor]]
-
     def __init__(
         self,
         kernel_size: Size,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
-
 from torch import Tensor
 
 from ..ops import power_pool as op
@@ -13,8 +10,6 @@ from ._pool import Pool
 
 
 class _PowerAvgPool(Pool):
-    pool: ClassVar[Callable[..., Tensor]]
-
     def __init__(
         self,
         kernel_size: Size,

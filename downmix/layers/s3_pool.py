@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
@@ -13,7 +12,6 @@ from ._pool import Pool
 
 
 class _S3Pool(Pool):
-    pool: ClassVar[Callable[..., Tensor]]
     space: ClassVar[int]
 
     def __init__(

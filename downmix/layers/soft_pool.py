@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -14,8 +13,6 @@ from ._pool import Pool, refuse_indices
 
 
 class _SoftPool(Pool):
-    pool: ClassVar[Callable[..., Tensor]]
-
     def __init__(
         self,
         kernel_size: Size,

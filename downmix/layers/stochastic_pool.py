@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
-
 from torch import Tensor
 
 from ..ops import stochastic_pool as op
@@ -12,8 +9,6 @@ from ._pool import Pool
 
 
 class _StochasticPool(Pool):
-    pool: ClassVar[Callable[..., Tensor]]
-
     def forward(self, x: Tensor) -> Tensor:
         return type(self).pool(x, *self.window, training=self.training)
 

@@ -44,7 +44,8 @@ def create_network(name: str, *, input_size: tuple[int, int, int] | None = None,
         >>> create_network("vgg_small:pool=power").features[1]
         PowerAvgPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False, norm_type=2.0)
     """
-    full, (name, options) = name, read_name(name)
+    full = name
+    name, options = read_name(full)
     kwargs = options | kwargs
     words = {kind: kwargs.pop(kind) for kind in ("pool", "squeeze") if kind in kwargs}
     if not timm.is_model(name):
@@ -106,8 +107,8 @@ def baseline_of(name: str) -> str:
         >>> baseline_of("pix_resnet50_down2"), baseline_of("fbs_vgg16_d25"), baseline_of("vgg_small:pool=soft")
         ('resnet50', 'vgg16_gap', 'vgg_small')
     """
-    plain, _, options = name.partition(":")
-    if options and read_name(name)[1].keys() <= {"pool", "squeeze"}:
+    plain, options = read_name(name)
+    if options and options.keys() <= {"pool", "squeeze"}:
         return plain
     stem = _VARIANT.sub(r"\1", plain)
     while stem and stem != plain:
@@ -119,17 +120,17 @@ def baseline_of(name: str) -> str:
 
 
 def read_name(name: str) -> tuple[str, dict[str, Any]]:
-    """The name of a network and the arguments that stand behind it."""
+    """The name of a network and the arguments that stand behind it.
+
+    Raises:
+        ValueError: if they can't be read.
+    """
     name, _, options = name.partition(":")
-    return name, _read_options(name, options)
-
-
-def _read_options(name: str, options: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"_({options})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("there is more than keys and their values")
-        return {
+        return name, {
             str(word.arg): word.value.id if isinstance(word.value, ast.Name) else ast.literal_eval(word.value)
             for word in call.keywords
         }

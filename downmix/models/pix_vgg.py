@@ -66,7 +66,7 @@ class VGG(vgg.VGG):
 
     Args:
         layer: makes one convolution with what belongs to it, such as :func:`plain`.
-        stages: channels of each convolution, a tuple for each of five stages.
+        stages: channels of each convolution, a tuple for each stage.
         num_classes, in_chans, output_stride, global_pool, drop_rate, device, dtype: timm's; the stride must be 32.
 
     Source:

@@ -40,21 +40,16 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-
 _SMALL: dict[str, Any] = {"layers": (2, 2, 3, 2), "channels": (16, 32, 64, 128)}
 _RESNET50: dict[str, Any] = {"layers": (3, 4, 6, 3)}
+_PIX: dict[str, Any] = {"block": SqueezeBottleneck, "block_args": {"squeeze": "pix"}}
 
 
-def _create(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:
-    options: dict[str, Any] = {"block": Bottleneck, **sizes, **kwargs}
+def _create(variant: str, pretrained: bool, own: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:
+    options: dict[str, Any] = {"block": Bottleneck} | own | kwargs
     model = build_model_with_cfg(SmallResNet, variant, pretrained, **options)
     join_stages(model)
     return model
-
-
-def _create_pix(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> SmallResNet:
-    pix = {"block": SqueezeBottleneck, "block_args": {"squeeze": "pix"}}
-    return _create(variant, pretrained, {**pix, **sizes}, kwargs)
 
 
 @register_model
@@ -66,7 +61,7 @@ def resnet29_small(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
 @register_model
 def pix_resnet29_small(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
     """The same with PiX squeezes: 4 in blocks that keep their width, 2 in the first block of stages 2 to 4."""
-    return _create_pix("pix_resnet29_small", pretrained, _SMALL, kwargs)
+    return _create("pix_resnet29_small", pretrained, _PIX | _SMALL, kwargs)
 
 
 @register_model
@@ -78,4 +73,4 @@ def resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
 @register_model
 def pix_resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
     """The same with PiX squeezes."""
-    return _create_pix("pix_resnet50_cifar", pretrained, _RESNET50, kwargs)
+    return _create("pix_resnet50_cifar", pretrained, _PIX | _RESNET50, kwargs)

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ._watching import beyond_kernels, for_autograd, takes_plain_torch, watched
 
@@ -191,8 +192,12 @@ class Operator:
     def _register_flops(self) -> None:
         # Only once somebody counts: importing the counter loads triton, which `import downmix` must not.
         if counter := sys.modules.get("torch.utils.flop_counter"):
-            counter.register_flop_formula(self._torch_op)(self.operations)
+            formula = counter.register_flop_formula(self._torch_op)(self.operations)
             self._flops_registered = True
+            mode: Any
+            for mode in _get_current_dispatch_mode_stack():
+                if isinstance(mode, counter._FlopCounterMode):  # which copied the registry when it began
+                    mode.counter.flop_registry[self._torch_op] = formula
 
     def kernel(self, *args: Any, stem: str | None = None) -> ModuleType | str:
         """The kernel module that will run for these arguments, or the sentence why none will.

@@ -128,6 +128,12 @@ def places_first(windows: Tensor, n: int) -> Tensor:
     return windows.movedim(list(range(-n, 0)), list(range(n))).contiguous().flatten(0, n - 1)
 
 
+def flop_formula(operations: Callable[..., dict[str, int]], tensors: int = 1) -> Callable[..., int]:
+    """What an operator on windows tells torch's counter: the sum of all kinds of ``operations``, which take the shape
+    of the output and the ``kernel_size`` that follows so many tensors."""
+    return lambda *args, out_shape, **kwargs: sum(operations(out_shape, args[tensors]).values())
+
+
 def output_sizes(
     sizes: Sequence[int],
     kernel_size: Sequence[int],

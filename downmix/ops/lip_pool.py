@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._define import Operator, check_floating, compute_dtype, memory_format
-from ._windows import Size, call_batched, gather_windows, read_window
+from ._windows import Size, call_batched, flop_formula, gather_windows, read_window
 from .soft_pool import operations
 
 
@@ -132,8 +132,4 @@ def _reference(
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-def _flop_formula(x_shape, logits_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return sum(operations(out_shape, kernel_size).values())
-
-
-_lip_pool = Operator("lip_pool", _reference, stem="lip_pool", operations=_flop_formula)
+_lip_pool = Operator("lip_pool", _reference, stem="lip_pool", operations=flop_formula(operations, tensors=2))

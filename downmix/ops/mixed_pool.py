@@ -88,12 +88,12 @@ def mixed_pool3d(
 
 def _mixed_pool_nd(n: int, x: Tensor, alpha: Tensor | float, *args: Any) -> Tensor:
     window = read_window(n, x, *args)
-    if isinstance(alpha, bool) or not isinstance(alpha, Tensor | numbers.Real):
-        raise TypeError(f"alpha must be a number or a tensor of one, got {alpha!r}")
-    if isinstance(alpha, Tensor) and alpha.numel() != 1:
-        raise ValueError(f"alpha must hold a single number, got a tensor of shape {list(alpha.shape)}")
     if isinstance(alpha, Tensor):
+        if alpha.numel() != 1:
+            raise ValueError(f"alpha must hold a single number, got a tensor of shape {list(alpha.shape)}")
         alpha = alpha.reshape(())  # so that its dtype does not widen the map's
+    elif isinstance(alpha, bool) or not isinstance(alpha, numbers.Real):
+        raise TypeError(f"alpha must be a number or a tensor of one, got {alpha!r}")
     y = call_batched(n, partial(_mix, alpha), [x.to(compute_dtype(x))], *window)
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 

@@ -73,11 +73,10 @@ def pick_or_mix(
     check_choice("fusion", fusion, FUSIONS)
     check_choice("operator", operator, OPERATORS)
     _check_tensors(x, p, reduction)
+    rule = reduction, float(threshold), fusion, operator, legacy_tail
     if x.dim() == 3:
-        return _pick_or_mix(
-            x.unsqueeze(0), p.reshape(1, -1), reduction, float(threshold), fusion, operator, legacy_tail
-        ).squeeze(0)
-    return _pick_or_mix(x, p.flatten(1), reduction, float(threshold), fusion, operator, legacy_tail)
+        return _pick_or_mix(x.unsqueeze(0), p.reshape(1, -1), *rule).squeeze(0)
+    return _pick_or_mix(x, p.flatten(1), *rule)
 
 
 def _reference(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._define import Operator, compute_dtype, memory_format
-from ._windows import Size, call_batched, count_values, gather_windows, read_window
+from ._windows import Size, call_batched, count_values, flop_formula, gather_windows, read_window
 
 
 def power_avg_pool1d(
@@ -148,8 +148,4 @@ def operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> dict[
     }
 
 
-def _flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return sum(operations(out_shape, kernel_size).values())
-
-
-_power_pool = Operator("power_pool", _reference, stem="power_pool", operations=_flop_formula)
+_power_pool = Operator("power_pool", _reference, stem="power_pool", operations=flop_formula(operations))

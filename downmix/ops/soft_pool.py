@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format
 from ._watching import exporting
-from ._windows import Size, call_batched, check_map, part_windows, read_window
+from ._windows import Size, call_batched, check_map, flop_formula, part_windows, read_window
 
 GRADIENTS = ("exact", "paper")
 
@@ -220,8 +220,4 @@ def operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> dict[
     }
 
 
-def _flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return sum(operations(out_shape, kernel_size).values())
-
-
-_soft_pool = Operator("soft_pool", _reference, stem="soft_pool", operations=_flop_formula)
+_soft_pool = Operator("soft_pool", _reference, stem="soft_pool", operations=flop_formula(operations))

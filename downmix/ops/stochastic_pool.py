@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._define import Operator, compute_dtype, memory_format
-from ._windows import Size, call_batched, gather_windows, output_sizes, read_window
+from ._windows import Size, call_batched, flop_formula, gather_windows, output_sizes, read_window
 
 
 def stochastic_pool1d(
@@ -106,17 +107,8 @@ def stochastic_pool3d(
     return _stochastic_pool_nd(3, training, x, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def _stochastic_pool_nd(
-    n: int,
-    training: bool,
-    x: Tensor,
-    kernel_size: Size,
-    stride: Size | None,
-    padding: Size,
-    dilation: Size,
-    ceil_mode: bool,
-) -> Tensor:
-    window = read_window(n, x, kernel_size, stride, padding, dilation, ceil_mode)
+def _stochastic_pool_nd(n: int, training: bool, x: Tensor, *args: Any) -> Tensor:
+    window = read_window(n, x, *args)
     _check_not_negative(x)
     if not training:
         return call_batched(n, _stochastic_mean, [x], *window)
@@ -204,13 +196,9 @@ def mean_operations(output_shape: Sequence[int], kernel_size: Sequence[int]) -> 
     }
 
 
-def _draw_flop_formula(x_shape, draws_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return sum(draw_operations(out_shape, kernel_size).values())
-
-
-def _mean_flop_formula(x_shape, kernel_size, *args, out_shape, **kwargs) -> int:
-    return sum(mean_operations(out_shape, kernel_size).values())
-
-
-_stochastic_pool = Operator("stochastic_pool", _draw_reference, stem="stochastic_pool", operations=_draw_flop_formula)
-_stochastic_mean = Operator("stochastic_mean", _mean_reference, stem="stochastic_mean", operations=_mean_flop_formula)
+_stochastic_pool = Operator(
+    "stochastic_pool", _draw_reference, stem="stochastic_pool", operations=flop_formula(draw_operations, tensors=2)
+)
+_stochastic_mean = Operator(
+    "stochastic_mean", _mean_reference, stem="stochastic_mean", operations=flop_formula(mean_operations)
+)

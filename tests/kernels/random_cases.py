@@ -18,10 +18,14 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
+def _seeded(seed: int) -> random.Random:
+    torch.manual_seed(seed)
+    return random.Random(seed)
+
+
 def check_pick_or_mix(seed: int, cases: int) -> None:
     """Checks random cases of pick_or_mix."""
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = _seeded(seed)
     for _ in range(cases):
         channels, dtype = rng.randint(1, 12), rng.choice(DTYPES)
         # Each reduction, and a minimum, takes Numba a second to compile, so that other dtypes see fewer.
@@ -44,8 +48,7 @@ def check_pix_layer(seed: int, cases: int, roundings: int) -> None:
 
     ``roundings`` are those to the dtype of x beyond a single one at the end.
     """
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = _seeded(seed)
     while cases:
         dtype, reduction = rng.choice(DTYPES), rng.choice((1, 3, 4, 17))
         x = random_values(rng, [rng.randint(1, 3), rng.randint(1, 12), rng.randint(1, 6), rng.randint(1, 6)], dtype)
@@ -109,8 +112,7 @@ def _check_pix_layer(
 
 def check_soft_pool(seed: int, cases: int) -> None:
     """Checks random cases of soft_pool, in one to three dimensions."""
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = _seeded(seed)
     done = 0
     while done < cases:
         (size, constants), dtype = random_windows(rng), rng.choice(DTYPES)
@@ -126,8 +128,7 @@ def check_soft_pool(seed: int, cases: int) -> None:
 
 def check_lip_pool(seed: int, cases: int) -> None:
     """Checks random cases of lip_pool, with infinite and missing logits, in one to three dimensions."""
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = _seeded(seed)
     for _ in range(cases):
         dtype = rng.choice((torch.float32, torch.float32, torch.bfloat16))
         size, (*window, _) = random_windows(rng)
@@ -140,8 +141,7 @@ def check_lip_pool(seed: int, cases: int) -> None:
 
 def check_power_pool(seed: int, cases: int) -> None:
     """Checks random cases of power_pool for the powers that have kernels."""
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = _seeded(seed)
     for _ in range(cases):
         x, window = _random_maps(rng)
         check(power_pool._power_pool, [x], (*window, rng.choice((1.0, 2.0))), "contiguous")
@@ -149,8 +149,7 @@ def check_power_pool(seed: int, cases: int) -> None:
 
 def check_stochastic_mean(seed: int, cases: int) -> None:
     """Checks random cases of stochastic_mean, negative values among them."""
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = _seeded(seed)
     for _ in range(cases):
         x, window = _random_maps(rng)
         check(stochastic_pool._stochastic_mean, [x], window, "contiguous")
@@ -158,8 +157,7 @@ def check_stochastic_mean(seed: int, cases: int) -> None:
 
 def check_stochastic_pool(seed: int, cases: int) -> None:
     """Checks random cases of stochastic_pool, with draws that are never as near a sum as arithmetic rounds."""
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = _seeded(seed)
     for _ in range(cases):
         x, window = _random_maps(rng, values=(-1.0, 0.0, 0.0, 1.0, 2.0, 4.0))
         shape = [*x.shape[:2], *output_sizes(list(x.shape[2:]), *window)]

@@ -1,6 +1,7 @@
 """The Numba kernels, beyond what the standard tests of each operator run on the CPU anyway."""
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,45 +29,29 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="random cases 
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("seed", range(100, 110))
-def test_pick_or_mix_in_random_cases(seed: int) -> None:
-    check_pick_or_mix(seed, cases=100)
+@pytest.mark.parametrize(
+    ("check_cases", "seed"),
+    [
+        pytest.param(check_cases, seed, id=f"{check_cases.__name__}-{seed}")
+        for check_cases, seeds in (
+            (check_pick_or_mix, 10),
+            (check_soft_pool, 10),
+            (check_lip_pool, 4),
+            (check_power_pool, 2),
+            (check_stochastic_mean, 2),
+            (check_stochastic_pool, 2),
+        )
+        for seed in range(100, 100 + seeds)
+    ],
+)
+def test_random_cases(check_cases: Callable[[int, int], None], seed: int) -> None:
+    check_cases(seed, 100)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_gradients_of_pix_layers_in_random_cases(seed: int) -> None:
     check_pix_layer(seed, cases=100, roundings=1)
-
-
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("seed", range(100, 110))
-def test_soft_pool_in_random_cases(seed: int) -> None:
-    check_soft_pool(seed, cases=100)
-
-
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("seed", range(100, 104))
-def test_lip_pool_in_random_cases(seed: int) -> None:
-    check_lip_pool(seed, cases=100)
-
-
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("seed", range(100, 102))
-def test_power_pool_in_random_cases(seed: int) -> None:
-    check_power_pool(seed, cases=100)
-
-
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("seed", range(100, 102))
-def test_stochastic_mean_in_random_cases(seed: int) -> None:
-    check_stochastic_mean(seed, cases=100)
-
-
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("seed", range(100, 102))
-def test_stochastic_pool_in_random_cases(seed: int) -> None:
-    check_stochastic_pool(seed, cases=100)
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -10,7 +10,7 @@ from torch import nn
 
 import downmix
 
-POOLS = ("PowerAvgPool", "StochasticPool", "S3Pool", "MixedPool")
+POOLS = ("SoftPool", "PowerAvgPool", "StochasticPool", "S3Pool", "MixedPool")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

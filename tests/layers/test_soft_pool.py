@@ -1,5 +1,3 @@
-import inspect
-
 import pytest
 import torch
 from torch import nn
@@ -8,17 +6,10 @@ import downmix
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_drops_in_for_max_pool(n: int) -> None:
+def test_a_steep_window_is_its_maximum(n: int) -> None:
+    x = 1e6 * torch.randn(2, 3, *[9] * n)
     ours, theirs = getattr(downmix, f"SoftPool{n}d"), getattr(nn, f"MaxPool{n}d")
-    for (name, mine), (other, his) in zip(
-        list(inspect.signature(ours).parameters.items())[:6], inspect.signature(theirs).parameters.items(), strict=True
-    ):
-        assert (name, mine.default) == (other, his.default)
-    x = torch.randn(2, 3, *[9] * n)
-    for arguments in ((2,), (3, 2, 1), (3, 1, 1, 2), (2, 2, 0, 1, False, True)):
-        assert ours(*arguments)(x).shape == theirs(*arguments)(x).shape
-        assert ours(*arguments)(x[0]).shape == theirs(*arguments)(x[0]).shape
-    torch.testing.assert_close(ours(3, 2, 1)(1e6 * x), theirs(3, 2, 1)(1e6 * x))  # a steep window is its maximum
+    torch.testing.assert_close(ours(3, 2, 1)(x), theirs(3, 2, 1)(x))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -34,13 +25,6 @@ def test_adaptive_windows_are_those_of_adaptive_max_pool(n: int, size: int | Non
 def test_adaptive_gradient() -> None:
     x = torch.randn(1, 2, 5, 7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(downmix.AdaptiveSoftPool2d((3, 2)), x)
-
-
-def test_global_is_the_softmax_weighted_mean() -> None:
-    x = torch.randn(2, 3, 5, 7)
-    flat = x.flatten(2)
-    expected = (flat.softmax(-1) * flat).sum(-1)
-    torch.testing.assert_close(downmix.AdaptiveSoftPool2d(1)(x).flatten(1), expected)
 
 
 def test_global_pooling_exports_with_any_size() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo import compiled_autograd
 from torch._subclasses import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import downmix
 from downmix.ops import _define, lip_pool, pix, soft_pool
@@ -120,6 +120,14 @@ def test_who_watches_sees_the_operator_in_training_as_well() -> None:
     assert {"downmix::pick_or_mix", "downmix::pick_or_mix_backward"} <= {event.key for event in profiler.key_averages()}
     with FlopCounterMode(display=False) as counter:
         downmix.pick_or_mix(x, p, 4)
+    assert counter.get_total_flops() == (8 - 2) * 16
+
+
+def test_the_first_call_of_a_process_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pix._pick_or_mix, "_flops_registered", False)
+    monkeypatch.delitem(flop_registry, pix._pick_or_mix._torch_op, raising=False)
+    with FlopCounterMode(display=False) as counter:
+        downmix.pick_or_mix(torch.randn(1, 8, 4, 4), torch.rand(1, 2), 4)
     assert counter.get_total_flops() == (8 - 2) * 16
 
 

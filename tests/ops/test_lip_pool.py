@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from downmix.ops import lip_pool, soft_pool
 
-from .by_the_book import of_all, pool_by_the_book
+from .by_the_book import pool_by_the_book, window_of
 from .standard import StandardTests
 
 POOLS = {1: lip_pool.lip_pool1d, 2: lip_pool.lip_pool2d, 3: lip_pool.lip_pool3d}
@@ -42,15 +42,11 @@ class TestLIPPool(StandardTests):
         return lip_pool.lip_pool2d(*tensors, **({"kernel_size": 2} | option))
 
     def constants(self, **option: Any) -> tuple[Any, ...]:
-        kernel = option.get("kernel_size", 2)
-        sizes = (kernel, option.get("stride", kernel), option.get("padding", 0), option.get("dilation", 1))
-        return (*(list(of_all(size, 2)) for size in sizes), option.get("ceil_mode", False))
+        return window_of(2, **option)
 
     def test_equals_the_specification(self, option: dict[str, Any]) -> None:
         x, logits = self.inputs()
-        torch.testing.assert_close(
-            self.call(x, logits, **option), by_the_book(x, logits, **({"kernel_size": 2} | option))
-        )
+        torch.testing.assert_close(self.call(x, logits, **option), by_the_book(x, logits, **option))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

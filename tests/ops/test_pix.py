@@ -125,11 +125,6 @@ def test_unbatched_and_either_shape_of_p() -> None:
     assert torch.equal(downmix.pick_or_mix(x[1], p[1, :, None, None], 4), expected[1])
 
 
-def test_reduction_one_is_a_gate() -> None:
-    x, p = torch.randn(2, 3, 4, 4), torch.rand(2, 3)
-    torch.testing.assert_close(downmix.pick_or_mix(x, p, 1), p[:, :, None, None] * x)
-
-
 def test_channels_last_stays() -> None:
     x = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last)
     assert downmix.pick_or_mix(x, torch.rand(2, 2), 4).is_contiguous(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import downmix
 from downmix.ops import power_pool
 
-from .by_the_book import of_all, pool_by_the_book
+from .by_the_book import pool_by_the_book, window_of
 from .standard import StandardTests
 
 POOLS = {1: power_pool.power_avg_pool1d, 2: power_pool.power_avg_pool2d, 3: power_pool.power_avg_pool3d}
@@ -47,9 +47,8 @@ class TestPowerPool(StandardTests):
     def call(self, *tensors: Tensor, **option: Any) -> Tensor:
         return power_pool.power_avg_pool2d(*tensors, **option)
 
-    def constants(self, **option: Any) -> tuple[Any, ...]:
-        sizes = (option[size] for size in ("kernel_size", "stride", "padding", "dilation"))
-        return (*(list(of_all(size, 2)) for size in sizes), option["ceil_mode"], option["norm_type"])
+    def constants(self, *, norm_type: float, **window: Any) -> tuple[Any, ...]:
+        return *window_of(2, **window), norm_type
 
     def test_equals_the_specification(self, option: dict[str, Any]) -> None:
         (x,) = self.inputs()

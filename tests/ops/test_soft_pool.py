@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from downmix.ops import soft_pool
 
-from .by_the_book import of_all, pool_by_the_book
+from .by_the_book import pool_by_the_book, window_of
 from .standard import StandardTests, with_gradients
 
 POOLS = {1: soft_pool.soft_pool1d, 2: soft_pool.soft_pool2d, 3: soft_pool.soft_pool3d}
@@ -44,14 +44,11 @@ class TestSoftPool(StandardTests):
         return soft_pool.soft_pool2d(*tensors, **({"kernel_size": 2} | option))
 
     def constants(self, **option: Any) -> tuple[Any, ...]:
-        kernel = option.get("kernel_size", 2)
-        sizes = (kernel, option.get("stride", kernel), option.get("padding", 0), option.get("dilation", 1))
-        return (*(list(of_all(size, 2)) for size in sizes), option.get("ceil_mode", False), "exact")
+        return *window_of(2, **option), "exact"
 
     def test_equals_the_specification(self, option: dict[str, Any]) -> None:
         (x,) = self.inputs()
-        expected = by_the_book(x, **({"kernel_size": 2} | option)).to(x.device)
-        torch.testing.assert_close(self.call(x, **option), expected)
+        torch.testing.assert_close(self.call(x, **option), by_the_book(x, **option).to(x.device))
 
     def test_the_paper_gradient_is_the_weights(self, option: dict[str, Any]) -> None:
         """Where weights are constants, the gradient is that of Σ w a with the weights left out of the graph."""

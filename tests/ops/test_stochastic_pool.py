@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import downmix
 from downmix.ops import _windows, stochastic_pool
 
-from .by_the_book import of_all, pool_by_the_book
+from .by_the_book import pool_by_the_book, window_of
 from .standard import StandardTests
 
 
@@ -29,8 +29,7 @@ class _Stochastic(StandardTests):
         super().test_compile(backend)
 
     def constants(self, **option: Any) -> tuple[Any, ...]:
-        sizes = (option[size] for size in ("kernel_size", "stride", "padding", "dilation"))
-        return (*(list(of_all(size, 2)) for size in sizes), option["ceil_mode"])
+        return window_of(2, **option)
 
 
 class TestDraw(_Stochastic):

@@ -168,7 +168,7 @@ def gradient_of_channel(j, first, to_winner, to_each, OPERATOR: tl.constexpr):
 
 
 def plan(
-    tensors: tuple[Tensor, ...],
+    maps: dict[str, Tensor],
     p: Tensor,
     reduction: int,
     fusion: str,
@@ -179,9 +179,10 @@ def plan(
 ) -> tuple[int, int, dict[str, Any]]:
     """The number of programs for each tile of positions, that of these tiles, and the kernels' constants.
 
-    ``loads`` of 16 bytes are what a thread has under way.
+    ``maps`` are x, as "X", and others, by the names of their alignments. ``loads`` of 16 bytes are what a thread has
+    under way.
     """
-    x = tensors[0]
+    x = maps["X"]
     batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     groups = triton.cdiv(channels, reduction)
     channels_inner = has_channels_inner(x)
@@ -203,12 +204,13 @@ def plan(
         "LEGACY_TAIL": legacy_tail,
         "SHORT_TAIL": channels % reduction != 0,
         "DTYPE": TRITON_DTYPES[compute_dtype(x, p)],
-        "FLAT": all(_space_stride(t) is not None for t in tensors),
+        "FLAT": all(_space_stride(t) is not None for t in maps.values()),
         "CHANNELS_INNER": channels_inner,
         "BLOCK_S": block_s,
         "BLOCK_G": block_g,
         "BLOCK_R": block_r,
         "UNROLL": min(steps, 16),
+        **{f"{name}_ALIGN": _alignment(t, channels_inner) for name, t in maps.items()},
     }
     return batch * triton.cdiv(groups, block_g), s_tiles, constants
 
@@ -242,7 +244,8 @@ def strides_of(x: Tensor, flat: bool) -> tuple[int, ...]:
     return x.stride() if stride is None else (x.stride(0), x.stride(1), 0, stride)
 
 
-def alignment_of(x: Tensor, channels_inner: bool) -> int:
+def _alignment(x: Tensor, channels_inner: bool) -> int:
+    """What divides all steps of ``x`` but that between neighbours in memory, and their number."""
     slow = (0, 2, 3) if channels_inner else (0, 1)
     inner = x.shape[1] if channels_inner else x.shape[2] * x.shape[3]
     return alignment(inner, *(x.stride(i) for i in slow if x.shape[i] > 1))

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...ops._define import compute_dtype
 from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, alignment, power_of_two
 
 
@@ -182,7 +182,7 @@ class Plan:
             "STRIDE": tuple(self.stride),
             "PADDING": tuple(self.padding),
             "DILATION": tuple(self.dilation),
-            "DTYPE": TRITON_DTYPES[torch.float64 if x.dtype == torch.float64 else torch.float32],
+            "DTYPE": TRITON_DTYPES[compute_dtype(x)],
             # Rows are divided into coordinates, which in 64 bits is slow.
             "INDEX": tl.int32 if max(x.numel(), self.rows * self.lanes) < 2**31 - 2**16 else tl.int64,
             "CHANNELS_INNER": self.channels_inner,

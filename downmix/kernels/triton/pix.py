@@ -15,7 +15,6 @@ from .._layouts import Layout, blank, layout, remembered
 from . import _common
 from ._common import Launch, empty_output
 from ._pix_tiles import (
-    alignment_of,
     by_lane,
     channels_of,
     gradient_of_channel,
@@ -144,12 +143,10 @@ def _forward_launch(
     """Shape and strides of the output, and the launch."""
     x, p = map(blank, layouts)
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
-    programs, s_tiles, constants = plan((x, y), p, reduction, fusion, operator, legacy_tail, loads=4)
-    channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
+    programs, s_tiles, constants = plan({"X": x, "Y": y}, p, reduction, fusion, operator, legacy_tail, loads=4)
+    flat = constants["FLAT"]
     arguments = (strides_of(x, flat), p.stride(), strides_of(y, flat), *sizes_of(x, p), s_tiles, threshold)
-    alignments = {"X_ALIGN": alignment_of(x, channels_inner), "Y_ALIGN": alignment_of(y, channels_inner)}
-    launch = Launch(_pick_or_mix_forward_kernel, programs * s_tiles, arguments, constants | alignments)
-    return (y.shape, y.stride()), launch
+    return (y.shape, y.stride()), Launch(_pick_or_mix_forward_kernel, programs * s_tiles, arguments, constants)
 
 
 def backward(
@@ -182,20 +179,16 @@ def _backward_launch(
     grad, x, p, dx = map(blank, layouts)
     # Of neighbouring channels, larger tiles would make threads exchange what they have.
     loads = 4 if reduction == 1 else 1 if has_channels_inner(x) else 2
-    programs, s_tiles, constants = plan((x, grad, dx), p, reduction, fusion, operator, legacy_tail, loads=loads)
-    channels_inner, flat = constants["CHANNELS_INNER"], constants["FLAT"]
+    maps = {"X": x, "GRAD": grad, "DX": dx}
+    programs, s_tiles, constants = plan(maps, p, reduction, fusion, operator, legacy_tail, loads=loads)
     # So some small ones at once.
-    at_once = (2 if x.element_size() < 4 and reduction > 2 else 4) if channels_inner else 1
+    at_once = (2 if x.element_size() < 4 and reduction > 2 else 4) if constants["CHANNELS_INNER"] else 1
     constants["AT_ONCE"] = min(at_once, s_tiles)
     s_parts = triton.cdiv(s_tiles, constants["AT_ONCE"])
     parts = torch.empty_like(p).unsqueeze(-1) if s_parts == 1 else p.new_empty(*p.shape, s_parts)
+    flat = constants["FLAT"]
     arguments = (
         *(parts.stride(), strides_of(grad, flat), strides_of(x, flat), p.stride(), strides_of(dx, flat)),
         *(*sizes_of(x, p), s_parts, threshold),
     )
-    alignments = {
-        "X_ALIGN": alignment_of(x, channels_inner),
-        "GRAD_ALIGN": alignment_of(grad, channels_inner),
-        "DX_ALIGN": alignment_of(dx, channels_inner),
-    }
-    return s_parts, Launch(_pick_or_mix_backward_kernel, programs * s_parts, arguments, constants | alignments)
+    return s_parts, Launch(_pick_or_mix_backward_kernel, programs * s_parts, arguments, constants)

@@ -18,7 +18,6 @@ from ...ops._define import compute_dtype
 from .._layouts import Layout, blank, layout, remembered
 from ._common import Launch, shared_out
 from ._pix_tiles import (
-    alignment_of,
     by_lane,
     channels_of,
     gradient_of_channel,
@@ -172,13 +171,12 @@ def _launch_logits(layouts: tuple[Layout, ...], slope: float, *constants: Any) -
     """The parts that the sums are left in, and the launch."""
     reduction, threshold, *rule = constants
     grad, x, p = map(blank, layouts)
-    programs, s_tiles, meta = plan((x, grad), p, reduction, *rule, loads=2 if reduction == 1 else 4)
+    programs, s_tiles, meta = plan({"X": x, "GRAD": grad}, p, reduction, *rule, loads=2 if reduction == 1 else 4)
     s_parts, tiles = shared_out(s_tiles, programs)
-    flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
+    flat = meta["FLAT"]
     strides = strides_of(grad, flat), strides_of(x, flat), p.stride()
     arguments = (*strides, *sizes_of(x, p), s_parts, tiles, threshold, slope)
-    alignments = {"X_ALIGN": alignment_of(x, inner), "GRAD_ALIGN": alignment_of(grad, inner)}
-    return s_parts, Launch(_gradient_of_logits_kernel, programs * s_parts, arguments, meta | alignments)
+    return s_parts, Launch(_gradient_of_logits_kernel, programs * s_parts, arguments, meta)
 
 
 @remembered
@@ -187,16 +185,13 @@ def _launch_x(
 ) -> Launch:
     reduction, threshold, *rule = constants
     grad, x, p, other, dx = map(blank, layouts)
-    programs, s_tiles, meta = plan((x, grad, other, dx), p, reduction, *rule, loads=4 if reduction == 1 else 2)
-    flat, inner = meta["FLAT"], meta["CHANNELS_INNER"]
+    maps = {"X": x, "GRAD": grad, "OTHER": other, "DX": dx}
+    programs, s_tiles, meta = plan(maps, p, reduction, *rule, loads=4 if reduction == 1 else 2)
+    flat = meta["FLAT"]
     strides = (strides_of(grad, flat), strides_of(x, flat), p.stride(), strides_of(other, flat), strides_of(dx, flat))
     meta |= {
         "UNROLL": min(meta["UNROLL"], 4),  # more would not fit into registers: what is added is held meanwhile
         "OTHER": has_other,
         "RECTIFIED": rectified,
-        "X_ALIGN": alignment_of(x, inner),
-        "GRAD_ALIGN": alignment_of(grad, inner),
-        "OTHER_ALIGN": alignment_of(other, inner),
-        "DX_ALIGN": alignment_of(dx, inner),
     }
     return Launch(_gradient_of_x_kernel, programs * s_tiles, (*strides, *sizes_of(x, p), s_tiles, threshold), meta)

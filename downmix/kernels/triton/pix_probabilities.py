@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...ops._define import compute_dtype
 from .._layouts import Layout, blank, layout, remembered
 from . import _common
 from ._common import TRITON_DTYPES, Launch, aligned, alignment, divide, power_of_two
@@ -92,9 +93,8 @@ def _launch(mean_layout: Layout, weight_layout: Layout, has_bias: bool, slope: f
     b_tiles = triton.cdiv(batch, block_b)
     block_g = power_of_two(groups, min(16, max(4, triton.next_power_of_2(b_tiles * groups // _PROGRAMS))))
     block_c = power_of_two(channels, _ELEMENTS // max(block_b * block_g, block_b * block_p))
-    dtype = torch.float64 if torch.float64 in (mean.dtype, weight.dtype) else torch.float32
     constants: dict[str, Any] = {
-        "DTYPE": TRITON_DTYPES[dtype],
+        "DTYPE": TRITON_DTYPES[compute_dtype(mean, weight)],
         "BIAS": has_bias,
         "ALIGN": alignment(channels),
         "BLOCK_B": block_b,
