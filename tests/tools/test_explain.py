@@ -75,7 +75,7 @@ class TestProbabilities:
             (["--layers", "layer9"], "there is no layer 'layer9'; known are layer1.0.conv1"),
             (["--classes", "cow"], "there is no class 'cow'; known are ant, bee"),
             (["--limit", "0"], "batch_size and limit must be at least 1, got 64 and 0"),
-            (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
+            (["--checkpoint", "nowhere.pt"], r"nowhere\.pt"),
         ],
     )
     def test_bad_input_ends_in_one_sentence(
@@ -175,7 +175,7 @@ class TestCam:
     def test_a_broken_image_is_named(self, tmp_path: Path, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "broken.png").write_bytes(b"junk")
         arguments = self.arguments([str(tmp_path / "broken.png")], checkpoint, tmp_path / "cam.png")
-        refused(arguments, "broken.png can't be read as a picture", capsys)
+        refused(arguments, r"broken\.png can't be read as a picture", capsys)
 
 
 class TestSignal:

@@ -149,10 +149,10 @@ def test_a_file_that_computes_something_else_is_reported(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["test_pix_resnet", "--output", "a.xml"], "ends in .onnx, got a.xml"),
+        (["test_pix_resnet", "--output", "a.xml"], r"ends in \.onnx, got a\.xml"),
         (
             ["test_pix_resnet", "--dtype", "int8", "--format", "openvino", "--output", "a.onnx"],
-            "ends in .xml, got a.onnx",
+            r"ends in \.xml, got a\.onnx",
         ),
         (["test_pix_resnet", "--dtype", "int8", "--format", "aoti"], "pass --format onnx or openvino, not aoti"),
         (["test_pix_resnet", "--format", "tflite"], "tflite"),

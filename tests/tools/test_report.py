@@ -220,9 +220,9 @@ def test_an_unfinished_comparison(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere.csv"], "nowhere.csv"),
+        (["nowhere.csv"], r"nowhere\.csv"),
         ([str(COMPARISON.parent / "ops_cpu.csv")], "is no CSV file of `downmix compare` or `downmix bench`"),
-        ([str(COMPARISON.parent)], "has no epochs.csv, compare.csv or trainings"),
+        ([str(COMPARISON.parent)], r"has no epochs\.csv, compare\.csv or trainings"),
         ([str(COMPARISON), "--limit", "-1"], "limit must be 0, for all images, or more, got -1"),
         ([str(COMPARISON), "--device", "tpu9"], "device must be"),
     ],

@@ -112,10 +112,10 @@ def test_an_unknown_device_is_named(device: str) -> None:
         (["--epohcs", "3"], r"did you mean --epochs\?"),
         (["--model", "pix_resnet29_smal"], "did you mean pix_resnet29_small"),
         (["--opt", "sdg"], "opt must be an optimiser of timm, got 'sdg'"),
-        (["--init", "nowhere.pt"], "nowhere.pt"),
+        (["--init", "nowhere.pt"], r"nowhere\.pt"),
         (["--model", "vgg11", "--grad_checkpointing", "true"], "vgg11 can't recompute activations"),
         (["--model", "vgg_small", "--squeeze", "pix"], "vgg_small: squeeze=pix replaces nothing: it has none"),
-        (["--resume", "autp"], "there is no checkpoint autp; --resume takes auto, or the path of a .pt file"),
+        (["--resume", "autp"], r"there is no checkpoint autp; --resume takes auto, or the path of a \.pt file"),
     ],
 )
 def test_the_command_answers_in_one_sentence(

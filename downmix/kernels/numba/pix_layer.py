@@ -69,9 +69,8 @@ def _planes(has_other: bool, rectified: bool, element: Any, number: Any) -> Any:
             for j in range(row, row + whole, lanes):
                 _add(dx, j, mean, other, has_other, x, rectified, zero, every)
             if whole < space:
-                _add(
-                    dx, row + whole, mean, other, has_other, x, rectified, zero, lanes_between(number, 0, space - whole)
-                )
+                mask = lanes_between(number, 0, space - whole)
+                _add(dx, row + whole, mean, other, has_other, x, rectified, zero, mask)
 
     return run
 
