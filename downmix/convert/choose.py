@@ -172,8 +172,8 @@ class Chooser:
     def _why_it_stays(self, step: Step) -> str:
         if step.module is None:
             return "is called as a function"
-        shared = len(self.trace.calls[step.module]) > 1 or len(self.names[step.module]) > 1
-        return "also runs elsewhere" if shared else ""
+        calls = [call for call in self.trace.calls[step.module] if call.name == step.name]
+        return "also runs elsewhere" if len(calls) > 1 else ""
 
 
 def _no_squeeze(conv: nn.Conv2d, min_reduction: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -102,13 +103,25 @@ def build(builder: WordBuilder, old: nn.Module, channels: int | None, network: n
 
 
 def put_in_place(network: nn.Module, name: str, new: nn.Module, drop: list[str]) -> None:
-    """Swaps the layer ``name`` for ``new`` and those in ``drop`` for Identity; hooks and mode move along."""
+    """Swaps the layer ``name`` for ``new`` and those in ``drop`` for Identity; hooks, mode and notes move along."""
     for target, module in [(name, new), *((other, nn.Identity()) for other in drop)]:
         old = network.get_submodule(target)
         module.train(old.training)
         for hooks in _HOOKS:
             setattr(module, hooks, getattr(old, hooks))  # the dict itself, so that a hook's handle still removes it
+        for note, value in _notes(old):
+            setattr(module, note, value)
         network.set_submodule(target, module, strict=True)
+
+
+def _notes(layer: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a network wrote on one of torch's layers beside what these have, as YOLO's which layers each reads."""
+    own: set[str] = set()
+    for base in type(layer).__mro__:
+        own |= {*vars(base), *inspect.get_annotations(base), *vars(base).get("__constants__", ())}
+    for name, value in vars(layer).items():
+        if not name.startswith("_") and name not in own:
+            yield name, value
 
 
 def is_adaptive(pool: nn.Module) -> bool:

@@ -28,7 +28,8 @@ class Step:
     """One call of a layer, or of a function between layers.
 
     Attributes:
-        name: of the layer; for a function, of the module in whose forward it is called.
+        name: of the layer, where it has several the one that its caller knows it by; for a function, of the module in
+            whose forward it is called.
         module: the layer, None for a function.
         ops: names of the ATen operators that ran, without a trailing underscore.
         sources, readers: the steps whose outputs this one reads, and those that read its outputs.
@@ -106,10 +107,13 @@ class _Recorder(TorchDispatchMode):
 
     @contextmanager
     def listening(self, model: nn.Module) -> Iterator[None]:
+        names: dict[nn.Module, list[str]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            names.setdefault(module, []).append(name)
         with ExitStack() as handles:
-            for name, module in model.named_modules():
+            for module, known in names.items():
                 atomic = is_norm(module) or not any(True for _ in module.children())
-                enter, leave = self._layer_hooks(name, module) if atomic else self._container_hooks(name)
+                enter, leave = self._layer_hooks(known, module) if atomic else self._container_hooks(known[0])
                 for ours in (
                     module.register_forward_pre_hook(self._hooks_begin, prepend=True),
                     module.register_forward_pre_hook(self._hooks_end),
@@ -133,10 +137,11 @@ class _Recorder(TorchDispatchMode):
 
         return lambda module, args: self._inside.append(name), leave
 
-    def _layer_hooks(self, name: str, layer: nn.Module) -> tuple[Any, Any]:
+    def _layer_hooks(self, names: list[str], layer: nn.Module) -> tuple[Any, Any]:
         def enter(module: nn.Module, args: Any) -> None:
             if self._layer is None:
-                self._layer = Step(name, layer, input_shape=_first_shape(args))
+                here = [name for name in names if name.rpartition(".")[0] == self._caller]
+                self._layer = Step(here[0] if len(here) == 1 else names[0], layer, input_shape=_first_shape(args))
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             if self._layer is not None and self._layer.module is layer:
@@ -145,9 +150,13 @@ class _Recorder(TorchDispatchMode):
 
         return enter, leave
 
+    @property
+    def _caller(self) -> str:
+        return self._inside[-1] if self._inside else ""
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        function = Step(self._inside[-1] if self._inside else "", None)
+        function = Step(self._caller, None)
         step = function if self._hooks else self._layer or function
         if not step.ops:  # a layer that computes nothing, such as Identity, is no step
             self.steps.append(step)

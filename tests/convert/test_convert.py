@@ -77,6 +77,17 @@ def test_hooks_move_along_and_their_handles_still_work() -> None:
     assert len(calls) == 2
 
 
+def test_what_a_network_noted_on_a_layer_moves_along_and_what_torch_did_does_not() -> None:
+    """As detectors do that are built from a list of layers, and ask each which of the others it reads."""
+    model = nn.Sequential(squeeze(), norm(), nn.ReLU(), nn.MaxPool2d(2), end())
+    for place, layer in enumerate(model):
+        layer.place, layer.reads = place, -1
+    network, _ = convert(model, pool="soft", example_input=X)
+    assert [(layer.place, layer.reads) for layer in network] == [(place, -1) for place in range(5)]
+    assert vars(network[0]).keys() - vars(PiX(32, 4)).keys() == {"place", "reads"}
+    assert vars(network[1]).keys() - vars(nn.Identity()).keys() == {"place", "reads"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_dtype_stays(dtype: torch.dtype) -> None:
     model = Net(bias=True).to(dtype)

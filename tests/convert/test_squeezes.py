@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torchvision.ops import FrozenBatchNorm2d
 
-from downmix import PiX, convert
+from downmix import PiX, convert, convert_like
 from downmix.cost import count_macs
 
 from .nets import Calls, Net, X, end, norm, reasons, squeeze
@@ -77,6 +77,28 @@ def test_a_rectifier_that_cannot_go_stays_with_a_note() -> None:
     network, report = convert(function, example_input=X)
     assert isinstance(network.norm, nn.Identity)
     assert report.replaced[0].note == "relu stays (is called as a function)"
+
+
+def unit(conv: nn.Module, channels: int, activation: nn.Module) -> nn.Sequential:
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), activation)
+
+
+def test_an_activation_that_several_modules_share_goes_from_the_one_with_the_squeeze() -> None:
+    silu = nn.SiLU()
+    model = nn.Sequential(
+        unit(squeeze(), 8, silu), unit(nn.Conv2d(8, 32, 3), 32, silu), unit(squeeze(), 8, silu), end()
+    )
+    network, report = convert(model, example_input=X)
+    assert [r.was for r in report.replaced] == ["Conv2d 32→8 + BatchNorm2d + SiLU"] * 2
+    assert [type(network[i][2]) for i in range(3)] == [nn.Identity, nn.SiLU, nn.Identity]
+    assert str(convert_like(model, report.config)) == str(network)
+
+
+def test_an_activation_that_its_module_holds_under_two_names_stays() -> None:
+    silu = nn.SiLU()
+    model = nn.Sequential(squeeze(), norm(), silu, nn.Conv2d(8, 8, 3), silu, end())
+    report = convert(model, example_input=X)[1]
+    assert reasons(report)["0"] == "is followed by 2, which also runs elsewhere"
 
 
 class OwnConv(nn.Conv2d):
