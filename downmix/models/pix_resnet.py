@@ -28,13 +28,22 @@ class SqueezeBottleneck(Bottleneck):
 
     Args:
         squeeze: what takes its place, by its name in :func:`downmix.create_squeeze`.
+        squeeze_args: options of that, such as ``{"gate": "tanh"}``.
         inplanes, planes, …: timm's.
 
     Source:
         Kumar et al., *Pick-or-Mix*, CVPR 2024, supplement figure 1a.
     """
 
-    def __init__(self, inplanes: int, planes: int, *args: Any, squeeze: str, **kwargs: Any):
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        *args: Any,
+        squeeze: str,
+        squeeze_args: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(inplanes, planes, *args, **kwargs)
         conv: Any = self.conv1
         reduction, remainder = divmod(inplanes, conv.out_channels)
@@ -43,7 +52,8 @@ class SqueezeBottleneck(Bottleneck):
                 f"{squeeze} squeezes by an integer ratio, got {inplanes} channels to {conv.out_channels}; "
                 "choose widths that divide, or keep the plain bottleneck for this network"
             )
-        self.conv1 = create_squeeze(squeeze, inplanes, reduction, device=conv.weight.device, dtype=conv.weight.dtype)
+        options = {"device": conv.weight.device, "dtype": conv.weight.dtype, **(squeeze_args or {})}
+        self.conv1 = create_squeeze(squeeze, inplanes, reduction, **options)
         self.bn1 = nn.Identity()
         self.act1 = nn.Identity()
 

@@ -240,6 +240,13 @@ def test_the_squeeze_has_neither_norm_nor_activation() -> None:
     assert isinstance(block.act1, nn.Identity)
 
 
+def test_a_squeeze_takes_options() -> None:
+    block_args = {"squeeze": "pix", "squeeze_args": {"gate": "tanh", "norm": True}}
+    squeeze = timm.create_model("pix_resnet29_small", block_args=block_args).layer2[0].conv1
+    assert squeeze.gate == "tanh"
+    assert isinstance(squeeze.norm, nn.BatchNorm1d)
+
+
 def test_se_stays_after_the_last_norm_with_ratio_16() -> None:
     with torch.device("meta"):
         se = timm.create_model("pix_seresnet50").layer1[0].se
