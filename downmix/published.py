@@ -145,7 +145,7 @@ def choose_weights(checkpoint: Any, ema: bool | None, path: str | PathLike[str])
     if isinstance(checkpoint, dict) and "model" in checkpoint:
         average = checkpoint.get("model_ema") or checkpoint.get("ema")
         if ema and average is None:
-            raise ValueError(f"{path} has no model_ema; load its weights themselves with ema=False")
+            raise ValueError(f"{path} has no moving average (model_ema); ask for its weights themselves")
         found = checkpoint["model"] if average is None or ema is False else average
     elif ema:
         raise ValueError(f"{path} is a plain state dict and says nothing of averages; leave ema out")

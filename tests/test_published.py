@@ -229,7 +229,7 @@ def test_bad_files_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no state dict; expected tensors by name"):
         downmix.load_published(ours(), path)
     training_file(path, model_ema=None)
-    with pytest.raises(ValueError, match="has no model_ema; load its weights themselves with ema=False"):
+    with pytest.raises(ValueError, match=r"has no moving average \(model_ema\); ask for its weights themselves"):
         downmix.load_published(ours(), path, ema=True)
     torch.save(published_network(1).state_dict(), path)
     with pytest.raises(ValueError, match="is a plain state dict and says nothing of averages; leave ema out"):

@@ -75,7 +75,7 @@ def convert(
     builders = {kind: find_builder(kind, value) for kind, value in asked.items() if value is not None}
     network = model if inplace else _copy(model)
     args = _arguments(network, example_input)
-    chooser = Chooser(network, _run(network, args, "pass another example_input"), where)
+    chooser = Chooser(network, _run(network, args, "give another one"), where)
     if "squeeze" in builders:
         chooser.choose_squeezes(min_reduction)
     if "pool" in builders:

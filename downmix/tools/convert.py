@@ -32,7 +32,10 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--min_reduction", type=int, default=2, help="smallest ratio of channels in to channels out")
     parser.add_argument(
-        "--input", nargs=3, type=int, help="channels, height and width; timm's for the network, or 3 224 224"
+        "--input",
+        nargs=3,
+        type=int,
+        help="channels, height and width of the example input; timm's for the network, or 3 224 224",
     )
     parser.add_argument("--pretrained", action="store_true", help="load the weights that timm has for the name")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the report and write nothing")

@@ -149,7 +149,11 @@ def test_a_config_that_does_not_fit_is_refused() -> None:
         ({"squeeze": None}, ValueError, "nothing to do: give squeeze, pool or both"),
         ({"min_reduction": 0}, ValueError, "min_reduction must be a positive integer, got 0"),
         ({"where": ["a", "e.*"]}, ValueError, "where='e.\\*' matches no module of Net"),
-        ({"example_input": None}, ValueError, r"Net can't run on an example input of \[1, 3, 224, 224\]: pass another"),
+        (
+            {"example_input": None},
+            ValueError,
+            r"Net can't run on an example input of \[1, 3, 224, 224\]: give another one",
+        ),
         ({"model": "resnet50"}, TypeError, "model must be an nn.Module, got str"),
     ],
 )
