@@ -17,7 +17,7 @@ from ._launch import arguments, kernel, number_from, tasks
 from ._vector_memory import add, clear, load, store
 from ._vectors import all_lanes, lanes_between, spread
 from ._window_memory import clip, registers
-from ._window_walker import Method, share_out
+from ._window_walker import Method, ask_ahead, share_out, walk
 
 reduce: Any = None  # a method's own take the places of these
 gradients: Any = None
@@ -61,6 +61,7 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
                     if whole and c + lanes <= channels:
                         mask = all_lanes(number)
                         places = start + c, (0, KD, 0, KH, 0, KW), steps, edges, mask
+                        walk(ask_ahead, 0, tensors, places, 1, False, kept, False, constants)
                         found = reduce(tensors, out + c, places, 1, False, kept, False, constants)
                         store(y, out + c, found[0], mask)
                     else:

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
+from ._vector_memory import prefetch
 from ._vectors import choose, is_nan, larger
 from ._window_memory import inside, kept_pair, read
+
+_AHEAD = 512  # numbers
 
 
 class Method(NamedTuple):
@@ -90,6 +93,13 @@ def share_out(gradients, give, targets, window, kept, found, incoming, count, co
                 give(targets[0], place, first, mask)
                 if count == 2:
                     give(targets[1], place, second, mask)
+
+
+@njit(inline="always")
+def ask_ahead(state, tensors, place, here, edges, lane_step, kept, n, keep, values):
+    """For `walk`: has what will be read soon fetched; alone, the processor is late with that."""
+    prefetch(tensors[0], place + _AHEAD)
+    return state
 
 
 @njit(inline="always")
