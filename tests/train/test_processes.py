@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,10 +23,12 @@ from rich.console import Console
 from downmix.cli import main
 from downmix.train import Interrupted, Recipe, engine, train
 from downmix.train.checkpoint import read_checkpoint
+from downmix.train.data import TrainingBatches
 from downmix.train.distributed import World
 from downmix.train.engine import Training
 from downmix.train.output import Output
 from downmix.train.signals import Signals
+from downmix.train.sources import load_data
 from downmix.train.validate import validate
 from tests import tiny_networks  # noqa: F401, for the processes started here
 
@@ -185,6 +188,57 @@ def test_the_first_process_alone_says_what_validate_can_not_use(
     with pytest.raises(SystemExit) as end:
         validate(tmp_path / "out" / "best.pt", data=str(tmp_path))  # where the classes are others
     assert end.value.code == 2
+
+
+def end_among_two(rank: int, port: int, recipe: Recipe, output: Path, ends: Any) -> None:
+    group = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in group.items()})
+    try:
+        run(recipe, output)
+    except (ValueError, OSError, SystemExit) as end:
+        ends.put((rank, str(end)))
+
+
+def ends_of_two(recipe: Recipe, output: Path) -> list[str]:
+    """What each of two processes that train together ends with."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ends = server.Queue()
+    processes = [server.Process(target=end_among_two, args=(rank, port, recipe, output, ends)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    found = dict(ends.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(60)
+    return [found[rank] for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ("", "the folder .* can't be made"),
+        ("recipe.yaml/x", "recipe.yaml can't be written"),
+        ("tensorboard", "File exists.*tensorboard"),
+    ],
+)
+def test_the_first_process_alone_says_where_it_can_not_write(bad: str, sentence: str, tmp_path: Path) -> None:
+    recipe, output = quick_recipe(make_folders(tmp_path / "data", count=20)), tmp_path / "out"
+    (output / bad).parent.mkdir(parents=True, exist_ok=True)
+    (output / bad).write_text("")
+    first, second = ends_of_two(recipe, output)
+    assert re.search(sentence, first)
+    assert second == "2"
+
+
+def test_a_process_says_that_it_lost_the_other_one(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20))
+    _, index = next(iter(TrainingBatches(32, recipe, World(torch.device("cpu"), rank=1, size=2))))[0]
+    bad = load_data(recipe).train.items[index][0]
+    bad.write_bytes(b"junk")
+    first, second = ends_of_two(recipe, tmp_path / "out")
+    assert first == "another process of the training ended; it, or torchrun, says why"
+    assert str(bad) in second
 
 
 def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:
