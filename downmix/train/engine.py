@@ -163,7 +163,6 @@ class Training:
             if not self.world.is_first:
                 raise SystemExit(2) from error
             raise NoScoreError(f"there are no figures on the held-out samples: {error}") from error
-        out.share_bad()
         return metrics if metrics is not None else self._stop(out)
 
     def _stalled(self) -> bool:

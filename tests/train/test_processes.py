@@ -154,7 +154,7 @@ def test_the_first_process_names_what_the_others_could_not_read(tmp_path: Path) 
 class BesideAnother(World):
     """The first or second process of two, where the other one found ``OTHER`` bad."""
 
-    OTHER: str | None = None
+    OTHER: Any = None
 
     def gather(self, value: Any) -> list[Any]:
         return [value, self.OTHER] if self.is_first else [self.OTHER, value]
@@ -176,6 +176,17 @@ def test_the_first_process_alone_says_what_is_bad(monkeypatch: pytest.MonkeyPatc
     assert [end_of(rank, "digits", "no.pt") for rank in (0, 1)] == ["there is no checkpoint no.pt", 2]
     monkeypatch.setattr(BesideAnother, "OTHER", "the other's data are missing")
     assert [end_of(rank, "digits") for rank in (0, 1)] == ["the other's data are missing", 2]
+
+
+def test_a_checkpoint_holds_what_the_others_could_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "DistributedDataParallel", lambda network, device_ids: network)
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20))
+    first = BesideAnother(torch.device("cpu"), 0, 2)
+    training = Training(recipe, first, Signals())
+    monkeypatch.setattr(BesideAnother, "OTHER", ["3.png can't be read"])
+    path = Output(tmp_path / "out", recipe, first, Console(quiet=True)).write_checkpoint(training.state)
+    assert path
+    assert read_checkpoint(path)["bad_images"] == ["3.png can't be read"]
 
 
 def test_the_first_process_alone_says_what_validate_can_not_use(
