@@ -12,7 +12,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,27 +198,32 @@ def test_the_first_process_alone_says_what_validate_can_not_use(
     run(quick_recipe(data), tmp_path / "out")
     second = BesideAnother(torch.device("cpu"), 1, 2)
     monkeypatch.setattr("downmix.train.validate.join", lambda device: nullcontext(second))
-    with pytest.raises(SystemExit) as end:
-        validate(tmp_path / "out" / "best.pt", data=str(tmp_path))  # where the classes are others
-    assert end.value.code == 2
+    unusable: tuple[dict[str, Any], ...] = (
+        {"data": str(tmp_path)},
+        {"real_labels": True},
+    )  # other classes, no ImageNet
+    for options in unusable:
+        with pytest.raises(SystemExit) as end:
+            validate(tmp_path / "out" / "best.pt", **options)
+        assert end.value.code == 2
 
 
-def end_among_two(rank: int, port: int, recipe: Recipe, output: Path, ends: Any) -> None:
+def end_among_two(rank: int, port: int, ends: Any, call: Callable[[], object]) -> None:
     group = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in group.items()})
     try:
-        run(recipe, output)
+        call()
     except (ValueError, OSError, SystemExit) as end:
         ends.put((rank, str(end)))
 
 
-def ends_of_two(recipe: Recipe, output: Path) -> list[str]:
-    """What each of two processes that train together ends with."""
+def ends_of_two(call: Callable[[], object]) -> list[str]:
+    """What ``call`` ends with in each of two processes that torchrun would start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ends = server.Queue()
-    processes = [server.Process(target=end_among_two, args=(rank, port, recipe, output, ends)) for rank in (0, 1)]
+    processes = [server.Process(target=end_among_two, args=(rank, port, ends, call)) for rank in (0, 1)]
     for process in processes:
         process.start()
     found = dict(ends.get(timeout=60) for _ in processes)
@@ -237,7 +244,7 @@ def test_the_first_process_alone_says_where_it_can_not_write(bad: str, sentence:
     recipe, output = quick_recipe(make_folders(tmp_path / "data", count=20)), tmp_path / "out"
     (output / bad).parent.mkdir(parents=True, exist_ok=True)
     (output / bad).write_text("")
-    first, second = ends_of_two(recipe, output)
+    first, second = ends_of_two(partial(run, recipe, output))
     assert re.search(sentence, first)
     assert second == "2"
 
@@ -247,9 +254,19 @@ def test_a_process_says_that_it_lost_the_other_one(tmp_path: Path) -> None:
     _, index = next(iter(TrainingBatches(32, recipe, World(torch.device("cpu"), rank=1, size=2))))[0]
     bad = load_data(recipe).train.items[index][0]
     bad.write_bytes(b"junk")
-    first, second = ends_of_two(recipe, tmp_path / "out")
+    first, second = ends_of_two(partial(run, recipe, tmp_path / "out"))
     assert first == "another process of the training ended; it, or torchrun, says why"
     assert str(bad) in second
+
+
+def test_the_first_process_alone_says_that_there_is_no_score(tmp_path: Path) -> None:
+    data = make_folders(tmp_path / "data")
+    run(quick_recipe(data), tmp_path / "out")
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"junk")
+    first, second = ends_of_two(partial(validate, tmp_path / "out" / "best.pt", on_bad_image="skip"))
+    assert first.startswith("none of the images can be read")
+    assert second == "2"
 
 
 def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:
