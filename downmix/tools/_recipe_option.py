@@ -23,6 +23,8 @@ class _RecipeFile(ActionConfigFile):
             raise ArgumentError(self, str(error)) from error
         # What a command decides by itself, such as compare its networks, is no option of it.
         options = {action.dest for action in parser._actions if action.option_strings}
+        if "task" not in options and given.get("task", Recipe.task) != Recipe.task:
+            raise ArgumentError(self, f"the recipe {values} is for {given['task']}, this command for {Recipe.task}")
         fields = {name: value for name, value in given.items() if name in options}
         self.apply_config(parser, cfg, self.dest, yaml.safe_dump(fields))
 

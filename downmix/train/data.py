@@ -136,7 +136,10 @@ def create_training_loader(
     Raises:
         DataError: where the data don't fill one global batch.
     """
-    batches = TrainingBatches(len(dataset), recipe, world)  # type: ignore[arg-type]
+    count = len(dataset)  # type: ignore[arg-type]
+    if isinstance(dataset, IterableDataset):
+        count *= world.size  # timm's streams have the length of this process's part
+    batches = TrainingBatches(count, recipe, world)
     if not batches.steps:
         raise DataError(
             f"{batches.count} training images don't fill one batch of {batches.global_batch}"

@@ -114,6 +114,10 @@ def join(device: torch.device) -> Iterator[World]:
     try:
         control = dist.new_group(backend="gloo")
         yield World(device, dist.get_rank(), dist.get_world_size(), control, store)
+    except RuntimeError as error:
+        if "gloo/transport" not in str(error):
+            raise
+        raise ConnectionError("another process of the training ended; it, or torchrun, says why") from error
     finally:
         dist.destroy_process_group()
 

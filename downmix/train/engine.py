@@ -66,7 +66,8 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once the step is finished and written.
     """
     with join(recipe.torch_device()) as world, Signals() as signals:
-        out = Output(None if output is None else Path(output), recipe, world, console or Console(stderr=True))
+        with world.together():
+            out = Output(None if output is None else Path(output), recipe, world, console or Console(stderr=True))
         training = Training(recipe, world, signals, task, model)
         training.begin(out, resume)
         try:
@@ -121,7 +122,7 @@ class Training:
                 out.bad.update(saved.get("bad_images", []))  # earlier versions kept none
                 out.note_differences(saved["recipe"])
                 out.say(f"going on from {path}, after {self.state.done} steps")
-        out.write_recipe()
+            out.write_recipe()
         (behind,) = self.world.agree(out.is_behind(self.state.progress))
         if behind:
             out.write_epoch(self.state)
@@ -162,7 +163,6 @@ class Training:
             if not self.world.is_first:
                 raise SystemExit(2) from error
             raise NoScoreError(f"there are no figures on the held-out samples: {error}") from error
-        out.share_bad()
         return metrics if metrics is not None else self._stop(out)
 
     def _stalled(self) -> bool:

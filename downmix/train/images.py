@@ -98,7 +98,6 @@ class ImageStream(IterableDataset[Any]):
     def transform(self, transform: Any) -> None:
         self.dataset.transform = transform
 
-    # timm's streams want both before their iteration starts.
     def set_epoch(self, epoch: int) -> None:
         self.dataset.set_epoch(epoch)
 

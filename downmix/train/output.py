@@ -94,6 +94,7 @@ class Output:
 
     def write_checkpoint(self, state: State) -> Path | None:
         """Writes where the training is. Every process has to take part."""
+        self.share_bad()
         if not self.folder:
             return None
         saved = state.collect() | {"class_names": self.class_names, "bad_images": sorted(self.bad)}

@@ -215,7 +215,7 @@ class Recipe:
             self._check_aa()
 
     def _check_opt(self) -> None:
-        name = self.opt.lower().rpartition("_")[2]  # behind lookahead_
+        name = self.opt.lower().removeprefix("lookahead_")
         try:
             known = timm.optim.get_optimizer_info(name)
         except ValueError as error:

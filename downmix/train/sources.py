@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,7 @@ def _tars(root: Path, val_split: str) -> Split:
         try:
             # Without cache_tarinfo, which would unpickle a file that lies among the data.
             readers.append(ReaderImageInTar(str(path), cache_tarinfo=False))
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
             raise DataError(f"{path} can't be read as tar files with images in class folders ({error})") from error
     names = [_in_order(reader.class_name_to_idx) for reader in readers]
     _same_classes(set(names[0]), set(names[1]), train, test)

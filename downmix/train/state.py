@@ -76,17 +76,14 @@ class State:
         self.steps, self.global_batch = steps, global_batch
         scale = global_batch / recipe.lr_base_batch if recipe.lr_base_batch else 1.0
         lr = recipe.lr * scale
-        try:
-            self.optimizer = timm.optim.create_optimizer_v2(
-                model,
-                opt=recipe.opt,
-                lr=lr,
-                momentum=recipe.momentum,
-                weight_decay=recipe.weight_decay,
-                layer_decay=recipe.layer_decay or None,
-            )
-        except ValueError as error:
-            raise ValueError(f"opt must be an optimiser of timm, got {recipe.opt!r} ({error})") from error
+        self.optimizer = timm.optim.create_optimizer_v2(
+            model,
+            opt=recipe.opt,
+            lr=lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay or None,
+        )
         self.scheduler: Any = timm.scheduler.create_scheduler_v2(
             self.optimizer,
             sched=recipe.sched,

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from timm.data import RealLabelsImagenet
 
 from .checkpoint import CheckpointError
 from .data import Batch, close, create_evaluation_loader, deaths_told
 from .distributed import World, join
 from .evaluation import evaluate
-from .images import DataError
+from .images import DataError, NoScoreError
+from .output import Output
 from .task import Task
 from .tasks import create_task
 from .testing import draw
@@ -52,17 +54,29 @@ def validate(
             model = task.create_model()
             restore(model, trained, path)
             loader = create_evaluation_loader(task.val_data, recipe, world)
-        model = model.to(world.device)
-        scores = _RealLabels(task, world) if real_labels else None
+            scores = _RealLabels(task, world) if real_labels else None
+        model, out = model.to(world.device), Output(None, recipe, world, Console(stderr=True))
+
+        def on_batch(batch: Batch, output: Any) -> None:
+            out.note_bad(batch.bad)
+            if scores:
+                scores(batch, output)
+
         try:
             with deaths_told():
-                metrics = evaluate(model, task, loader, world, nullcontext, on_batch=scores)
+                metrics = evaluate(model, task, loader, world, nullcontext, on_batch=on_batch)
+            assert metrics is not None  # that is only so after a signal
+            metrics |= scores.compute() if scores else {}
+        except NoScoreError as error:
+            if not world.is_first:
+                raise SystemExit(2) from error
+            raise
         finally:
             close(loader)
-        assert metrics is not None  # that is only so after a signal
+        out.share_bad()
         if pictures:
             draw(model, task, task.val_data, world, nullcontext, pictures)
-        return metrics | (scores.compute() if scores else {})
+        return metrics
 
 
 class _RealLabels:
@@ -93,5 +107,7 @@ class _RealLabels:
     def compute(self) -> dict[str, float]:
         top1, top5, count = self.world.sum(*self.counts.tolist())
         if not count:
-            raise DataError(f"none of the {len(self.files)} images can be read and has a real label; check their files")
+            raise NoScoreError(
+                f"none of the {len(self.files)} images can be read and has a real label; check their files"
+            )
         return {"real_top1": top1 / count, "real_top5": top5 / count}

@@ -37,13 +37,14 @@ class Watch:
     def __enter__(self) -> Watch:
         recipe, state = self.out.recipe, self.state
         self.total = recipe.epochs * state.steps
-        if self.out.folder and self.speaks:
-            from torch.utils.tensorboard import SummaryWriter  # here: seconds to import
+        with self.out.world.together():
+            if self.out.folder and self.speaks:
+                from torch.utils.tensorboard import SummaryWriter  # here: seconds to import
 
-            if recipe.wandb:  # first: it may raise, and nothing is to be closed yet
-                self.wandb = self._closing.enter_context(_start_wandb(self.out))
-            self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
-            self._closing.callback(self.board.close)
+                if recipe.wandb:  # first: it may raise, and nothing is to be closed yet
+                    self.wandb = self._closing.enter_context(_start_wandb(self.out))
+                self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
+                self._closing.callback(self.board.close)
         if self.on_step is None and self.speaks:
             progress = Progress(
                 *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),

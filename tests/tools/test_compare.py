@@ -179,6 +179,10 @@ def test_the_verdict_sets_the_difference_against_the_seeds() -> None:
         (["resnet29_small", "pix_resnet29_small", "--data", "nowhere"], "there is no data set or folder 'nowhere'"),
         (["resnet29_small", "pix_resnet29_small", "--epochs", "0"], "epochs must be at least 1, got 0"),
         (["resnet29_small", "pix_resnet29_small", "--device", "gpu"], "device must be cpu"),
+        (
+            ["resnet29_small", "vgg_small", "--recipe", "camvid_pspnet"],
+            "camvid_pspnet is for segmentation, this command",
+        ),
         (["resnet29_small", "vgg_small:pool=hard"], "pool must be one of 'max', .* got 'hard'"),
         (
             ["resnet29_small", "vgg_small:squeeze=pix"],

@@ -167,6 +167,11 @@ def test_streams_train_too_and_begin_again_where_they_end_early() -> None:
         run(recipe, task=wrong)
 
 
+def test_every_process_reads_its_part_of_a_stream_to_its_end() -> None:
+    stream = ImageStream(Shards(16, said=16), 2)  # of 32 over two processes, as timm tells the length
+    assert [create_loader(stream, quick_recipe("x"), world(rank, 2))[1].steps for rank in range(2)] == [2, 2]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_tar_files(tmp_path: Path) -> None:
     for part, count in (("train", 8), ("val", 3)):

@@ -309,6 +309,16 @@ def test_a_folder_that_can_t_be_made(data: Path, tmp_path: Path) -> None:
         run(quick_recipe(data), tmp_path / "file" / "out")
 
 
+def test_a_file_system_that_is_read_only_gets_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    monkeypatch.setattr(Path, "unlink", refuse)  # Linux answers so before it looks whether there is such a file
+    with pytest.raises(CheckpointError, match=r"a can't be written \(.*Read-only file system\).*make room"):
+        checkpoint.write_whole(tmp_path / "a", lambda file: None)
+
+
 def test_pictures_say_too_that_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

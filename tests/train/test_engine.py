@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 
 from downmix.layers import FBSConv2d
 from downmix.train import train
+from downmix.train.checkpoint import read_checkpoint
 from downmix.train.classification import Classification
 from downmix.train.data import create_evaluation_loader, create_training_loader
 from downmix.train.distributed import World, join
@@ -75,14 +76,12 @@ def test_too_few_images_for_a_batch(data: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
-    recipe = quick_recipe(data, epochs=4, lr=1e30, opt="sgd", checkpoint_every_steps=1, keep_last=100)
-    with pytest.raises(
-        FloatingPointError, match=r"the loss became .* in step \d of epoch \d \(samples \d+, .*lower lr"
-    ):
+    recipe = quick_recipe(data, lr=1e30, opt="sgd", checkpoint_every_steps=1)
+    with pytest.raises(FloatingPointError, match=r"the loss became .* in step 2 of epoch 1 \(samples \d+, .*lower lr"):
         run(recipe, tmp_path / "out")
-    for path in (tmp_path / "out").glob("*.pt"):
-        saved = torch.load(path, weights_only=True)
-        assert all(value == value for value in [saved["progress"]["loss_sum"]])
+    (path,) = (tmp_path / "out").glob("*.pt")
+    progress = read_checkpoint(path)["progress"]
+    assert (progress["step"], progress["loss_count"]) == (1, 1)
 
 
 class PoisonedTask(Classification):

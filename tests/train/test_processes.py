@@ -8,10 +8,13 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,12 @@ from rich.console import Console
 from downmix.cli import main
 from downmix.train import Interrupted, Recipe, engine, train
 from downmix.train.checkpoint import read_checkpoint
+from downmix.train.data import TrainingBatches
 from downmix.train.distributed import World
 from downmix.train.engine import Training
 from downmix.train.output import Output
 from downmix.train.signals import Signals
+from downmix.train.sources import load_data
 from downmix.train.validate import validate
 from tests import tiny_networks  # noqa: F401, for the processes started here
 
@@ -151,7 +156,7 @@ def test_the_first_process_names_what_the_others_could_not_read(tmp_path: Path) 
 class BesideAnother(World):
     """The first or second process of two, where the other one found ``OTHER`` bad."""
 
-    OTHER: str | None = None
+    OTHER: Any = None
 
     def gather(self, value: Any) -> list[Any]:
         return [value, self.OTHER] if self.is_first else [self.OTHER, value]
@@ -175,6 +180,17 @@ def test_the_first_process_alone_says_what_is_bad(monkeypatch: pytest.MonkeyPatc
     assert [end_of(rank, "digits") for rank in (0, 1)] == ["the other's data are missing", 2]
 
 
+def test_a_checkpoint_holds_what_the_others_could_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "DistributedDataParallel", lambda network, device_ids: network)
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20))
+    first = BesideAnother(torch.device("cpu"), 0, 2)
+    training = Training(recipe, first, Signals())
+    monkeypatch.setattr(BesideAnother, "OTHER", ["3.png can't be read"])
+    path = Output(tmp_path / "out", recipe, first, Console(quiet=True)).write_checkpoint(training.state)
+    assert path
+    assert read_checkpoint(path)["bad_images"] == ["3.png can't be read"]
+
+
 def test_the_first_process_alone_says_what_validate_can_not_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,9 +198,75 @@ def test_the_first_process_alone_says_what_validate_can_not_use(
     run(quick_recipe(data), tmp_path / "out")
     second = BesideAnother(torch.device("cpu"), 1, 2)
     monkeypatch.setattr("downmix.train.validate.join", lambda device: nullcontext(second))
-    with pytest.raises(SystemExit) as end:
-        validate(tmp_path / "out" / "best.pt", data=str(tmp_path))  # where the classes are others
-    assert end.value.code == 2
+    unusable: tuple[dict[str, Any], ...] = (
+        {"data": str(tmp_path)},
+        {"real_labels": True},
+    )  # other classes, no ImageNet
+    for options in unusable:
+        with pytest.raises(SystemExit) as end:
+            validate(tmp_path / "out" / "best.pt", **options)
+        assert end.value.code == 2
+
+
+def end_among_two(rank: int, port: int, ends: Any, call: Callable[[], object]) -> None:
+    group = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in group.items()})
+    try:
+        call()
+    except (ValueError, OSError, SystemExit) as end:
+        ends.put((rank, str(end)))
+
+
+def ends_of_two(call: Callable[[], object]) -> list[str]:
+    """What ``call`` ends with in each of two processes that torchrun would start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ends = server.Queue()
+    processes = [server.Process(target=end_among_two, args=(rank, port, ends, call)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    found = dict(ends.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(60)
+    return [found[rank] for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ("", "the folder .* can't be made"),
+        ("recipe.yaml/x", "recipe.yaml can't be written"),
+        ("tensorboard", "File exists.*tensorboard"),
+    ],
+)
+def test_the_first_process_alone_says_where_it_can_not_write(bad: str, sentence: str, tmp_path: Path) -> None:
+    recipe, output = quick_recipe(make_folders(tmp_path / "data", count=20)), tmp_path / "out"
+    (output / bad).parent.mkdir(parents=True, exist_ok=True)
+    (output / bad).write_text("")
+    first, second = ends_of_two(partial(run, recipe, output))
+    assert re.search(sentence, first)
+    assert second == "2"
+
+
+def test_a_process_says_that_it_lost_the_other_one(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20))
+    _, index = next(iter(TrainingBatches(32, recipe, World(torch.device("cpu"), rank=1, size=2))))[0]
+    bad = load_data(recipe).train.items[index][0]
+    bad.write_bytes(b"junk")
+    first, second = ends_of_two(partial(run, recipe, tmp_path / "out"))
+    assert first == "another process of the training ended; it, or torchrun, says why"
+    assert str(bad) in second
+
+
+def test_the_first_process_alone_says_that_there_is_no_score(tmp_path: Path) -> None:
+    data = make_folders(tmp_path / "data")
+    run(quick_recipe(data), tmp_path / "out")
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"junk")
+    first, second = ends_of_two(partial(validate, tmp_path / "out" / "best.pt", on_bad_image="skip"))
+    assert first.startswith("none of the images can be read")
+    assert second == "2"
 
 
 def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:

@@ -33,6 +33,7 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ({"opt": "adahessian"}, "opt adahessian needs second derivatives"),
         ({"opt": "sgd", "momentum": 0.0}, "opt sgd is Nesterov's, which needs momentum above 0; .* opt momentum"),
         ({"opt": "lookahead_sdg"}, "opt must be an optimiser of timm, got 'lookahead_sdg'"),
+        ({"opt": "lookahed_sgd"}, "opt must be an optimiser of timm, got 'lookahed_sgd'"),  # timm takes sgd for it
         ({"convert": "convert.json", "squeeze": "pix"}, "convert repeats a conversion .*; leave squeeze and pool out"),
         ({"seed": 99999999999999999999}, "seed must be between -4294967296 and 4294967296, got 9999"),
     ],

@@ -1,6 +1,8 @@
 import gzip
 import struct
+import tarfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -142,6 +144,21 @@ def test_bad_data_gets_a_sentence(tmp_path: Path) -> None:
         load(str(tmp_path / "b"))
     with pytest.raises(DataError, match="leaves no held-out image"):
         load(make_folders(tmp_path / "c", count=4))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_damaged_tar_file_is_named(mode: Literal["w", "w:gz"], tmp_path: Path) -> None:
+    make_folders(tmp_path / "images")
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / f"{part}.tar", mode) as tar:
+            tar.add(tmp_path / "images", arcname=".")
+    path = tmp_path / "train.tar"
+    good = path.read_bytes()
+    for content in (b"junk" * 100, good[: len(good) // 3], good[:60] + b"\xff" * 40 + good[100:]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"train\.tar can't be read as tar files"):
+            load(tmp_path)
 
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def write_checkpoint(path: Path, recipe: Any) -> None:
     torch.save({"model": state, "ema": None, "recipe": asdict(recipe)}, path)
 
 
-def test_real_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # Held-out images are read by class folder, two a batch: 4 and 7, 5 and 1, 6 and 8, 2 and 3.
     names = [("c", BRIGHT), ("e", BRIGHT), ("f", DARK), ("a", DARK), ("b", DARK), ("c", JUNK), ("a", DARK), ("d", JUNK)]
     write_data(tmp_path / "data", names)
@@ -56,6 +56,8 @@ def test_real_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "last.pt", recipe)
     metrics = validation.validate(str(tmp_path / "last.pt"), real_labels=True)
     assert (metrics["real_top1"], metrics["real_top5"]) == (2 / 5, 4 / 5)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert [shown.count(f"val_{number:08d}.JPEG can't be read") for number in (5, 6, 8)] == [0, 1, 1]
     (tmp_path / "real.json").write_text(json.dumps([[] for _ in labels]))
     with pytest.raises(DataError, match="none of the 8 images can be read and has a real label"):
         validation.validate(tmp_path / "last.pt", real_labels=True)
