@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..layers import PiX, create_squeeze
-from ..layers._shared_passes import add_and_rectify, is_hooked, squeeze
-from ..ops._watching import plain, unwatched
+from ..layers._shared_passes import add_and_rectify, is_hooked, may_share, squeeze
+from ..ops._watching import plain
 from ..published import accept_published_names
 
 _INNER_LAYERS = ("conv2", "bn2", "drop_block", "act2", "aa", "conv3", "bn3", "se", "drop_path")
@@ -48,7 +48,7 @@ class SqueezeBottleneck(Bottleneck):
         self.act1 = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return add_and_rectify(*self.forward_unfinished([x])) if _unwatched() else super().forward(x)
+        return add_and_rectify(*self.forward_unfinished([x])) if _unwatched(x) else super().forward(x)
 
     def forward_unfinished(self, maps: list[Tensor]) -> list[Tensor]:
         """Where nobody watches: two maps whose sum's ReLU is the output, or the output itself.
@@ -84,7 +84,7 @@ class SqueezeStage(nn.Sequential):
     """A stage of blocks that leave their sums to the next: nobody can see or write over these in between."""
 
     def forward(self, input: Tensor) -> Tensor:
-        maps, free = [input], _unwatched()
+        maps, free = [input], _unwatched(input)
         block: Any
         for block in self:
             if free and _is_untouched(block, SqueezeBottleneck):
@@ -120,8 +120,8 @@ def join_stages(network: nn.Module) -> None:
                 stage.__class__ = SqueezeStage
 
 
-def _unwatched() -> bool:
-    return unwatched() and not torch_module._has_any_global_hook()
+def _unwatched(x: Tensor) -> bool:
+    return may_share(x) and not torch_module._has_any_global_hook()
 
 
 def _has_hooks_inside(module: nn.Module) -> bool:

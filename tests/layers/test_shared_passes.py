@@ -32,7 +32,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def switch() -> None:
         monkeypatch.setattr("downmix.layers.pix.may_share", lambda *tensors: False)
-        monkeypatch.setattr("downmix.models.pix_resnet.unwatched", lambda: False)
+        monkeypatch.setattr("downmix.models.pix_resnet.may_share", lambda *tensors: False)
 
     return switch
 
