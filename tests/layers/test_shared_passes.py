@@ -123,6 +123,14 @@ def test_whatever_is_frozen_or_unused(variant: dict[str, Any], frozen: str, apar
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("with_sum", [False, True])
+def test_a_map_that_needs_no_gradient_goes_on_without(with_sum: bool) -> None:
+    layer, x, shortcut = PiX(8, 4), *torch.randn(2, 2, 8, 5, 5)
+    y, kept = squeeze(layer, x, shortcut if with_sum else None)
+    assert y.requires_grad
+    assert not kept.requires_grad
+
+
 def test_a_bias_learns_alone(apart: Callable[[], None]) -> None:
     layer, x = PiX(8, 4, bias=True), torch.randn(2, 8, 5, 5)
     layer.weight.requires_grad_(False)
