@@ -141,6 +141,8 @@ class _PiX(torch.autograd.Function):
         else:
             mean = _add_relu_mean_.run(x, shortcut)
             ctx.mark_dirty(x)
+        if not any(ctx.needs_input_grad[:2]):
+            ctx.mark_non_differentiable(x)  # as the parameters have no part in it
         p = _probabilities(layer, x, mean)
         ctx.save_for_backward(x, mean, p, weight, bias)
         return _pick_or_mix.run(x, p, *ctx.rule), x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..layers import PiX, create_squeeze
-from ..layers._shared_passes import add_and_rectify, is_hooked, squeeze
-from ..ops._watching import plain, unwatched
+from ..layers._shared_passes import add_and_rectify, is_hooked, may_share, squeeze
+from ..ops._watching import plain
 from ..published import accept_published_names
 
 _INNER_LAYERS = ("conv2", "bn2", "drop_block", "act2", "aa", "conv3", "bn3", "se", "drop_path")
@@ -58,7 +59,7 @@ class SqueezeBottleneck(Bottleneck):
         self.act1 = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return add_and_rectify(*self.forward_unfinished([x])) if _unwatched() else super().forward(x)
+        return add_and_rectify(*self.forward_unfinished([x])) if _unwatched(x) else super().forward(x)
 
     def forward_unfinished(self, maps: list[Tensor]) -> list[Tensor]:
         """Where nobody watches: two maps whose sum's ReLU is the output, or the output itself.
@@ -81,11 +82,14 @@ class SqueezeBottleneck(Bottleneck):
 
     def _can_join(self) -> bool:
         """Whether nobody sees that the first layers and the last ones don't run by themselves."""
-        if torch.is_grad_enabled() and _has_hooks_inside(self):
-            return False  # who keeps a map from in here would be given the gradient of some of its readers alone
         find = self._modules.get
         pix: Any = find("conv1")
-        if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(find("act3"), nn.ReLU)):
+        relu: Any = find("act3")
+        if not (_is_untouched(pix, PiX) and pix.is_plain and _is_untouched(relu, nn.ReLU)):
+            return False
+        # Who keeps a map from in here would be given the gradient of some of its readers alone, or find a ReLU's output
+        # where that ReLU left the sum.
+        if (torch.is_grad_enabled() or not relu.inplace) and _may_be_kept(self):
             return False
         return _is_untouched(find("bn1"), nn.Identity) and _is_untouched(find("act1"), nn.Identity)
 
@@ -94,7 +98,7 @@ class SqueezeStage(nn.Sequential):
     """A stage of blocks that leave their sums to the next: nobody can see or write over these in between."""
 
     def forward(self, input: Tensor) -> Tensor:
-        maps, free = [input], _unwatched()
+        maps, free = [input], _unwatched(input)
         block: Any
         for block in self:
             if free and _is_untouched(block, SqueezeBottleneck):
@@ -130,15 +134,23 @@ def join_stages(network: nn.Module) -> None:
                 stage.__class__ = SqueezeStage
 
 
-def _unwatched() -> bool:
-    return unwatched() and not torch_module._has_any_global_hook()
+def _unwatched(x: Tensor) -> bool:
+    return may_share(x) and not torch_module._has_any_global_hook()
 
 
-def _has_hooks_inside(module: nn.Module) -> bool:
+def _may_be_kept(module: nn.Module) -> bool:
+    """Whether a hook, a forward or a class of somebody else's within a module may keep what it sees."""
     for inner in module._modules.values():  # nn.Module.modules takes more than twice as long
-        if inner is not None and (is_hooked(inner) or _has_hooks_inside(inner)):
+        if inner is not None and (
+            is_hooked(inner) or "forward" in vars(inner) or _is_foreign(type(inner)) or _may_be_kept(inner)
+        ):
             return True
     return False
+
+
+@functools.cache
+def _is_foreign(kind: type[nn.Module]) -> bool:
+    return kind.__module__.partition(".")[0] not in ("torch", "timm", "downmix")
 
 
 def _is_untouched(module: Any, kind: type[nn.Module]) -> bool:

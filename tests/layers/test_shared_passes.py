@@ -32,7 +32,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def switch() -> None:
         monkeypatch.setattr("downmix.layers.pix.may_share", lambda *tensors: False)
-        monkeypatch.setattr("downmix.models.pix_resnet.unwatched", lambda: False)
+        monkeypatch.setattr("downmix.models.pix_resnet.may_share", lambda *tensors: False)
 
     return switch
 
@@ -123,6 +123,14 @@ def test_whatever_is_frozen_or_unused(variant: dict[str, Any], frozen: str, apar
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("with_sum", [False, True])
+def test_a_map_that_needs_no_gradient_goes_on_without(with_sum: bool) -> None:
+    layer, x, shortcut = PiX(8, 4), *torch.randn(2, 2, 8, 5, 5)
+    y, kept = squeeze(layer, x, shortcut if with_sum else None)
+    assert y.requires_grad
+    assert not kept.requires_grad
+
+
 def test_a_bias_learns_alone(apart: Callable[[], None]) -> None:
     layer, x = PiX(8, 4, bias=True), torch.randn(2, 8, 5, 5)
     layer.weight.requires_grad_(False)
@@ -206,6 +214,43 @@ def test_gradients_of_maps_within_blocks_are_whole(kind: type[nn.Module], apart:
     ours = seen()
     apart()
     torch.testing.assert_close(ours, seen())
+
+
+@pytest.mark.parametrize("how", ["class", "forward"])
+def test_gradients_of_maps_that_somebody_s_own_layers_keep_are_whole(how: str, apart: Callable[[], None]) -> None:
+    class Keeps(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            maps.append(nn.BatchNorm2d.forward(self, input))
+            return maps[-1]
+
+    net, maps, x = network(layers=(2, 1, 1, 1)).train(), [], torch.randn(2, 3, 64, 64).double()
+    for block in net.layer1:
+        if how == "class":
+            block.bn3.__class__ = Keeps
+        else:
+            block.bn3.forward = Keeps.forward.__get__(block.bn3)
+
+    def seen() -> list[Tensor]:
+        maps.clear()
+        return list(torch.autograd.grad(net(x).square().sum(), maps))
+
+    ours = seen()
+    apart()
+    torch.testing.assert_close(ours, seen())
+
+
+def test_sums_stay_for_who_keeps_them_where_the_relu_has_memory_of_its_own(apart: Callable[[], None]) -> None:
+    net, x = network(layers=(2, 1, 1, 1)).eval(), torch.randn(2, 3, 64, 64).double()
+    maps: list[Tensor] = []
+    for block in net.layer1:
+        block.act3.inplace = False
+        block.bn3.register_forward_hook(lambda _, args, output: maps.append(output))
+    with torch.no_grad():
+        net(x)
+        apart()
+        net(x)
+    assert all(kept.min() < 0 for kept in maps)
+    torch.testing.assert_close(maps[:2], maps[2:])
 
 
 def test_a_map_that_retains_its_gradient(apart: Callable[[], None]) -> None:

@@ -4,11 +4,12 @@ import pytest
 import timm
 import torch
 from torch import nn
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
 import downmix
 from downmix.models._networks import registered
 from downmix.models.pix_mobilenetv2 import PiXMobileNetV2
+from downmix.models.pix_resnet import SqueezeBottleneck
 
 from .test_soft_pool import BASELINES
 
@@ -121,6 +122,15 @@ def test_graphs_of_torch_fx_hold_our_layers(name: str) -> None:
     torch.testing.assert_close(traced(images)["map"], expected)
     of_timm = timm.create_model(name, features_only=True, feature_cls="fx")
     assert [f.shape[2] for f in of_timm(images)] == [32, 16, 8, 4, 2]
+
+
+def test_torch_fx_sees_blocks_and_their_names() -> None:
+    pix, plain = narrow("pix_resnet50").eval(), narrow("resnet50_r8").eval()
+    leaves = timm.layers.get_notrace_modules()
+    names = [get_graph_node_names(network, {"leaf_modules": leaves})[1] for network in (pix, plain)]
+    assert names[0] == names[1]
+    graph = NodePathTracer(leaf_modules=[SqueezeBottleneck]).trace(pix)
+    assert "layer1.0" in {node.target for node in graph.nodes}
 
 
 @pytest.mark.parametrize("name", NARROW)
