@@ -50,7 +50,7 @@ def _pool(word: str, pool: Any, channels: int | None) -> nn.Module:
 
 
 def _soft_pool_2x2(pool: Any, channels: int | None) -> nn.Module:
-    if is_adaptive(pool) or set(_sizes(pool.stride)) != {2}:
+    if is_adaptive(pool) or set(sizes(pool.stride)) != {2}:
         raise ValueError("its stride is not 2, so windows of 2 side by side can't take its place")
     for ceil_mode in (False, True):
         new = pools.POOLS["soft"][pool_dims(pool) - 1](2, 2, ceil_mode=ceil_mode)
@@ -132,7 +132,7 @@ def pool_dims(pool: nn.Module) -> int:
     return int(type(pool).__name__[-2])  # as in MaxPool2d
 
 
-def _sizes(value: Any) -> tuple[int, ...]:
+def sizes(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 

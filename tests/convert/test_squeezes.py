@@ -64,6 +64,13 @@ def test_in_pre_activation_order_what_comes_before_stays() -> None:
     assert [type(layer) for layer in network[:4]] == [nn.BatchNorm2d, nn.ReLU, PiX, nn.AvgPool2d]
 
 
+def test_a_map_that_others_read_too_makes_a_projection() -> None:
+    """As of a pyramid's, and of a DenseNet's transition whose map goes on to a decoder."""
+    layers = {"norm": nn.BatchNorm2d(32), "conv": squeeze(), "end": end()}
+    model = Calls(lambda m, x: (m.end(m.conv(y := m.norm(x).relu())), y), **layers)
+    assert reasons(convert(model, example_input=X)[1]) == {"conv": "has no norm or activation to itself: a projection"}
+
+
 def test_a_rectifier_that_cannot_go_stays_with_a_note() -> None:
     shared = Calls(
         lambda m, x: m.end(m.act(m.norm(m.conv(m.act(x))))), conv=squeeze(), norm=norm(), act=nn.ReLU(), end=end()
@@ -139,6 +146,10 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     "a gate": lambda: Calls(
         lambda m, x: m.end(m.norm(m.conv(x)).sigmoid() * x[:, :8]), conv=squeeze(), norm=norm(), end=end()
     ),
+    "gives a single channel": lambda: Calls(  # as BAM's attention, whose sigmoid comes after a sum
+        lambda m, x: m.end(((m.conv(m.norm(x).relu()) + x.mean((2, 3), True)).sigmoid() * x)[:, :8]),
+        norm=nn.BatchNorm2d(32), conv=squeeze(1), end=end(),
+    ),
     "a projection": lambda: Calls(lambda m, x: m.end(m.conv(x) + x[:, :8]), conv=squeeze(), end=end()),
     "followed by silu in the network, which is called as a function": lambda: Calls(
         lambda m, x: m.end(F.silu(m.conv(x))), conv=squeeze(), end=end()
@@ -149,7 +160,7 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     "followed by both, which also runs elsewhere": lambda: Calls(
         lambda m, x: m.end(m.both(m.conv(x)) + m.both(x[:, :8])), conv=squeeze(), both=BatchNormAct2d(8), end=end()
     ),
-    "has no norm or activation around it": lambda: Calls(
+    "has no norm or activation to itself": lambda: Calls(
         lambda m, x: m.end(m.norm(m.conv(x), x[:, :8])), conv=squeeze(), norm=ConditionalNorm(8), end=end()
     ),
     "such as weight_norm": lambda: Calls(
@@ -236,7 +247,7 @@ def test_what_a_hook_makes_of_an_output_comes_from_a_function() -> None:
     model = plain()
     model[1][0].register_forward_hook(lambda module, args, output: output * 2)
     report = convert(model, example_input=X)[1]
-    assert reasons(report)["1.0"] == "has no norm or activation around it: a projection"
+    assert reasons(report)["1.0"] == "has no norm or activation to itself: a projection"
     kept: list[Tensor] = []
     model = Calls(lambda m, x: (m.end(m.norm(m.conv(x))), kept[0] + 1), conv=squeeze(), norm=norm(), end=end())
     model.conv.register_forward_hook(lambda module, args, output: kept.append(output * 2))
