@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from ..layers import AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d, PiX, pools
 from ..layers import squeeze as squeezes
+from ..layers._notes import move_notes
 
 Builder = Callable[[Any], nn.Module]
 
@@ -109,19 +109,8 @@ def put_in_place(network: nn.Module, name: str, new: nn.Module, drop: list[str])
         module.train(old.training)
         for hooks in _HOOKS:
             setattr(module, hooks, getattr(old, hooks))  # the dict itself, so that a hook's handle still removes it
-        for note, value in _notes(old):
-            setattr(module, note, value)
+        move_notes(old, module)
         network.set_submodule(target, module, strict=True)
-
-
-def _notes(layer: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a network wrote on one of torch's layers beside what these have, as YOLO's which layers each reads."""
-    own: set[str] = set()
-    for base in type(layer).__mro__:
-        own |= {*vars(base), *inspect.get_annotations(base), *vars(base).get("__constants__", ())}
-    for name, value in vars(layer).items():
-        if not name.startswith("_") and name not in own:
-            yield name, value
 
 
 def is_adaptive(pool: nn.Module) -> bool:

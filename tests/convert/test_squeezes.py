@@ -112,6 +112,21 @@ class OwnConv(nn.Conv2d):
     pass
 
 
+class Padded(nn.Module):
+    """Pads by hand as TensorFlow does, for which it asks the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.end = squeeze(), norm(), end()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in (self.conv, self.end):
+            margin = [conv.dilation[0] * (conv.kernel_size[0] - 1) // conv.stride[0] - conv.padding[0]]
+            x = conv(F.pad(x, 4 * margin))
+            x = self.norm(x) if conv is self.conv else x
+        return x
+
+
 class ConditionalNorm(nn.BatchNorm2d):
     """Reads a second map, which Identity would not take."""
 
@@ -216,6 +231,15 @@ def test_frozen_norms_and_buffers_count() -> None:
     assert isinstance(network[1], nn.Identity)
     assert report.notes == []
     assert report.before.activation_bytes is not None
+
+
+@pytest.mark.parametrize("word", ["pix", "fbs", "group"])
+def test_a_forward_that_asks_a_squeeze_for_its_window_runs_on(word: str) -> None:
+    network, report = convert(Padded(), squeeze=word, example_input=X)
+    assert [r.name for r in report.replaced] == ["conv"]
+    twin = convert_like(Padded(), report.config)
+    twin.load_state_dict(network.state_dict())
+    torch.testing.assert_close(twin.eval()(X), network.eval()(X))
 
 
 def observed(network: nn.Sequential, observer: Callable[[Tensor], object]) -> nn.Sequential:

@@ -208,6 +208,25 @@ def test_converted_network_with_grouped_convolutions() -> None:
     assert not any(reasons)
 
 
+class Listed(nn.Sequential):
+    """Asks its layers for what it wrote on them, as YOLO does, and a squeeze for its window."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            assert layer.stride is not None
+            x = layer(x) * layer.gain
+        return x
+
+
+def test_a_forward_that_asks_its_layers_runs_on() -> None:
+    network = Listed(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.MaxPool2d(2), nn.Conv2d(2, 4, 3))
+    for gain, layer in enumerate(network, start=1):
+        layer.gain = gain
+    x = torch.randn(2, 3, 12, 12)
+    network, _ = downmix.convert(network, pool="soft", example_input=x, where=["1", "2"])
+    assert check_same(network, x.double()) == [""]
+
+
 def test_training_mode_is_refused_and_a_network_without_pix_comes_back() -> None:
     with pytest.raises(ValueError, match="eval"):
         regroup(nn.Conv2d(3, 4, 1).train(), torch.zeros(1, 3, 4, 4))
