@@ -11,7 +11,7 @@ from torch import nn
 
 from .replace import POOL_CLASSES, is_adaptive, pool_dims, sizes
 from .report import Left, describe
-from .trace import Step, Trace
+from .trace import Step, Trace, runs_as_torchs
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 
@@ -110,7 +110,7 @@ class Chooser:
         return self.where is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
 
     def _never(self, module: nn.Module) -> str:
-        if not type(module).__module__.startswith("torch.nn.modules"):
+        if not runs_as_torchs(module):
             return f"is a {type(module).__qualname__}, whose forward may differ from torch's"
         if len(self.names[module]) > 1:
             return "stands in the network under several names"

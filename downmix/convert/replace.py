@@ -118,7 +118,8 @@ def is_adaptive(pool: nn.Module) -> bool:
 
 
 def pool_dims(pool: nn.Module) -> int:
-    return int(type(pool).__name__[-2])  # as in MaxPool2d
+    names = (kind.__name__ for kind in type(pool).__mro__)  # a subclass may be called anything
+    return next(int(name[-2]) for name in names if name[-2:] in ("1d", "2d", "3d"))  # as in MaxPool2d
 
 
 def sizes(value: Any) -> tuple[int, ...]:

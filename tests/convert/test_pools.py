@@ -102,6 +102,21 @@ def test_pools_that_cannot_be_replaced_are_named() -> None:
     }
 
 
+class Halving(nn.MaxPool2d):
+    """Built in its own way, run in torch's."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2, 1)
+
+
+def test_a_subclass_that_runs_as_torch_s_pool_is_replaced() -> None:
+    for word, kind in (("soft", SoftPool2d), ("soft_2x2", SoftPool2d), ("lip", downmix.LIPPool2d)):
+        network, report = convert(nn.Sequential(Halving()), squeeze=None, pool=word, example_input=X)
+        assert report.left == []
+        assert isinstance(network[0], kind)
+        assert network(X).shape == Halving()(X).shape
+
+
 class Halved(nn.Module):
     """A layer without children that calls a pool as a function."""
 

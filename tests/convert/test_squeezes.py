@@ -109,7 +109,15 @@ def test_an_activation_that_its_module_holds_under_two_names_stays() -> None:
 
 
 class OwnConv(nn.Conv2d):
-    pass
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Pointwise(nn.Conv2d):
+    """Built in its own way, run in torch's, as Hugging Face's depthwise convolutions are."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels // 4, 1, bias=False)
 
 
 class Padded(nn.Module):
@@ -231,6 +239,12 @@ def test_frozen_norms_and_buffers_count() -> None:
     assert isinstance(network[1], nn.Identity)
     assert report.notes == []
     assert report.before.activation_bytes is not None
+
+
+def test_a_subclass_that_runs_as_torch_s_convolution_is_a_squeeze() -> None:
+    network, report = convert(nn.Sequential(Pointwise(32), norm(), nn.ReLU(), end()), example_input=X)
+    assert [r.was for r in report.replaced] == ["Pointwise 32→8 + BatchNorm2d + ReLU"]
+    assert isinstance(network[0], PiX)
 
 
 @pytest.mark.parametrize("word", ["pix", "fbs", "group"])
