@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
-from .replace import POOL_CLASSES, is_adaptive, pool_dims
+from .replace import POOL_CLASSES, is_adaptive, pool_dims, sizes
 from .report import Left, describe
-from .trace import Step, Trace
+from .trace import Step, Trace, runs_as_torchs
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 
@@ -109,7 +110,7 @@ class Chooser:
         return self.where is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
 
     def _never(self, module: nn.Module) -> str:
-        if not type(module).__module__.startswith("torch.nn.modules"):
+        if not runs_as_torchs(module):
             return f"is a {type(module).__qualname__}, whose forward may differ from torch's"
         if len(self.names[module]) > 1:
             return "stands in the network under several names"
@@ -130,7 +131,7 @@ class Chooser:
         channels = {step.input_shape[-dims - 1] for step in self.trace.calls[module]}
         return Choice(self.names[module][0], module, channels.pop() if len(channels) == 1 else None)
 
-    def _squeeze(self, conv: nn.Module) -> tuple[Choice, str]:
+    def _squeeze(self, conv: Any) -> tuple[Choice, str]:
         (step,) = self.trace.calls[conv]
         choice = self._choice(conv)
         last, stays = self._follow(step, choice)
@@ -138,6 +139,8 @@ class Chooser:
             return choice, "works on a 1×1 map, as in squeeze-and-excite or a classifier"
         if self.trace.is_head(step):
             return choice, "has no layer with weights behind it: a head"
+        if conv.out_channels == 1:
+            return choice, "gives a single channel: a map of attention or a head"
         if len(step.readers) > 1:
             return choice, "gives its output to more than one layer"
         if last.readers and all(set(reader.ops) <= _GATES for reader in last.readers):
@@ -147,7 +150,7 @@ class Chooser:
             if "norm" in stays.parts or not _RECTIFIERS & set(stays.ops):
                 return choice, f"is followed by {stays}, which {self._why_it_stays(stays)}"
         elif not choice.drop and not _is_preactivated(step):
-            return choice, "has no norm or activation around it: a projection"
+            return choice, "has no norm or activation to itself: a projection"
         return choice, ""
 
     def _follow(self, step: Step, choice: Choice) -> tuple[Step, Step | None]:
@@ -193,9 +196,11 @@ def _is_known(module: nn.Module) -> bool:
     return isinstance(module, POOL_CLASSES) or type(module).__module__.startswith(("torch.", "downmix."))
 
 
-def _no_pool(pool: nn.Module) -> str:
+def _no_pool(pool: Any) -> str:
     if getattr(pool, "return_indices", False):
         return "returns indices"
+    if not is_adaptive(pool) and {*sizes(pool.kernel_size), *sizes(pool.stride)} == {1}:
+        return "has windows of one value and stride 1, so it pools nothing"
     if getattr(pool, "divisor_override", None):
         return "has a divisor of its own, so it is no average"
     return ""

@@ -48,7 +48,8 @@ def convert(
             ValueError.
         example_input: a batch, or the tuple of all arguments; None takes a black image of 3×224×224.
         where: patterns for names, such as ``"layer3.*"``, or a function of name and module. Global and adaptive
-            pools, heads, gates, projections and convolutions on 1×1 maps stay, unless a pattern is their full name.
+            pools, heads, gates, projections and convolutions on 1×1 maps or to one channel stay, unless a pattern is
+            their full name.
         min_reduction: the smallest ratio of a squeeze. With 1, those that keep the number of channels count too.
         inplace: change ``model`` itself rather than a copy.
 

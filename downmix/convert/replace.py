@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from ..layers import AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d, PiX, pools
 from ..layers import squeeze as squeezes
+from ..layers._notes import move_notes
 
 Builder = Callable[[Any], nn.Module]
 
@@ -50,7 +50,7 @@ def _pool(word: str, pool: Any, channels: int | None) -> nn.Module:
 
 
 def _soft_pool_2x2(pool: Any, channels: int | None) -> nn.Module:
-    if is_adaptive(pool) or set(_sizes(pool.stride)) != {2}:
+    if is_adaptive(pool) or set(sizes(pool.stride)) != {2}:
         raise ValueError("its stride is not 2, so windows of 2 side by side can't take its place")
     for ceil_mode in (False, True):
         new = pools.POOLS["soft"][pool_dims(pool) - 1](2, 2, ceil_mode=ceil_mode)
@@ -109,19 +109,8 @@ def put_in_place(network: nn.Module, name: str, new: nn.Module, drop: list[str])
         module.train(old.training)
         for hooks in _HOOKS:
             setattr(module, hooks, getattr(old, hooks))  # the dict itself, so that a hook's handle still removes it
-        for note, value in _notes(old):
-            setattr(module, note, value)
+        move_notes(old, module)
         network.set_submodule(target, module, strict=True)
-
-
-def _notes(layer: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a network wrote on one of torch's layers beside what these have, as YOLO's which layers each reads."""
-    own: set[str] = set()
-    for base in type(layer).__mro__:
-        own |= {*vars(base), *inspect.get_annotations(base), *vars(base).get("__constants__", ())}
-    for name, value in vars(layer).items():
-        if not name.startswith("_") and name not in own:
-            yield name, value
 
 
 def is_adaptive(pool: nn.Module) -> bool:
@@ -129,10 +118,11 @@ def is_adaptive(pool: nn.Module) -> bool:
 
 
 def pool_dims(pool: nn.Module) -> int:
-    return int(type(pool).__name__[-2])  # as in MaxPool2d
+    names = (kind.__name__ for kind in type(pool).__mro__)  # a subclass may be called anything
+    return next(int(name[-2]) for name in names if name[-2:] in ("1d", "2d", "3d"))  # as in MaxPool2d
 
 
-def _sizes(value: Any) -> tuple[int, ...]:
+def sizes(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 

@@ -20,6 +20,7 @@ _ACTIVATIONS = {
     "silu", "softplus",
 }  # fmt: skip
 _BESIDE = {"detach", "empty_like", "view"}  # what runs beside an activation in its module
+_METHODS = ("__call__", "forward", "_conv_forward")  # that decide what a layer computes
 _WEIGHTED = {"convolution", "addmm", "mm", "bmm", "baddbmm"}
 
 
@@ -73,6 +74,13 @@ class Trace:
     def is_head(self, step: Step) -> bool:
         """Whether nothing with weights comes after ``step`` on the way to the output."""
         return step not in self._before_weights
+
+
+def runs_as_torchs(module: nn.Module) -> bool:
+    """Whether a layer is one of torch's, or of a class derived from one that only builds it in another way."""
+    kind = type(module)
+    torchs = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn.modules"))
+    return all(getattr(kind, name, None) is getattr(torchs, name, None) for name in _METHODS)
 
 
 def is_norm(module: nn.Module) -> bool:

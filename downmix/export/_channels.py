@@ -39,7 +39,7 @@ _PLAIN = {
     "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "leaky_relu", "leaky_relu_", "elu", "elu_", "clamp",
     "clamp_min", "dropout", "dropout_", "feature_dropout", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
     "adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "clone", "contiguous", "to", "detach",
-    "alias", "add", "add_", "sub", "mul", "mul_", "div", "maximum", "minimum",
+    "alias", "add", "add_", "sub", "mul", "mul_", "div", "maximum", "minimum", "pad", "constant_pad_nd",
 }  # fmt: skip
 _RESHAPES = {"flatten", "view", "reshape", "unsqueeze", "squeeze", "_unsafe_view"}
 
@@ -140,6 +140,8 @@ class _Finder:
             return False
         if name == "mean":
             return set(args[1]) <= {2, 3, -1, -2} and len(_shape(maps[0])) == 4
+        if name in ("pad", "constant_pad_nd") and len(args[1]) > 4:  # more than height and width
+            return False
         if name in _RESHAPES:
             return _shape(maps[0])[:2] == _shape(node)[:2]
         return all(len(_shape(x)) == len(_shape(node)) and _shape(x)[1] == channels[0] for x in maps)

@@ -14,22 +14,24 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_leaves
 
 from ..convert.trace import Step as Call
-from ..convert.trace import Trace, trace
+from ..convert.trace import Trace, is_norm, runs_as_torchs, trace
+from ..layers._notes import move_notes
 from ..layers._shared_passes import is_hooked
 from .report import Step
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# A subclass may use its weight otherwise, as timm's convolutions with standardised weights do.
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+# By name, as neither package need be there: frozen ones are no BatchNorms of torch, and timm's hold an activation.
+_KNOWN = {("torchvision", "FrozenBatchNorm2d"), ("timm", "BatchNormAct2d"), ("timm", "FrozenBatchNormAct2d")}
 
 
 def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[Step]]:
     """A copy of ``network`` with each BatchNorm folded that is all that reads a convolution's output.
 
-    timm's BatchNorm with an activation becomes that activation. Which layer reads what is found by running the network.
-    In a network that can't run in float64, such as one with an autocast inside, all stay.
+    timm's BatchNorm with an activation becomes that activation; frozen ones count. Which layer reads what is found by
+    running the network. In one that can't run in float64, such as one with an autocast inside, all stay.
 
     Args:
         network: in evaluation mode.
@@ -45,9 +47,9 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     check_evaluation(network)
     copied = copy.deepcopy(network)
     dtypes = [(module, {name: value.dtype for name, value in _own(module)}) for module in copied.modules()]
-    names: dict[_BatchNorm, list[str]] = {}
+    names: dict[nn.Module, list[str]] = {}
     for name, module in copied.named_modules(remove_duplicate=False):
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm) or (is_norm(module) and not isinstance(module, _OTHER_NORMS)):
             names.setdefault(module, []).append(name)
     copied.double()
     with torch.no_grad():
@@ -65,7 +67,8 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
             steps.append(Step(names[norm][0], conv if isinstance(conv, str) else ""))
             if isinstance(conv, Call):
                 _fold(norm, conv.module)
-                act: Any = norm.act if _activates(norm) else nn.Identity()
+                act: Any = getattr(norm, "act", nn.Identity()) if _is_known(norm) else nn.Identity()
+                move_notes(norm, act)
                 for name in names[norm]:
                     copied.set_submodule(name, act, strict=True)
                 norm.forward = act.forward  # for a list that no module knows of
@@ -105,20 +108,23 @@ def _check_same(was: Tensor, now: Tensor) -> None:
         raise ValueError(f"folding its BatchNorms changed an output of up to {size:.3g} by {difference:.3g}")
 
 
-def _folds_into(found: Trace, norm: _BatchNorm) -> Call | str:
+def _folds_into(found: Trace, norm: Any) -> Call | str:
     """The convolution that takes a norm over, or why none does."""
     calls = found.calls.get(norm, [])
     if len(calls) != 1:
         return "runs more than once in a forward pass" if calls else "did not run on the example input"
-    if type(norm) not in _NORMS and not _activates(norm):
+    if not runs_as_torchs(norm) and not _is_known(norm):
         return f"is a {type(norm).__name__}, whose forward may differ from torch's"
     if is_hooked(norm):
         return "carries a forward hook"
     if norm.running_var is None:
         return "has no running statistics"
     conv = calls[0].sources[0] if len(calls[0].sources) == 1 else None
-    if conv is None or conv.module is None or type(conv.module) not in _CONVS:
+    if conv is None or conv.module is None or not isinstance(conv.module, _CONVS):
         return "does not read a convolution"
+    # Its weight may be used otherwise, as timm's convolutions with standardised weights do.
+    if not runs_as_torchs(conv.module):
+        return f"reads a {type(conv.module).__name__}, whose forward may differ from torch's"
     if not {"weight", "bias"} <= conv.module._parameters.keys():
         return "reads a convolution with a weight that something else computes, such as weight_norm or pruning"
     if is_hooked(conv.module):
@@ -128,6 +134,5 @@ def _folds_into(found: Trace, norm: _BatchNorm) -> Call | str:
     return conv
 
 
-def _activates(norm: nn.Module) -> bool:
-    """Whether this is timm's BatchNorm with an activation; timm itself need not be there."""
-    return type(norm).__name__ == "BatchNormAct2d" and type(norm).__module__.startswith("timm.")
+def _is_known(norm: nn.Module) -> bool:
+    return (type(norm).__module__.partition(".")[0], type(norm).__name__) in _KNOWN

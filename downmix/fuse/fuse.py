@@ -33,7 +33,7 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
 
     Raises:
         ValueError: if the network or a norm in it is in training mode, or can't run on ``example_input``.
-        TypeError: if ``model`` is no module, or is scripted or compiled.
+        TypeError: if ``model`` is no module, or is scripted or compiled, or ``example_input`` is no tensor.
 
     Example:
         >>> from torch import nn
@@ -51,6 +51,11 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
     if model.training:
         raise ValueError("fuse makes a network for inference; call model.eval() before")
     check_evaluation(model)
+    if not isinstance(example_input, Tensor | None):
+        raise TypeError(
+            f"example_input must be one batch of images, a tensor, got {type(example_input).__name__}; of a network "
+            "that takes anything else, fuse the part that takes images alone, such as its backbone"
+        )
     if example_input is None:
         noise = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         example_input = noise.to(first_floating(model))

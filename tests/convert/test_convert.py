@@ -84,8 +84,16 @@ def test_what_a_network_noted_on_a_layer_moves_along_and_what_torch_did_does_not
         layer.place, layer.reads = place, -1
     network, _ = convert(model, pool="soft", example_input=X)
     assert [(layer.place, layer.reads) for layer in network] == [(place, -1) for place in range(5)]
-    assert vars(network[0]).keys() - vars(PiX(32, 4)).keys() == {"place", "reads"}
+    window = {"kernel_size", "stride", "padding", "dilation"}
+    assert vars(network[0]).keys() - vars(PiX(32, 4)).keys() == {"place", "reads", *window}
     assert vars(network[1]).keys() - vars(nn.Identity()).keys() == {"place", "reads"}
+
+
+def test_a_note_takes_no_new_layer_s_own_attribute() -> None:
+    model = nn.Sequential(squeeze(), norm(), nn.ReLU(), end())
+    model[0].threshold = "for another tool"
+    network, _ = convert(model, example_input=X)
+    assert network[0].threshold == 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -91,14 +91,30 @@ def test_pools_that_cannot_be_replaced_are_named() -> None:
         y, where = m.pool(x)
         return F.avg_pool2d(m.scaled(m.unpool(y, where)), 3, padding=1)
 
-    scaled = nn.AvgPool2d(2, divisor_override=3)
+    scaled = nn.Sequential(nn.AvgPool2d(2, divisor_override=3), nn.AvgPool2d(1))
     model = Calls(run, pool=nn.MaxPool2d(2, return_indices=True), unpool=nn.MaxUnpool2d(2), scaled=scaled)
     report = convert(model, squeeze=None, pool="soft", example_input=X)[1]
     assert reasons(report) == {
         "pool": "returns indices",
-        "scaled": "has a divisor of its own, so it is no average",
+        "scaled.0": "has a divisor of its own, so it is no average",
+        "scaled.1": "has windows of one value and stride 1, so it pools nothing",
         "avg_pool2d in the network": "is called as a function, which no module can replace",
     }
+
+
+class Halving(nn.MaxPool2d):
+    """Built in its own way, run in torch's."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2, 1)
+
+
+def test_a_subclass_that_runs_as_torch_s_pool_is_replaced() -> None:
+    for word, kind in (("soft", SoftPool2d), ("soft_2x2", SoftPool2d), ("lip", downmix.LIPPool2d)):
+        network, report = convert(nn.Sequential(Halving()), squeeze=None, pool=word, example_input=X)
+        assert report.left == []
+        assert isinstance(network[0], kind)
+        assert network(X).shape == Halving()(X).shape
 
 
 class Halved(nn.Module):

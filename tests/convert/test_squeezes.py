@@ -64,6 +64,13 @@ def test_in_pre_activation_order_what_comes_before_stays() -> None:
     assert [type(layer) for layer in network[:4]] == [nn.BatchNorm2d, nn.ReLU, PiX, nn.AvgPool2d]
 
 
+def test_a_map_that_others_read_too_makes_a_projection() -> None:
+    """As of a pyramid's, and of a DenseNet's transition whose map goes on to a decoder."""
+    layers = {"norm": nn.BatchNorm2d(32), "conv": squeeze(), "end": end()}
+    model = Calls(lambda m, x: (m.end(m.conv(y := m.norm(x).relu())), y), **layers)
+    assert reasons(convert(model, example_input=X)[1]) == {"conv": "has no norm or activation to itself: a projection"}
+
+
 def test_a_rectifier_that_cannot_go_stays_with_a_note() -> None:
     shared = Calls(
         lambda m, x: m.end(m.act(m.norm(m.conv(m.act(x))))), conv=squeeze(), norm=norm(), act=nn.ReLU(), end=end()
@@ -102,7 +109,30 @@ def test_an_activation_that_its_module_holds_under_two_names_stays() -> None:
 
 
 class OwnConv(nn.Conv2d):
-    pass
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Pointwise(nn.Conv2d):
+    """Built in its own way, run in torch's, as Hugging Face's depthwise convolutions are."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels // 4, 1, bias=False)
+
+
+class Padded(nn.Module):
+    """Pads by hand as TensorFlow does, for which it asks the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.end = squeeze(), norm(), end()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in (self.conv, self.end):
+            margin = [conv.dilation[0] * (conv.kernel_size[0] - 1) // conv.stride[0] - conv.padding[0]]
+            x = conv(F.pad(x, 4 * margin))
+            x = self.norm(x) if conv is self.conv else x
+        return x
 
 
 class ConditionalNorm(nn.BatchNorm2d):
@@ -139,6 +169,10 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     "a gate": lambda: Calls(
         lambda m, x: m.end(m.norm(m.conv(x)).sigmoid() * x[:, :8]), conv=squeeze(), norm=norm(), end=end()
     ),
+    "gives a single channel": lambda: Calls(  # as BAM's attention, whose sigmoid comes after a sum
+        lambda m, x: m.end(((m.conv(m.norm(x).relu()) + x.mean((2, 3), True)).sigmoid() * x)[:, :8]),
+        norm=nn.BatchNorm2d(32), conv=squeeze(1), end=end(),
+    ),
     "a projection": lambda: Calls(lambda m, x: m.end(m.conv(x) + x[:, :8]), conv=squeeze(), end=end()),
     "followed by silu in the network, which is called as a function": lambda: Calls(
         lambda m, x: m.end(F.silu(m.conv(x))), conv=squeeze(), end=end()
@@ -149,7 +183,7 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     "followed by both, which also runs elsewhere": lambda: Calls(
         lambda m, x: m.end(m.both(m.conv(x)) + m.both(x[:, :8])), conv=squeeze(), both=BatchNormAct2d(8), end=end()
     ),
-    "has no norm or activation around it": lambda: Calls(
+    "has no norm or activation to itself": lambda: Calls(
         lambda m, x: m.end(m.norm(m.conv(x), x[:, :8])), conv=squeeze(), norm=ConditionalNorm(8), end=end()
     ),
     "such as weight_norm": lambda: Calls(
@@ -207,6 +241,21 @@ def test_frozen_norms_and_buffers_count() -> None:
     assert report.before.activation_bytes is not None
 
 
+def test_a_subclass_that_runs_as_torch_s_convolution_is_a_squeeze() -> None:
+    network, report = convert(nn.Sequential(Pointwise(32), norm(), nn.ReLU(), end()), example_input=X)
+    assert [r.was for r in report.replaced] == ["Pointwise 32→8 + BatchNorm2d + ReLU"]
+    assert isinstance(network[0], PiX)
+
+
+@pytest.mark.parametrize("word", ["pix", "fbs", "group"])
+def test_a_forward_that_asks_a_squeeze_for_its_window_runs_on(word: str) -> None:
+    network, report = convert(Padded(), squeeze=word, example_input=X)
+    assert [r.name for r in report.replaced] == ["conv"]
+    twin = convert_like(Padded(), report.config)
+    twin.load_state_dict(network.state_dict())
+    torch.testing.assert_close(twin.eval()(X), network.eval()(X))
+
+
 def observed(network: nn.Sequential, observer: Callable[[Tensor], object]) -> nn.Sequential:
     def look(module: nn.Module, args: tuple[Tensor], *output: Tensor) -> None:
         observer((output or args)[0])
@@ -236,7 +285,7 @@ def test_what_a_hook_makes_of_an_output_comes_from_a_function() -> None:
     model = plain()
     model[1][0].register_forward_hook(lambda module, args, output: output * 2)
     report = convert(model, example_input=X)[1]
-    assert reasons(report)["1.0"] == "has no norm or activation around it: a projection"
+    assert reasons(report)["1.0"] == "has no norm or activation to itself: a projection"
     kept: list[Tensor] = []
     model = Calls(lambda m, x: (m.end(m.norm(m.conv(x))), kept[0] + 1), conv=squeeze(), norm=norm(), end=end())
     model.conv.register_forward_hook(lambda module, args, output: kept.append(output * 2))

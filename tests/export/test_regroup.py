@@ -208,6 +208,40 @@ def test_converted_network_with_grouped_convolutions() -> None:
     assert not any(reasons)
 
 
+class Padded(nn.Sequential):
+    def __init__(self, pad: tuple[int, ...]):
+        super().__init__(nn.Conv2d(3, 8, 1), PiX(8, 4), nn.Conv2d(2, 5, 1))
+        self.pad = pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[2](self[1](nn.functional.pad(self[0](x), self.pad)))
+
+
+@pytest.mark.parametrize(("pad", "stays"), [((1, 0, 1, 0), False), ((0, 0, 0, 0, 1, -1), True)])
+def test_padding_of_height_and_width_keeps_the_order(pad: tuple[int, ...], stays: bool) -> None:
+    (reason,) = check_same(Padded(pad), torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    assert bool(reason) == stays
+
+
+class Listed(nn.Sequential):
+    """Asks its layers for what it wrote on them, as YOLO does, and a squeeze for its window."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            assert layer.stride is not None
+            x = layer(x) * layer.gain
+        return x
+
+
+def test_a_forward_that_asks_its_layers_runs_on() -> None:
+    network = Listed(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.MaxPool2d(2), nn.Conv2d(2, 4, 3))
+    for gain, layer in enumerate(network, start=1):
+        layer.gain = gain
+    x = torch.randn(2, 3, 12, 12)
+    network, _ = downmix.convert(network, pool="soft", example_input=x, where=["1", "2"])
+    assert check_same(network, x.double()) == [""]
+
+
 def test_training_mode_is_refused_and_a_network_without_pix_comes_back() -> None:
     with pytest.raises(ValueError, match="eval"):
         regroup(nn.Conv2d(3, 4, 1).train(), torch.zeros(1, 3, 4, 4))

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.layers import BatchNormAct2d
-from torch import nn
+from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
+from torch import Tensor, nn
 from torch.nn.utils import prune
+from torchvision.ops import FrozenBatchNorm2d
 
 from downmix.fuse import Step, fold, fold_batch_norms
 from downmix.tools._bench_networks import settle_batch_norms
@@ -129,6 +130,72 @@ def test_hooks_and_computed_weights_stay(change: Callable[[nn.Sequential], None]
         folded, steps = fold_batch_norms(network, images)
         torch.testing.assert_close(folded(images), expected)
     assert steps[0].why_not.startswith(why_not)
+
+
+class Standardised(nn.Conv2d):
+    """As timm's and Hugging Face's convolutions of BiT."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+class Cubic(nn.Conv2d):
+    """Built in its own way, run in torch's, as the convolutions of torchvision's video networks."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 8, 3)
+
+
+class Renormed(nn.BatchNorm2d):
+    """Torch's under another name."""
+
+
+class OwnFrozen(nn.Module):
+    """A frozen BatchNorm that hides its epsilon in its forward, as DETR's in Hugging Face."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.rand(8))
+        self.register_buffer("running_var", torch.rand(8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = (value[:, None, None] for value in (self.running_mean, self.running_var))
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
+FROZEN = freeze_batch_norm_2d(nn.Sequential(nn.BatchNorm2d(8), BatchNormAct2d(8)))
+
+
+@pytest.mark.parametrize(
+    ("conv", "norm", "why_not"),
+    [
+        (Cubic(), Renormed(8), ""),
+        (Standardised(3, 8, 3), nn.BatchNorm2d(8), "reads a Standardised, whose forward may differ from torch's"),
+        (nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8), ""),
+        (nn.Conv2d(3, 8, 3), FROZEN[0], ""),
+        (nn.Conv2d(3, 8, 3), FROZEN[1], ""),
+        (nn.Conv2d(3, 8, 3), OwnFrozen(), "is a OwnFrozen, whose forward may differ from torch's"),
+    ],
+)
+def test_classes_of_other_packages(conv: nn.Module, norm: nn.Module, why_not: str) -> None:
+    network, images = nn.Sequential(conv, norm, nn.Tanh()).eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    for tensor in norm.state_dict().values():  # frozen ones know of no images
+        if tensor.dim():
+            nn.init.uniform_(tensor, 0.5, 1.5)
+    folded, steps = fold_batch_norms(network, images)
+    assert steps == [Step("1", why_not)]
+    assert (type(folded[1]) is type(norm)) == bool(why_not)
+    torch.testing.assert_close(folded(images), network(images))
+
+
+def test_what_a_network_noted_on_a_norm_moves_along() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    network[1].reads = -1
+    folded, _ = fold_batch_norms(network, torch.randn(2, 3, 9, 9))
+    assert isinstance(folded[1], nn.Identity)
+    assert folded[1].reads == -1
 
 
 @pytest.mark.parametrize("name", ["test_pix_resnet", "tiny_pix_resnet", "test_resnet", "test_efficientnet"])
