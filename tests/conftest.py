@@ -48,6 +48,12 @@ def _repeatable() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _kernels_for_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are left to torch otherwise, as they take no longer there."""
+    monkeypatch.setattr("downmix.kernels.numba.add_relu_mean.FEW", 1)
+
+
 @pytest.fixture
 def without_kernels() -> Iterator[None]:
     """They are compiled for each window and reduction, for seconds; tests/kernels and tests/ops are for them."""

@@ -95,9 +95,15 @@ def add_and_rectify(x: Tensor, shortcut: Tensor | None = None) -> Tensor:
     if shortcut is None:
         return x
     if not for_autograd((x, shortcut)):
-        (_add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_)(x, shortcut)
-        return x
+        return _write_sum(x, shortcut)
     return x.add_(shortcut).relu_() if _for_torch_alone(x) else _AddReLU.apply(x, shortcut)
+
+
+def _write_sum(x: Tensor, shortcut: Tensor) -> Tensor:
+    if not x.is_cuda:  # there two passes take no longer than one that takes a mean nobody asked for
+        return x.add_(shortcut).relu_()
+    (_add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_)(x, shortcut)
+    return x
 
 
 def _for_torch_alone(x: Tensor) -> bool:
@@ -109,7 +115,7 @@ def _for_torch_alone(x: Tensor) -> bool:
 class _AddReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shortcut: Tensor) -> Tensor:
-        _add_relu_mean_(x, shortcut)
+        _write_sum(x, shortcut)
         ctx.mark_dirty(x)
         ctx.save_for_backward(x)
         return x

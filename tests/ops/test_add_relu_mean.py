@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import downmix
+from downmix.kernels.numba import add_relu_mean
 from downmix.ops.add_relu_mean import _add_relu_mean_, _reference, add_relu_mean_, whole
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -61,6 +62,14 @@ def test_what_the_kernel_does_not_take() -> None:
     assert not runs_kernel(x, torch.randn(2, 6, 4, 4).double())
     assert not runs_kernel(x.to("meta"), x.to("meta"))
     assert add_relu_mean_(x[:0], x[:0]).shape == (0, 6)
+
+
+def test_small_maps_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 6, 4, 4)
+    monkeypatch.setattr(add_relu_mean, "FEW", x.numel() + 1)
+    assert not runs_kernel(x, x)
+    monkeypatch.setattr(add_relu_mean, "FEW", x.numel())
+    assert runs_kernel(x, x)
 
 
 def test_gradients_are_those_of_torch() -> None:
