@@ -38,7 +38,8 @@ def test_runs_as_a_module() -> None:
 )
 def test_every_recipe_is_read(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = yaml.safe_load(recipe.read_text())
-    for command in (["train", "--recipe", recipe.stem], ["compare", "a", "b", "--recipe", str(recipe)]):
+    commands = [["train", "--recipe", recipe.stem], ["compare", "a", "b", "--recipe", str(recipe)]]
+    for command in commands[:1] if given.get("task") == "segmentation" else commands:  # which compare refuses
         with pytest.raises(SystemExit) as stop:
             main([*command, "--epochs", "77", "--print-config"])
         assert stop.value.code == 0
