@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..layers._places import names_of
 from .replace import POOL_CLASSES, is_adaptive, pool_dims, sizes
 from .report import Left, describe
 from .trace import Step, Trace, runs_as_torchs
@@ -55,9 +56,7 @@ class Chooser:
 
     def __init__(self, network: nn.Module, trace: Trace, where: Where):
         self.network, self.trace, self.where = network, trace, where
-        self.names: dict[nn.Module, list[str]] = {}
-        for name, module in network.named_modules(remove_duplicate=False):
-            self.names.setdefault(module, []).append(name)
+        self.names = names_of(network)
         self.choices: list[Choice] = []
         self.left: list[Left] = []
         for pattern in self._patterns:

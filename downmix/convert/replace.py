@@ -12,7 +12,7 @@ from torch import nn
 
 from ..layers import AdaptiveSoftPool1d, AdaptiveSoftPool2d, AdaptiveSoftPool3d, PiX, pools
 from ..layers import squeeze as squeezes
-from ..layers._notes import move_notes
+from ..layers._places import noted
 
 Builder = Callable[[Any], nn.Module]
 
@@ -109,8 +109,7 @@ def put_in_place(network: nn.Module, name: str, new: nn.Module, drop: list[str])
         module.train(old.training)
         for hooks in _HOOKS:
             setattr(module, hooks, getattr(old, hooks))  # the dict itself, so that a hook's handle still removes it
-        move_notes(old, module)
-        network.set_submodule(target, module, strict=True)
+        network.set_submodule(target, noted(old, module), strict=True)
 
 
 def is_adaptive(pool: nn.Module) -> bool:

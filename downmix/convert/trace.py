@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..cost._run import evaluation, tensors_in
+from ..layers._places import names_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _ACTIVATIONS = {
@@ -115,11 +116,8 @@ class _Recorder(TorchDispatchMode):
 
     @contextmanager
     def listening(self, model: nn.Module) -> Iterator[None]:
-        names: dict[nn.Module, list[str]] = {}
-        for name, module in model.named_modules(remove_duplicate=False):
-            names.setdefault(module, []).append(name)
         with ExitStack() as handles:
-            for module, known in names.items():
+            for module, known in names_of(model).items():
                 atomic = is_norm(module) or not any(True for _ in module.children())
                 enter, leave = self._layer_hooks(known, module) if atomic else self._container_hooks(known[0])
                 for ours in (

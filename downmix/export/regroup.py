@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import AdaptiveSoftPool2d, MixedPool2d, PiX, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d
-from ..layers._notes import move_notes
+from ..layers._places import names_of, noted
 from ..layers._shared_passes import is_hooked
 from ._channels import Channels, Site, find_channels
 from ._chunked import ChunkedPiX
@@ -67,18 +67,18 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     copied = copy.deepcopy(network)
     squeezes: dict[PiX, list[str]] = {}  # with all names
     pools: dict[nn.Module, list[str]] = {}
-    for name, module in copied.named_modules(remove_duplicate=False):
+    for module, names in names_of(copied).items():
         if isinstance(module, PiX):
-            squeezes.setdefault(module, []).append(name)
+            squeezes[module] = names
         elif type(module) in _POOLS and not is_hooked(module):
-            pools.setdefault(module, []).append(name)
+            pools[module] = names
     if not squeezes:
         return copied, []
     for number, (pix, names) in enumerate(squeezes.items()):
         if not is_hooked(pix):  # one that is stays in the trace, where what its hooks do is seen
-            _put(copied, names, _noted(pix, Site(number, pix.out_channels)))
+            _put(copied, names, noted(pix, Site(number, pix.out_channels)))
     for pool, names in pools.items():
-        _put(copied, names, _noted(pool, _of_torch(pool)))
+        _put(copied, names, noted(pool, _of_torch(pool)))
     with torch.no_grad():
         channels = find_channels(torch.export.export(copied, (images,)))
     for pool, names in pools.items():
@@ -87,7 +87,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     report = []
     for number, (pix, names) in enumerate(squeezes.items()):
         plan = plans.get(number, "carries a forward hook" if is_hooked(pix) else "does not run")
-        new = pix if isinstance(plan, str) else _noted(pix, ChunkedPiX(pix, *plan))
+        new = pix if isinstance(plan, str) else noted(pix, ChunkedPiX(pix, *plan))
         _put(copied, names, new.eval())
         report.append(Regrouped(names[0], plan if isinstance(plan, str) else ""))
     for group, order in orders.items():
@@ -104,12 +104,6 @@ def _of_torch(pool: nn.Module) -> nn.Module:
     window: Any = pool
     kernel_size, stride, padding, dilation, ceil_mode = window.window
     return nn.MaxPool2d(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode)
-
-
-def _noted(old: nn.Module, new: nn.Module) -> nn.Module:
-    """``new``, with what the network's forward may ask ``old`` for."""
-    move_notes(old, new)
-    return new
 
 
 def _put(network: nn.Module, names: list[str], module: nn.Module) -> None:

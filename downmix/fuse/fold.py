@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..convert.trace import Step as Call
 from ..convert.trace import Trace, is_norm, runs_as_torchs, trace
-from ..layers._notes import move_notes
+from ..layers._places import names_of, noted
 from ..layers._shared_passes import is_hooked
 from .report import Step
 
@@ -47,10 +47,11 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     check_evaluation(network)
     copied = copy.deepcopy(network)
     dtypes = [(module, {name: value.dtype for name, value in _own(module)}) for module in copied.modules()]
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in copied.named_modules(remove_duplicate=False):
-        if isinstance(module, _BatchNorm) or (is_norm(module) and not isinstance(module, _OTHER_NORMS)):
-            names.setdefault(module, []).append(name)
+    names = {
+        module: known
+        for module, known in names_of(copied).items()
+        if isinstance(module, _BatchNorm) or (is_norm(module) and not isinstance(module, _OTHER_NORMS))
+    }
     copied.double()
     with torch.no_grad():
         try:
@@ -67,8 +68,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
             steps.append(Step(names[norm][0], conv if isinstance(conv, str) else ""))
             if isinstance(conv, Call):
                 _fold(norm, conv.module)
-                act: Any = getattr(norm, "act", nn.Identity()) if _is_known(norm) else nn.Identity()
-                move_notes(norm, act)
+                act: Any = noted(norm, getattr(norm, "act", nn.Identity()) if _is_known(norm) else nn.Identity())
                 for name in names[norm]:
                     copied.set_submodule(name, act, strict=True)
                 norm.forward = act.forward  # for a list that no module knows of

@@ -198,11 +198,9 @@ def test_the_first_process_alone_says_what_validate_can_not_use(
     run(quick_recipe(data), tmp_path / "out")
     second = BesideAnother(torch.device("cpu"), 1, 2)
     monkeypatch.setattr("downmix.train.validate.join", lambda device: nullcontext(second))
-    unusable: tuple[dict[str, Any], ...] = (
-        {"data": str(tmp_path)},
-        {"real_labels": True},
-    )  # other classes, no ImageNet
-    for options in unusable:
+    other_classes, no_imagenet = {"data": str(tmp_path)}, {"real_labels": True}
+    options: dict[str, Any]
+    for options in (other_classes, no_imagenet):
         with pytest.raises(SystemExit) as end:
             validate(tmp_path / "out" / "best.pt", **options)
         assert end.value.code == 2
