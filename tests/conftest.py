@@ -3,7 +3,7 @@ import gc
 import importlib.abc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -59,6 +59,17 @@ def without_kernels() -> Iterator[None]:
     """They are compiled for each window and reduction, for seconds; tests/kernels and tests/ops are for them."""
     with downmix.use_backend("reference"):
         yield
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes layers run one by one from then on."""
+
+    def switch() -> None:
+        monkeypatch.setattr("downmix.layers.pix.may_share", lambda *tensors: False)
+        monkeypatch.setattr("downmix.models.pix_resnet.may_share", lambda *tensors: False)
+
+    return switch
 
 
 @pytest.fixture
