@@ -55,6 +55,19 @@ def _kernels_for_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def by_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PiX layers run on the CPU as those of large maps do, not in one launch."""
+    monkeypatch.setattr("downmix.kernels.numba.pix_sample.why_not", lambda *args: "a test wants operators")
+
+
+@pytest.fixture(params=["in one launch", "by operators"])
+def each_way(request: pytest.FixtureRequest) -> None:
+    """PiX layers run on the CPU as those of small maps do, then as those of large ones."""
+    if request.param == "by operators":
+        request.getfixturevalue("by_operators")
+
+
+@pytest.fixture
 def without_kernels() -> Iterator[None]:
     """They are compiled for each window and reduction, for seconds; tests/kernels and tests/ops are for them."""
     with downmix.use_backend("reference"):

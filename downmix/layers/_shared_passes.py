@@ -46,8 +46,21 @@ def squeeze(layer: PiX, x: Tensor, shortcut: Tensor | None = None) -> Any:
     inputs = _with_parameters(layer, x)
     if for_autograd(inputs if shortcut is None else (*inputs, shortcut)):
         return _PiX.apply(x, shortcut, layer.weight, layer.bias, layer)
+    return _run(layer, x, shortcut)[0], x
+
+
+def _run(layer: PiX, x: Tensor, shortcut: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What the layer gives, the mean and the probabilities; ReLU(x + shortcut) is written over x."""
+    weight, bias, rule = layer.weight, layer.bias, layer.rule
+    kernel = _pick_or_mix.kernel(x, shortcut, weight, bias, *rule, stem="pix_sample")
+    if not isinstance(kernel, str) and not torch.autograd._profiler_enabled():
+        _pick_or_mix._explain(kernel)
+        if shortcut is not None and not x.is_inference():
+            torch.autograd.graph.increment_version(x)
+        return kernel.forward(x, shortcut, weight, bias, _SLOPES[layer.gate], *rule)
     mean = x.mean((2, 3)) if shortcut is None else _add_relu_mean_.run(x, shortcut)
-    return _pick_or_mix.run(x, _probabilities(layer, x, mean), *layer.rule), x
+    p = _probabilities(layer, x, mean)
+    return _pick_or_mix.run(x, p, *rule), mean, p
 
 
 def _probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor:
@@ -142,16 +155,13 @@ class _PiX(torch.autograd.Function):
         ctx.rule, ctx.gate, ctx.autocast = layer.rule, layer.gate, _autocast(x.device.type)
         ctx.set_materialize_grads(False)
         ctx.rectified = shortcut is not None
-        if shortcut is None:
-            mean = x.mean((2, 3))
-        else:
-            mean = _add_relu_mean_.run(x, shortcut)
+        if shortcut is not None:
             ctx.mark_dirty(x)
         if not any(ctx.needs_input_grad[:2]):
             ctx.mark_non_differentiable(x)  # as the parameters have no part in it
-        p = _probabilities(layer, x, mean)
+        y, mean, p = _run(layer, x, shortcut)
         ctx.save_for_backward(x, mean, p, weight, bias)
-        return _pick_or_mix.run(x, p, *ctx.rule), x
+        return y, x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

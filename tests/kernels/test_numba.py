@@ -23,6 +23,7 @@ from .random_cases import (
     check_soft_pool,
     check_stochastic_mean,
     check_stochastic_pool,
+    check_whole_pix_layer,
 )
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="random cases are made for the GPU there")
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="random cases 
         pytest.param(check_cases, seed, id=f"{check_cases.__name__}-{seed}")
         for check_cases, seeds in (
             (check_pick_or_mix, 10),
+            (check_whole_pix_layer, 6),
             (check_soft_pool, 10),
             (check_lip_pool, 4),
             (check_power_pool, 2),

@@ -18,6 +18,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 VARIANTS: tuple[dict[str, Any], ...] = ({}, {"gate": "tanh", "bias": True}, {"fusion": "weighted"}, {"operator": "avg"})
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("shape", [(2, 8, 3, 4), (3, 10, 2, 2)])
 @pytest.mark.parametrize("with_sum", [False, True])
@@ -34,6 +35,7 @@ def test_derivatives_of_all_kinds(variant: dict[str, Any], shape: tuple[int, ...
     assert gradgradcheck(run, inputs, check_batched_grad=True)
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("frozen", ["", "x", "shortcut", "maps", "parameters"])
 def test_whatever_is_frozen_or_unused(variant: dict[str, Any], frozen: str, apart: Callable[[], None]) -> None:

@@ -42,6 +42,7 @@ def results(net: nn.Module, x: Tensor) -> list[Tensor]:
     return [y, inference, *grads]
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     "options",
@@ -61,6 +62,7 @@ def test_networks_learn_what_they_learn_layer_by_layer(
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.usefixtures("by_operators")
 @pytest.mark.parametrize("training", [False, True])
 def test_means_are_taken_anew_at_the_start_of_each_stage_only(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net, taken, mean = network(layers=(2, 3, 1, 1)), [], Tensor.mean

@@ -38,32 +38,41 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
         ) = arguments(at, 15)  # fmt: skip
         x, y, p = memory(x_at, element), memory(y_at, element), memory(p_at, number)
         constants = spread(real(sign)), spread(real(np.nan)), spread(real(1)), spread(real(number_from(threshold)))
-        blocks, whole = (space + pixels - 1) // pixels, channels // reduction
-        full, divisor = whole // lanes * lanes if unrolled else 0, real(unrolled if unrolled else reduction)
+        blocks = (space + pixels - 1) // pixels
+        rule = channels, groups, reduction, tail, mode, constants, unrolled, size
         for task in tasks(at):
             b, block = task // blocks, task % blocks
             for i in range(block * pixels, min((block + 1) * pixels, space)):
-                row, out, chance = b * xb + i * xw, b * yb + i * yw, b * groups
-                for g in range(0, full, lanes):
-                    mask = all_lanes(number)
-                    top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
-                    value = _fuse(load(p, chance + g, mask), top, values, divisor, mode, constants, number)
-                    store(y, out + g, value, mask)
-                for g in range(full, whole, lanes):
-                    mask = lanes_between(number, 0, whole - g)
-                    if unrolled:
-                        top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
-                    else:
-                        top, values = _reduce_steps(x, row + g * reduction, reduction, reduction, constants, mask)
-                    value = _fuse(load(p, chance + g, mask), top, values, divisor, mode, constants, number)
-                    store(y, out + g, value, mask)
-                if whole < groups:
-                    mask, first = lanes_between(number, 0, 1), whole * reduction
-                    top, values = _reduce_steps(x, row + first, channels - first, 1, constants, mask)
-                    value = _fuse(load(p, chance + whole, mask), top, values, real(tail), mode, constants, number)
-                    store(y, out + whole, value, mask)
+                fuse_pixel(x, b * xb + i * xw, y, b * yb + i * yw, p, b * groups, rule, real, lanes, number)
 
     return run
+
+
+@njit(inline="always")
+def fuse_pixel(x, row, y, out, p, chance, rule, real, lanes, number):
+    """Writes the output channels of one pixel, whose channels are at ``row`` and whose sample's probabilities at
+    ``chance``."""
+    channels, groups, reduction, tail, mode, constants, unrolled, size = rule
+    whole = channels // reduction
+    full, divisor = whole // lanes * lanes if unrolled else 0, real(reduction)
+    for g in range(0, full, lanes):
+        mask = all_lanes(number)
+        top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
+        value = _fuse(load(p, chance + g, mask), top, values, divisor, mode, constants, number)
+        store(y, out + g, value, mask)
+    for g in range(full, whole, lanes):
+        mask = lanes_between(number, 0, whole - g)
+        if unrolled:
+            top, values = _reduce_members(x, row + g * reduction, size, constants, mask)
+        else:
+            top, values = _reduce_steps(x, row + g * reduction, reduction, reduction, constants, mask)
+        value = _fuse(load(p, chance + g, mask), top, values, divisor, mode, constants, number)
+        store(y, out + g, value, mask)
+    if whole < groups:
+        mask, first = lanes_between(number, 0, 1), whole * reduction
+        top, values = _reduce_steps(x, row + first, channels - first, 1, constants, mask)
+        value = _fuse(load(p, chance + whole, mask), top, values, real(tail), mode, constants, number)
+        store(y, out + whole, value, mask)
 
 
 @njit(inline="always")

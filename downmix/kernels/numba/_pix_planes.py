@@ -37,20 +37,26 @@ def forward(unrolled: int, sign: int, element: Any, number: Any) -> Any:
             b, g = task // groups, task % groups
             first = g * reduction
             size = unrolled if unrolled else min(reduction, channels - first)
-            divisor = spread(real(tail if g == groups - 1 else reduction))
-            share, rest = spread(p[task]), spread(real(1) - p[task])
-            pick = _picks(mode, p[task], real(number_from(threshold)))
-            row, out = b * xb + first * xc, b * yb + g * yc
-            whole = space // lanes * lanes
-            for j in range(0, whole, lanes):
-                value = _reduce(x, row + j, xc, size, signs, nan, share, rest, divisor, pick, mode, all_lanes(number))
-                store(y, out + j, value, all_lanes(number))
-            if whole < space:
-                mask = lanes_between(number, 0, space - whole)
-                value = _reduce(x, row + whole, xc, size, signs, nan, share, rest, divisor, pick, mode, mask)
-                store(y, out + whole, value, mask)
+            divisor = real(tail if g == groups - 1 else reduction)
+            rule = size, divisor, p[task], mode, real(number_from(threshold)), signs, nan
+            fuse_group(x, b * xb + first * xc, xc, y, b * yb + g * yc, space, rule, real, lanes, number)
 
     return run
+
+
+@njit(inline="always")
+def fuse_group(x, row, step, y, out, space, rule, real, lanes, number):
+    """Writes the map of one output channel; its group's first map is at ``row``, the others ``step`` apart."""
+    size, divisor, p, mode, threshold, signs, nan = rule
+    pick, share, rest, divisor = _picks(mode, p, threshold), spread(p), spread(real(1) - p), spread(divisor)
+    whole = space // lanes * lanes
+    for j in range(0, whole, lanes):
+        value = _reduce(x, row + j, step, size, signs, nan, share, rest, divisor, pick, mode, all_lanes(number))
+        store(y, out + j, value, all_lanes(number))
+    if whole < space:
+        mask = lanes_between(number, 0, space - whole)
+        value = _reduce(x, row + whole, step, size, signs, nan, share, rest, divisor, pick, mode, mask)
+        store(y, out + whole, value, mask)
 
 
 @njit(inline="always")

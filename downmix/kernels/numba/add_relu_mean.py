@@ -18,7 +18,7 @@ from ._vectors import all_lanes, lanes_between, larger, spread, total
 
 FEW = 1 << 18  # elements of a map, below which torch's own three operators are as fast or faster
 _SUM_EVERY = 32  # vectors that add up before their sum goes on in float64
-_PIXELS = 32  # of a task in channels_last
+PIXELS = 32  # of a task in channels_last, whose sum is rounded less than that of all
 
 
 def why_not(x: Tensor, shortcut: Tensor) -> str | None:
@@ -40,9 +40,9 @@ def forward(x: Tensor, shortcut: Tensor) -> Tensor:
         sums = torch.empty((batch, channels), dtype=number)
         run, count, block = planes(x.dtype, number), batch * channels, 0
     else:
-        count = batch * -(-space // _PIXELS)
-        sums = torch.zeros((batch, count // batch, channels), dtype=number)
-        run, block = pixels(x.dtype, number), _PIXELS
+        count = batch * -(-space // PIXELS)
+        sums = torch.empty((batch, count // batch, channels), dtype=number)
+        run, block = pixels(x.dtype, number), PIXELS
     launch(run, count, x.numel(), x.data_ptr(), shortcut.data_ptr(), sums.data_ptr(), channels, space, block)
     return ((sums if block == 0 else sums.sum(1)) / space).to(x.dtype)
 
@@ -57,20 +57,26 @@ def planes(element: Any, number: Any) -> Any:
     def run(at):
         x_at, shortcut_at, sums_at, _, space, _ = arguments(at, 6)
         x, shortcut, sums = memory(x_at, element), memory(shortcut_at, element), memory(sums_at, number)
-        zero, whole = spread(real(0)), space // lanes * lanes
         for task in tasks(at):
-            row, added, some = task * space, 0.0, zero
-            for j in range(0, whole, lanes):
-                some = some + _rectify(x, shortcut, row + j, zero, all_lanes(number))
-                if (j // lanes + 1) % _SUM_EVERY == 0:
-                    added += total(some)
-                    some = zero
-            if whole < space:
-                mask = lanes_between(number, 0, space - whole)
-                some = some + _rectify(x, shortcut, row + whole, zero, mask)
-            sums[task] = added + total(some)
+            sums[task] = sum_of_plane(x, shortcut, True, task * space, space, real, lanes, number)
 
     return run
+
+
+@njit(inline="always")
+def sum_of_plane(x, shortcut, has_shortcut, row, space, real, lanes, number):
+    """In float64; of ReLU(x + shortcut), which is written over x, where there is a shortcut."""
+    added, zero, whole = 0.0, spread(real(0)), space // lanes * lanes
+    some = zero
+    for j in range(0, whole, lanes):
+        some = some + value_of(x, shortcut, has_shortcut, row + j, zero, all_lanes(number))
+        if (j // lanes + 1) % _SUM_EVERY == 0:
+            added += total(some)
+            some = zero
+    if whole < space:
+        mask = lanes_between(number, 0, space - whole)
+        some = some + value_of(x, shortcut, has_shortcut, row + whole, zero, mask)
+    return added + total(some)
 
 
 @functools.cache
@@ -83,25 +89,35 @@ def pixels(element: Any, number: Any) -> Any:
     def run(at):
         x_at, shortcut_at, sums_at, channels, space, block = arguments(at, 6)
         x, shortcut, sums = memory(x_at, element), memory(shortcut_at, element), memory(sums_at, number)
-        zero, whole, blocks = spread(real(0)), channels // lanes * lanes, (space + block - 1) // block
+        blocks = (space + block - 1) // block
         for task in tasks(at):
             b, first = task // blocks, task % blocks * block
-            for i in range(b * space + first, b * space + min(first + block, space)):
-                row, out = i * channels, task * channels
-                for c in range(0, whole, lanes):
-                    mask = all_lanes(number)
-                    value = _rectify(x, shortcut, row + c, zero, mask)
-                    store(sums, out + c, load(sums, out + c, mask) + value, mask)
-                if whole < channels:
-                    mask = lanes_between(number, 0, channels - whole)
-                    value = _rectify(x, shortcut, row + whole, zero, mask)
-                    store(sums, out + whole, load(sums, out + whole, mask) + value, mask)
+            pixels = b * space + first, b * space + min(first + block, space)
+            sum_pixels(x, shortcut, True, pixels, channels, sums, task * channels, real, lanes, number)
 
     return run
 
 
 @njit(inline="always")
-def _rectify(x, shortcut, at, zero, mask):
-    value = larger(load(x, at, mask) + load(shortcut, at, mask), zero)  # in this order a NaN stays
-    store(x, at, value, mask)
+def sum_pixels(x, shortcut, has_shortcut, pixels, channels, sums, out, real, lanes, number):
+    """Writes the sum of some pixels from ``out`` on; of ReLU(x + shortcut), which is written over x, where there is a
+    shortcut."""
+    (first, last), zero, whole = pixels, spread(real(0)), channels // lanes * lanes
+    for i in range(first, last):
+        for c in range(0, whole, lanes):
+            mask = all_lanes(number)
+            value = value_of(x, shortcut, has_shortcut, i * channels + c, zero, mask)
+            store(sums, out + c, value if i == first else load(sums, out + c, mask) + value, mask)
+        if whole < channels:
+            mask = lanes_between(number, 0, channels - whole)
+            value = value_of(x, shortcut, has_shortcut, i * channels + whole, zero, mask)
+            store(sums, out + whole, value if i == first else load(sums, out + whole, mask) + value, mask)
+
+
+@njit(inline="always")
+def value_of(x, shortcut, has_shortcut, at, zero, mask):
+    value = load(x, at, mask)
+    if has_shortcut:
+        value = larger(value + load(shortcut, at, mask), zero)  # in this order a NaN stays
+        store(x, at, value, mask)
     return value

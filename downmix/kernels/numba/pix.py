@@ -66,35 +66,41 @@ class _Plan(NamedTuple):
     numbers: tuple[int, ...]
 
 
-@remembered
-def _plan(
-    name: str,
-    x: Layout,
-    strides: tuple[tuple[int, ...], ...],
-    number: torch.dtype,
-    reduction: int,
-    threshold: float,
-    fusion: str,
-    operator: str,
-    legacy_tail: bool,
-) -> _Plan:
-    (batch, channels, height, width), _, element = x
-    groups, space = -(-channels // reduction), height * width
-    in_planes = memory_format(blank(x)) == torch.contiguous_format
-    # What a kernel is made for: an unrolled reduction or 0, maxima or with −1 minima, as −max(−x), and dtypes.
+class Walk(NamedTuple):
+    """How a map is walked: through planes or pixels, in which layout the output is, what a kernel is made for (an
+    unrolled reduction or 0; maxima, or with -1 minima, as -max(-x)), and what decides how a group is reduced: its size,
+    what the last one is divided by, the mode and the threshold."""
+
+    in_planes: bool
+    order: torch.memory_format
+    made_for: tuple[int, int]
+    rule: tuple[int, int, int, int]
+
+
+def walk(x: Tensor, reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool) -> Walk:
+    """For a map, of which the values don't matter."""
+    channels, order = x.shape[1], memory_format(x)
+    in_planes = order == torch.contiguous_format
     known = reduction in _IN_PLANES and channels % reduction == 0 if in_planes else reduction in _IN_PIXELS
-    make = getattr(planes if in_planes else pixels, name)
-    kernel = make(reduction if known else 0, -1 if operator == "min" else 1, element, number)
+    mode = BLEND if fusion == "weighted" else {"max+avg": BY_THRESHOLD, "avg": MIX}.get(operator, PICK)
+    tail = reduction if legacy_tail else channels % reduction or reduction
+    made_for = reduction if known else 0, -1 if operator == "min" else 1
+    return Walk(in_planes, order, made_for, (reduction, tail, mode, bits(threshold)))
+
+
+@remembered
+def _plan(name: str, x: Layout, strides: tuple[tuple[int, ...], ...], number: torch.dtype, *rule: Any) -> _Plan:
+    (batch, channels, height, width), _, element = x
+    groups, space = -(-channels // rule[0]), height * width
+    in_planes, _, made_for, how = walk(blank(x), *rule)
+    run = getattr(planes if in_planes else pixels, name)(*made_for, element, number)
     block = pixels.pixels_a_task(batch, space)
     blocks = 1 if in_planes else -(-space // block)
-    # What decides how a group is reduced: its size, what the last one is divided by, the mode, and the threshold.
-    mode = BLEND if fusion == "weighted" else {"max+avg": BY_THRESHOLD, "avg": MIX}.get(operator, PICK)
-    rule = reduction, reduction if legacy_tail else channels % reduction or reduction, mode, bits(threshold)
     # From sample to sample, and from plane to plane or from pixel to pixel.
     inner = 1 if in_planes else 3 if width > 1 else 2
     steps = [stride[i] for stride in strides for i in (0, inner)]
     tasks = batch * (groups if in_planes else blocks)
-    return _Plan(kernel, tasks, blocks, (channels, groups, space, block, *rule, *steps))
+    return _Plan(run, tasks, blocks, (channels, groups, space, block, *how, *steps))
 
 
 def _probabilities(x: Tensor, p: Tensor) -> Tensor:

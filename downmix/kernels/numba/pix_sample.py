@@ -1,0 +1,183 @@
+"""A whole PiX layer on the CPU in one launch, a task a sample: sum, ReLU, mean, linear map, gate and fusion.
+
+So a sample stays in the cache between its mean and its fusion, and a small map takes less than six operators' calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
+from . import _pix_pixels as pixels
+from . import _pix_planes as planes
+from . import pix
+from ._common import compiled_for, memory
+from ._launch import arguments, bits, kernel, launch, number_from, tasks
+from ._vector_memory import load
+from ._vectors import lanes_between, spread, total
+from .add_relu_mean import PIXELS, sum_of_plane, sum_pixels
+
+FEW = 1 << 17  # elements, for which one thread takes no longer than all that share them out by operators
+# Products of the linear map, and that many for each element of the map: beyond, samples should share a weight that is
+# read, as in torch's matrix product.
+FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT = 1 << 19, 6
+
+
+def why_not(x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, *rule: Any) -> str | None:
+    given = tuple(None if tensor is None else layout(tensor) for tensor in (x, shortcut, weight, bias))
+    return _why_not(given, torch.is_autocast_enabled("cpu"), torch.get_num_threads(), *rule)
+
+
+@remembered
+def _why_not(given: tuple[Layout | None, ...], autocast: bool, threads: int, *rule: Any) -> str | None:
+    x, shortcut, weight, bias = (None if known is None else blank(known) for known in given)
+    assert x is not None
+    assert weight is not None
+    batch, elements = x.shape[0], x.numel()
+    if elements == 0 or (elements > FEW and batch % threads and batch < 4 * threads):
+        return f"{batch} samples are not to be shared out evenly among {threads} threads"
+    if batch * weight.numel() > max(FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT * elements):
+        return "torch's own matrix product is faster for so large a weight"
+    maps = [x] if shortcut is None else [x, shortcut]
+    if maps[-1].shape != x.shape or not (are_planes(*maps) or are_pixels(*maps)) or not weight.is_contiguous():
+        return "the CPU kernel of a layer takes maps that are all contiguous or all channels_last"
+    dtypes = {tensor.dtype for tensor in (*maps, weight, bias) if tensor is not None}
+    if autocast or dtypes not in ({torch.float32}, {torch.float64}):
+        return "the CPU kernel of a layer takes maps and parameters that are all float32 or all float64"
+    return pix.why_not(x, weight, *rule)
+
+
+def forward(
+    x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, slope: float, *rule: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the layer gives, [B, G, H, W], the mean [B, C] and the probabilities [B, G].
+
+    Args:
+        x (Tensor[B, C, H, W]): the map; ReLU(x + shortcut) is written over it where there is a shortcut.
+        shortcut (Tensor[B, C, H, W]): or None.
+        weight (Tensor[G, C, 1, 1]): W.
+        bias (Tensor[G]): b, or None.
+        slope: p = σ(slope · (W · mean + b)).
+        *rule: as :func:`downmix.kernels.numba.pix.forward` takes behind p.
+    """
+    batch, channels, groups = *x.shape[:2], weight.shape[0]
+    run, order, numbers = _plan(layout(x), slope, *rule)
+    y = torch.empty((batch, groups, *x.shape[2:]), dtype=x.dtype, memory_format=order)
+    # Behind the means is room for sums of some pixels.
+    mean, p = torch.empty(2 * batch, channels, dtype=x.dtype), torch.empty(batch, groups, dtype=x.dtype)
+    given = (0 if tensor is None else tensor.data_ptr() for tensor in (x, shortcut, weight, bias, y, mean, p))
+    launch(run, batch, x.numel(), *given, *numbers)
+    return y, mean[:batch], p
+
+
+class _Plan(NamedTuple):
+    """What a launch needs but for addresses, and the layout of the output."""
+
+    kernel: Any
+    order: torch.memory_format
+    numbers: tuple[int, ...]
+
+
+@remembered
+def _plan(x: Layout, slope: float, *rule: Any) -> _Plan:
+    (batch, channels, height, width), _, element = x
+    in_planes, order, made_for, how = pix.walk(blank(x), *rule)
+    run = (_planes if in_planes else _pixels)(*made_for, element)
+    return _Plan(run, order, (channels, -(-channels // rule[0]), height * width, bits(slope), batch, *how))
+
+
+@functools.cache
+def _planes(unrolled: int, sign: int, element: Any) -> Any:
+    """The kernel where each channel's map is one run of memory; a task is a sample. See ``_pix_planes.forward``."""
+    element, number, lanes, real = compiled_for(element, element)
+
+    @kernel()
+    def run(at):
+        (
+            x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, channels, groups, space, slope,
+            _, reduction, tail, mode, threshold,
+        ) = arguments(at, 16)  # fmt: skip
+        x, shortcut, y = memory(x_at, element), memory(shortcut_at, element), memory(y_at, element)
+        weight, bias = memory(weight_at, element), memory(bias_at, element)
+        mean, p, has_shortcut, has_bias = memory(mean_at, number), memory(p_at, number), shortcut_at != 0, bias_at != 0
+        signs, nan = spread(real(sign)), spread(real(np.nan))
+        for b in tasks(at):
+            for plane in range(b * channels, (b + 1) * channels):
+                mean[plane] = sum_of_plane(x, shortcut, has_shortcut, plane * space, space, real, lanes, number) / space
+            _open_gates(
+                mean, b * channels, channels, weight, bias, has_bias, p, b * groups, groups, slope, real, lanes, number
+            )
+            for g in range(groups):
+                first, out = g * reduction, b * groups + g
+                size = unrolled if unrolled else min(reduction, channels - first)
+                divisor = real(tail if g == groups - 1 else reduction)
+                rule = size, divisor, p[out], mode, real(number_from(threshold)), signs, nan
+                row = (b * channels + first) * space
+                planes.fuse_group(x, row, space, y, out * space, space, rule, real, lanes, number)
+
+    return run
+
+
+@functools.cache
+def _pixels(unrolled: int, sign: int, element: Any) -> Any:
+    """The same where each pixel's channels are one run of memory. See ``_pix_pixels.forward``."""
+    element, number, lanes, real = compiled_for(element, element)
+    size = unrolled or 1  # what is never run must compile, too
+
+    @kernel()
+    def run(at):
+        (
+            x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, channels, groups, space, slope,
+            samples, reduction, tail, mode, threshold,
+        ) = arguments(at, 16)  # fmt: skip
+        x, shortcut, y = memory(x_at, element), memory(shortcut_at, element), memory(y_at, element)
+        weight, bias = memory(weight_at, element), memory(bias_at, element)
+        mean, p, has_shortcut, has_bias = memory(mean_at, number), memory(p_at, number), shortcut_at != 0, bias_at != 0
+        constants = spread(real(sign)), spread(real(np.nan)), spread(real(1)), spread(real(number_from(threshold)))
+        rule = channels, groups, reduction, tail, mode, constants, unrolled, size
+        for b in tasks(at):
+            for c in range(b * channels, (b + 1) * channels):
+                mean[c] = real(0)
+            for first in range(b * space, (b + 1) * space, PIXELS):
+                block = first, min(first + PIXELS, (b + 1) * space)
+                part = (samples + b) * channels
+                sum_pixels(x, shortcut, has_shortcut, block, channels, mean, part, real, lanes, number)
+                for c in range(channels):
+                    mean[b * channels + c] += mean[part + c]
+            for c in range(b * channels, (b + 1) * channels):
+                mean[c] /= space
+            _open_gates(
+                mean, b * channels, channels, weight, bias, has_bias, p, b * groups, groups, slope, real, lanes, number
+            )
+            for i in range(b * space, (b + 1) * space):
+                pixels.fuse_pixel(x, i * channels, y, i * groups, p, b * groups, rule, real, lanes, number)
+
+    return run
+
+
+@njit(inline="always")
+def _open_gates(mean, row, channels, weight, bias, has_bias, p, out, groups, slope, real, lanes, number):
+    """The probabilities of a sample from its mean at ``row``, written from ``out`` on."""
+    slope = number_from(slope)
+    for first in range(0, groups, 4):  # whose sums don't wait for each other
+        g = first, min(first + 1, groups - 1), min(first + 2, groups - 1), min(first + 3, groups - 1)
+        g0, g1, g2, g3 = g
+        s0 = s1 = s2 = s3 = spread(real(0))
+        for c in range(0, channels, lanes):
+            mask = lanes_between(number, 0, channels - c)
+            value = load(mean, row + c, mask)
+            s0 = s0 + value * load(weight, g0 * channels + c, mask)
+            s1 = s1 + value * load(weight, g1 * channels + c, mask)
+            s2 = s2 + value * load(weight, g2 * channels + c, mask)
+            s3 = s3 + value * load(weight, g3 * channels + c, mask)
+        logits = total(s0), total(s1), total(s2), total(s3)
+        for k in range(4):
+            logit = logits[k] + bias[g[k]] if has_bias else logits[k]
+            p[out + g[k]] = 1 / (1 + math.exp(-slope * logit))
