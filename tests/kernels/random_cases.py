@@ -115,16 +115,18 @@ def check_whole_pix_layer(seed: int, cases: int) -> None:
     rng = _seeded(seed)
     done = 0
     while done < cases:
-        dtype = rng.choice((torch.float32, torch.float32, torch.float64))
+        dtype = rng.choice((torch.float32, *DTYPES))
         reduction = rng.choice((1, 3, 4, 17)) if dtype == torch.float32 else 3
+        kind = dtype if dtype == torch.float64 else rng.choice((dtype, torch.float32))  # the latter under autocast
         shape = [rng.randint(1, 3), rng.choice((1, 3, 12, 40)), rng.randint(1, 9), rng.randint(1, 6)]
         x = random_values(rng, shape, dtype)
         shortcut = torch.randn_like(x) if rng.random() < 0.5 else None
-        weight = torch.randn(-(-shape[1] // reduction), shape[1], 1, 1, dtype=dtype)
-        bias = rng.choice((None, torch.randn(weight.shape[0], dtype=dtype)))
+        weight = torch.randn(-(-shape[1] // reduction), shape[1], 1, 1, dtype=kind)
+        bias = rng.choice((None, torch.randn(weight.shape[0], dtype=kind)))
         fusion, operator = rng.choice((*(("threshold", name) for name in pix.OPERATORS), ("weighted", "max+avg")))
         constants = (reduction, 0.5, fusion, operator, rng.random() < 0.3)
-        kernel: Any = pix._pick_or_mix.kernel(x, shortcut, weight, bias, *constants, stem="pix_sample")
+        with torch.autocast("cpu", enabled=kind != dtype):
+            kernel: Any = pix._pick_or_mix.kernel(x, shortcut, weight, bias, *constants, stem="pix_sample")
         if not isinstance(kernel, str):
             _check_whole_pix_layer(kernel, x, shortcut, weight, bias, rng.choice((1.0, 2.0)), constants)
             done += 1
@@ -142,26 +144,29 @@ def _check_whole_pix_layer(
     def by_definition(x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
         x = x if shortcut is None else (x + shortcut).relu()
         mean = x.mean((2, 3))
-        p = torch.sigmoid(slope * torch.nn.functional.linear(mean, weight.flatten(1), bias))
+        p = torch.sigmoid(slope * torch.nn.functional.linear(mean.to(weight.dtype), weight.flatten(1), bias))
         return [pix._pick_or_mix.reference(x, p, *constants), mean, p, x]
 
     given = x, shortcut, weight, bias
     own = by_definition(*given)
     wide: Any = [None if tensor is None else tensor.double() for tensor in given]
     truth = by_definition(*wide)
-    if ((truth[2] - constants[1]).abs() < 1e-4).any():
+    if ((truth[2] - constants[1]).abs() < 8 * torch.finfo(x.dtype).eps).any():
         return  # where rounding decides what is chosen
     written = x.clone()
     got = [*kernel.forward(written, *given[1:], slope, *constants), written]
-    for ours, reference, exact in zip(got, own, truth, strict=True):
-        assert (ours.dtype, ours.shape) == (reference.dtype, reference.shape)
+    for tensors in zip(got, own, truth, strict=True):
+        ours, reference, exact = (tensor.double() for tensor in tensors)
         assert torch.equal(ours.isnan(), reference.isnan())
         finite = reference.isfinite()
         assert torch.equal(ours[~finite].nan_to_num(0), reference[~finite].nan_to_num(0))
-        ours, reference, exact = ours[finite].double(), reference[finite].double(), exact[finite]
+        ours, reference, exact = ours[finite], reference[finite], exact[finite]
         if finite.any():
-            slack = 64 * torch.finfo(weight.dtype).eps * max(1.0, _largest(x))
+            eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+            slack = 64 * eps * max(1.0, _largest(x))
+            slack += torch.finfo(x.dtype).eps * _largest(exact)  # the sum and the output are rounded to it
             assert (ours - exact).abs().max() <= 2 * (reference - exact).abs().max() + slack
+    assert got[0].dtype == x.dtype
     assert same_steps(got[0], own[0])
 
 

@@ -14,11 +14,12 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from ...ops._define import compute_dtype
 from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
 from . import _pix_pixels as pixels
 from . import _pix_planes as planes
 from . import pix
-from ._common import compiled_for, memory
+from ._common import ELEMENT, compiled_for, memory
 from ._launch import arguments, bits, kernel, launch, number_from, tasks
 from ._vector_memory import load
 from ._vectors import lanes_between, spread, total
@@ -48,16 +49,21 @@ def _why_not(given: tuple[Layout | None, ...], autocast: bool, threads: int, *ru
     maps = [x] if shortcut is None else [x, shortcut]
     if maps[-1].shape != x.shape or not (are_planes(*maps) or are_pixels(*maps)) or not weight.is_contiguous():
         return "the CPU kernel of a layer takes maps that are all contiguous or all channels_last"
-    dtypes = {tensor.dtype for tensor in (*maps, weight, bias) if tensor is not None}
-    if autocast or dtypes not in ({torch.float32}, {torch.float64}):
-        return "the CPU kernel of a layer takes maps and parameters that are all float32 or all float64"
+    # Autocast leaves float64 alone, and else brings together what differs.
+    free = autocast and torch.float64 not in (x.dtype, weight.dtype)
+    if (
+        not (weight.dtype == x.dtype or free)
+        or maps[-1].dtype != x.dtype
+        or not (bias is None or bias.dtype == weight.dtype)
+    ):
+        return "the CPU kernel of a layer takes maps and parameters of one dtype"
     return pix.why_not(x, weight, *rule)
 
 
 def forward(
     x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, slope: float, *rule: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the layer gives, [B, G, H, W], the mean [B, C] and the probabilities [B, G].
+    """What the layer gives, [B, G, H, W], the mean [B, C] and the probabilities [B, G], both as wide as computed.
 
     Args:
         x (Tensor[B, C, H, W]): the map; ReLU(x + shortcut) is written over it where there is a shortcut.
@@ -68,35 +74,38 @@ def forward(
         *rule: as :func:`downmix.kernels.numba.pix.forward` takes behind p.
     """
     batch, channels, groups = *x.shape[:2], weight.shape[0]
-    run, order, numbers = _plan(layout(x), slope, *rule)
+    run, order, number, numbers = _plan(layout(x), weight.dtype, slope, *rule)
     y = torch.empty((batch, groups, *x.shape[2:]), dtype=x.dtype, memory_format=order)
     # Behind the means is room for sums of some pixels.
-    mean, p = torch.empty(2 * batch, channels, dtype=x.dtype), torch.empty(batch, groups, dtype=x.dtype)
+    mean, p = torch.empty(2 * batch, channels, dtype=number), torch.empty(batch, groups, dtype=number)
     given = (0 if tensor is None else tensor.data_ptr() for tensor in (x, shortcut, weight, bias, y, mean, p))
     launch(run, batch, x.numel(), *given, *numbers)
     return y, mean[:batch], p
 
 
 class _Plan(NamedTuple):
-    """What a launch needs but for addresses, and the layout of the output."""
+    """What a launch needs but for addresses, the layout of the output, and the dtype that is computed in."""
 
     kernel: Any
     order: torch.memory_format
+    number: torch.dtype
     numbers: tuple[int, ...]
 
 
 @remembered
-def _plan(x: Layout, slope: float, *rule: Any) -> _Plan:
+def _plan(x: Layout, parameters: torch.dtype, slope: float, *rule: Any) -> _Plan:
     (batch, channels, height, width), _, element = x
     in_planes, order, made_for, how = pix.walk(blank(x), *rule)
-    run = (_planes if in_planes else _pixels)(*made_for, element)
-    return _Plan(run, order, (channels, -(-channels // rule[0]), height * width, bits(slope), batch, *how))
+    number = compute_dtype(blank(x))
+    run = (_planes if in_planes else _pixels)(*made_for, element, parameters, number)
+    return _Plan(run, order, number, (channels, -(-channels // rule[0]), height * width, bits(slope), batch, *how))
 
 
 @functools.cache
-def _planes(unrolled: int, sign: int, element: Any) -> Any:
+def _planes(unrolled: int, sign: int, element: Any, parameters: Any, number: Any) -> Any:
     """The kernel where each channel's map is one run of memory; a task is a sample. See ``_pix_planes.forward``."""
-    element, number, lanes, real = compiled_for(element, element)
+    parameter = ELEMENT[parameters]
+    element, number, lanes, real = compiled_for(element, number)
 
     @kernel()
     def run(at):
@@ -105,7 +114,7 @@ def _planes(unrolled: int, sign: int, element: Any) -> Any:
             _, reduction, tail, mode, threshold,
         ) = arguments(at, 16)  # fmt: skip
         x, shortcut, y = memory(x_at, element), memory(shortcut_at, element), memory(y_at, element)
-        weight, bias = memory(weight_at, element), memory(bias_at, element)
+        weight, bias = memory(weight_at, parameter), memory(bias_at, parameter)
         mean, p, has_shortcut, has_bias = memory(mean_at, number), memory(p_at, number), shortcut_at != 0, bias_at != 0
         signs, nan = spread(real(sign)), spread(real(np.nan))
         for b in tasks(at):
@@ -126,9 +135,10 @@ def _planes(unrolled: int, sign: int, element: Any) -> Any:
 
 
 @functools.cache
-def _pixels(unrolled: int, sign: int, element: Any) -> Any:
+def _pixels(unrolled: int, sign: int, element: Any, parameters: Any, number: Any) -> Any:
     """The same where each pixel's channels are one run of memory. See ``_pix_pixels.forward``."""
-    element, number, lanes, real = compiled_for(element, element)
+    parameter = ELEMENT[parameters]
+    element, number, lanes, real = compiled_for(element, number)
     size = unrolled or 1  # what is never run must compile, too
 
     @kernel()
@@ -138,7 +148,7 @@ def _pixels(unrolled: int, sign: int, element: Any) -> Any:
             samples, reduction, tail, mode, threshold,
         ) = arguments(at, 16)  # fmt: skip
         x, shortcut, y = memory(x_at, element), memory(shortcut_at, element), memory(y_at, element)
-        weight, bias = memory(weight_at, element), memory(bias_at, element)
+        weight, bias = memory(weight_at, parameter), memory(bias_at, parameter)
         mean, p, has_shortcut, has_bias = memory(mean_at, number), memory(p_at, number), shortcut_at != 0, bias_at != 0
         constants = spread(real(sign)), spread(real(np.nan)), spread(real(1)), spread(real(number_from(threshold)))
         rule = channels, groups, reduction, tail, mode, constants, unrolled, size
@@ -179,5 +189,5 @@ def _open_gates(mean, row, channels, weight, bias, has_bias, p, out, groups, slo
             s3 = s3 + value * load(weight, g3 * channels + c, mask)
         logits = total(s0), total(s1), total(s2), total(s3)
         for k in range(4):
-            logit = logits[k] + bias[g[k]] if has_bias else logits[k]
+            logit = logits[k] + total(load(bias, g[k], lanes_between(number, 0, 1))) if has_bias else logits[k]
             p[out + g[k]] = 1 / (1 + math.exp(-slope * logit))
