@@ -51,13 +51,15 @@ def squeeze(layer: PiX, x: Tensor, shortcut: Tensor | None = None) -> Any:
 
 def _run(layer: PiX, x: Tensor, shortcut: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """What the layer gives, the mean and the probabilities; ReLU(x + shortcut) is written over x."""
-    weight, bias, rule = layer.weight, layer.bias, layer.rule
-    kernel = _pick_or_mix.kernel(x, shortcut, weight, bias, *rule, stem="pix_sample")
-    if not isinstance(kernel, str) and not torch.autograd._profiler_enabled():
-        _pick_or_mix._explain(kernel)
-        if shortcut is not None and not x.is_inference():
-            torch.autograd.graph.increment_version(x)
-        return kernel.forward(x, shortcut, weight, bias, _SLOPES[layer.gate], *rule)
+    rule = layer.rule
+    if x.is_cpu and not torch.autograd._profiler_enabled():
+        inputs = x, shortcut, layer.weight, layer.bias
+        kernel = _pick_or_mix.kernel(*inputs, *rule, stem="pix_sample")
+        if not isinstance(kernel, str):
+            _pick_or_mix._explain(kernel)
+            if shortcut is not None and not x.is_inference():
+                torch.autograd.graph.increment_version(x)
+            return kernel.forward(*inputs, _SLOPES[layer.gate], *rule)
     mean = x.mean((2, 3)) if shortcut is None else _add_relu_mean_.run(x, shortcut)
     p = _probabilities(layer, x, mean)
     return _pick_or_mix.run(x, p, *rule), mean, p

@@ -116,14 +116,15 @@ def check_whole_pix_layer(seed: int, cases: int) -> None:
     done = 0
     while done < cases:
         dtype = rng.choice((torch.float32, *DTYPES))
-        reduction = rng.choice((1, 3, 4, 17)) if dtype == torch.float32 else 3
+        reduction = rng.choice((1, 3, 4, 17)) if dtype == torch.float32 else 3  # fewer kernels to compile, as above
+        operators = pix.OPERATORS if dtype == torch.float32 and reduction == 3 else ("max+avg", "max", "avg")
         kind = dtype if dtype == torch.float64 else rng.choice((dtype, torch.float32))  # the latter under autocast
         shape = [rng.randint(1, 3), rng.choice((1, 3, 12, 40)), rng.randint(1, 9), rng.randint(1, 6)]
         x = random_values(rng, shape, dtype)
         shortcut = torch.randn_like(x) if rng.random() < 0.5 else None
         weight = torch.randn(-(-shape[1] // reduction), shape[1], 1, 1, dtype=kind)
         bias = rng.choice((None, torch.randn(weight.shape[0], dtype=kind)))
-        fusion, operator = rng.choice((*(("threshold", name) for name in pix.OPERATORS), ("weighted", "max+avg")))
+        fusion, operator = rng.choice((*(("threshold", name) for name in operators), ("weighted", "max+avg")))
         constants = (reduction, 0.5, fusion, operator, rng.random() < 0.3)
         with torch.autocast("cpu", enabled=kind != dtype):
             kernel: Any = pix._pick_or_mix.kernel(x, shortcut, weight, bias, *constants, stem="pix_sample")

@@ -223,6 +223,31 @@ def test_what_a_kernel_can_t_take_gets_a_sentence() -> None:
     assert downmix.explain_backend(torch.nn.ReLU(), x) == "no operator of downmix runs here"
 
 
+def test_where_a_layer_runs_in_one_launch() -> None:
+    def runs(batch: int, size: int, *, channels: int = 64) -> bool:
+        x, layer = torch.randn(batch, channels, size, size), downmix.PiX(channels, 4)
+        return downmix.explain_backend(layer, x) == "pick_or_mix runs downmix.kernels.numba.pix_sample"
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert runs(1, 45)  # a small map
+        assert not runs(1, 46)
+        assert runs(2, 46)  # a sample a thread
+        assert not runs(3, 46)
+        assert runs(9, 46)
+        assert not runs(10, 1, channels=512)  # a weight that samples should share
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_weight_that_does_not_fit_is_not_read() -> None:
+    layer = downmix.PiX(64, 4)
+    layer.weight = torch.nn.Parameter(torch.randn(16, 32, 1, 1))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        layer(torch.randn(1, 64, 4, 4))
+
+
 def test_channels_more_than_2_31_elements_apart() -> None:
     memory = torch.empty((1 << 31) + 64, dtype=torch.float16)  # only the pages touched below become real
     x = memory.as_strided((1, 2, 1, 64), (0, 1 << 31, 64, 1))

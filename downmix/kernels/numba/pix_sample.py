@@ -41,7 +41,9 @@ def _why_not(given: tuple[Layout | None, ...], autocast: bool, threads: int, *ru
     x, shortcut, weight, bias = (None if known is None else blank(known) for known in given)
     assert x is not None
     assert weight is not None
-    batch, elements = x.shape[0], x.numel()
+    (batch, channels), elements = x.shape[:2], x.numel()
+    if weight.shape[:2] != (-(-channels // rule[0]), channels):
+        return f"a weight of {list(weight.shape)} does not fit {channels} channels in groups of {rule[0]}"
     if elements == 0 or (elements > FEW and batch % threads and batch < 4 * threads):
         return f"{batch} samples are not to be shared out evenly among {threads} threads"
     if batch * weight.numel() > max(FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT * elements):
