@@ -76,19 +76,20 @@ def forward(
         *rule: as :func:`downmix.kernels.numba.pix.forward` takes behind p.
     """
     batch, channels, groups = *x.shape[:2], weight.shape[0]
-    run, order, number, numbers = _plan(layout(x), weight.dtype, slope, *rule)
+    run, in_planes, order, number, numbers = _plan(layout(x), weight.dtype, slope, *rule)
     y = torch.empty((batch, groups, *x.shape[2:]), dtype=x.dtype, memory_format=order)
-    # Behind the means is room for sums of some pixels.
-    mean, p = torch.empty(2 * batch, channels, dtype=number), torch.empty(batch, groups, dtype=number)
-    given = (0 if tensor is None else tensor.data_ptr() for tensor in (x, shortcut, weight, bias, y, mean, p))
+    mean, p = torch.empty(batch, channels, dtype=number), torch.empty(batch, groups, dtype=number)
+    part = None if in_planes else torch.empty_like(mean)  # room for the sums of some pixels
+    given = (0 if tensor is None else tensor.data_ptr() for tensor in (x, shortcut, weight, bias, y, mean, p, part))
     launch(run, batch, x.numel(), *given, *numbers)
-    return y, mean[:batch], p
+    return y, mean, p
 
 
 class _Plan(NamedTuple):
     """What a launch needs but for addresses, the layout of the output, and the dtype that is computed in."""
 
     kernel: Any
+    in_planes: bool
     order: torch.memory_format
     number: torch.dtype
     numbers: tuple[int, ...]
@@ -96,11 +97,12 @@ class _Plan(NamedTuple):
 
 @remembered
 def _plan(x: Layout, parameters: torch.dtype, slope: float, *rule: Any) -> _Plan:
-    (batch, channels, height, width), _, element = x
+    (_, channels, height, width), _, element = x
     in_planes, order, made_for, how = pix.walk(blank(x), *rule)
     number = compute_dtype(blank(x))
     run = (_planes if in_planes else _pixels)(*made_for, element, parameters, number)
-    return _Plan(run, order, number, (channels, -(-channels // rule[0]), height * width, bits(slope), batch, *how))
+    numbers = channels, -(-channels // rule[0]), height * width, bits(slope), *how
+    return _Plan(run, in_planes, order, number, numbers)
 
 
 @functools.cache
@@ -112,8 +114,8 @@ def _planes(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
     @kernel()
     def run(at):
         (
-            x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, channels, groups, space, slope,
-            _, reduction, tail, mode, threshold,
+            x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, _, channels, groups, space, slope,
+            reduction, tail, mode, threshold,
         ) = arguments(at, 16)  # fmt: skip
         x, shortcut, y = memory(x_at, element), memory(shortcut_at, element), memory(y_at, element)
         weight, bias = memory(weight_at, parameter), memory(bias_at, parameter)
@@ -122,16 +124,14 @@ def _planes(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
         for b in tasks(at):
             for plane in range(b * channels, (b + 1) * channels):
                 mean[plane] = sum_of_plane(x, shortcut, has_shortcut, plane * space, space, real, lanes, number) / space
-            _open_gates(
-                mean, b * channels, channels, weight, bias, has_bias, p, b * groups, groups, slope, real, lanes, number
-            )
+            row = b * channels
+            _open_gates(mean, row, channels, weight, bias, has_bias, p, b * groups, groups, slope, real, lanes, number)
             for g in range(groups):
                 first, out = g * reduction, b * groups + g
                 size = unrolled if unrolled else min(reduction, channels - first)
                 divisor = real(tail if g == groups - 1 else reduction)
                 rule = size, divisor, p[out], mode, real(number_from(threshold)), signs, nan
-                row = (b * channels + first) * space
-                planes.fuse_group(x, row, space, y, out * space, space, rule, real, lanes, number)
+                planes.fuse_group(x, (row + first) * space, space, y, out * space, space, rule, real, lanes, number)
 
     return run
 
@@ -146,28 +146,27 @@ def _pixels(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
     @kernel()
     def run(at):
         (
-            x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, channels, groups, space, slope,
-            samples, reduction, tail, mode, threshold,
+            x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, part_at, channels, groups, space, slope,
+            reduction, tail, mode, threshold,
         ) = arguments(at, 16)  # fmt: skip
         x, shortcut, y = memory(x_at, element), memory(shortcut_at, element), memory(y_at, element)
         weight, bias = memory(weight_at, parameter), memory(bias_at, parameter)
-        mean, p, has_shortcut, has_bias = memory(mean_at, number), memory(p_at, number), shortcut_at != 0, bias_at != 0
+        mean, p, part = memory(mean_at, number), memory(p_at, number), memory(part_at, number)
+        has_shortcut, has_bias = shortcut_at != 0, bias_at != 0
         constants = spread(real(sign)), spread(real(np.nan)), spread(real(1)), spread(real(number_from(threshold)))
         rule = channels, groups, reduction, tail, mode, constants, unrolled, size
         for b in tasks(at):
-            for c in range(b * channels, (b + 1) * channels):
+            row = b * channels
+            for c in range(row, row + channels):
                 mean[c] = real(0)
             for first in range(b * space, (b + 1) * space, PIXELS):
                 block = first, min(first + PIXELS, (b + 1) * space)
-                part = (samples + b) * channels
-                sum_pixels(x, shortcut, has_shortcut, block, channels, mean, part, real, lanes, number)
-                for c in range(channels):
-                    mean[b * channels + c] += mean[part + c]
-            for c in range(b * channels, (b + 1) * channels):
+                sum_pixels(x, shortcut, has_shortcut, block, channels, part, row, real, lanes, number)
+                for c in range(row, row + channels):
+                    mean[c] += part[c]
+            for c in range(row, row + channels):
                 mean[c] /= space
-            _open_gates(
-                mean, b * channels, channels, weight, bias, has_bias, p, b * groups, groups, slope, real, lanes, number
-            )
+            _open_gates(mean, row, channels, weight, bias, has_bias, p, b * groups, groups, slope, real, lanes, number)
             for i in range(b * space, (b + 1) * space):
                 pixels.fuse_pixel(x, i * channels, y, i * groups, p, b * groups, rule, real, lanes, number)
 
