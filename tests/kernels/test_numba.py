@@ -241,11 +241,22 @@ def test_where_a_layer_runs_in_one_launch() -> None:
         torch.set_num_threads(before)
 
 
-def test_a_weight_that_does_not_fit_is_not_read() -> None:
+def test_a_weight_that_is_not_there_is_not_read() -> None:
     layer = downmix.PiX(64, 4)
     layer.weight = torch.nn.Parameter(torch.randn(16, 32, 1, 1))
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         layer(torch.randn(1, 64, 4, 4))
+    elsewhere = torch.empty(16, 64, 1, 1, device="meta")
+    said = pix._pick_or_mix.kernel(torch.randn(1, 64, 4, 4), None, elsewhere, None, *layer.rule, stem="pix_sample")
+    assert said == "the CPU kernel of a layer takes maps and parameters that lie in the CPU's memory"
+
+
+def test_a_bias_with_steps() -> None:
+    x, layer, biases = torch.randn(2, 8, 3, 3), downmix.PiX(8, 4, bias=True), torch.randn(2, 2)
+    layer.bias = torch.nn.Parameter(biases[:, 0])
+    with torch.no_grad(), downmix.use_backend("reference"):
+        expected = layer(x)
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_channels_more_than_2_31_elements_apart() -> None:

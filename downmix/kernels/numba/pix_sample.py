@@ -15,6 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from ...ops._define import compute_dtype
+from ...ops._watching import plain
 from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
 from . import _pix_pixels as pixels
 from . import _pix_planes as planes
@@ -32,6 +33,10 @@ FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT = 1 << 19, 6
 
 
 def why_not(x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, *rule: Any) -> str | None:
+    if not (
+        weight.is_cpu and (shortcut is None or shortcut.is_cpu) and (bias is None or (bias.is_cpu and plain((bias,))))
+    ):
+        return "the CPU kernel of a layer takes maps and parameters that lie in the CPU's memory"
     given = tuple(None if tensor is None else layout(tensor) for tensor in (x, shortcut, weight, bias))
     return _why_not(given, torch.is_autocast_enabled("cpu"), torch.get_num_threads(), *rule)
 
@@ -42,22 +47,19 @@ def _why_not(given: tuple[Layout | None, ...], autocast: bool, threads: int, *ru
     assert x is not None
     assert weight is not None
     (batch, channels), elements = x.shape[:2], x.numel()
-    if weight.shape[:2] != (-(-channels // rule[0]), channels):
-        return f"a weight of {list(weight.shape)} does not fit {channels} channels in groups of {rule[0]}"
+    groups, parameters = -(-channels // rule[0]), [weight] if bias is None else [weight, bias]
+    if weight.shape[:2] != (groups, channels) or parameters[-1].shape[0] != groups or not are_planes(*parameters):
+        return f"the CPU kernel of a layer takes contiguous parameters for {channels} channels in groups of {rule[0]}"
     if elements == 0 or (elements > FEW and batch % threads and batch < 4 * threads):
         return f"{batch} samples are not to be shared out evenly among {threads} threads"
     if batch * weight.numel() > max(FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT * elements):
         return "torch's own matrix product is faster for so large a weight"
     maps = [x] if shortcut is None else [x, shortcut]
-    if maps[-1].shape != x.shape or not (are_planes(*maps) or are_pixels(*maps)) or not weight.is_contiguous():
+    if maps[-1].shape != x.shape or not (are_planes(*maps) or are_pixels(*maps)):
         return "the CPU kernel of a layer takes maps that are all contiguous or all channels_last"
     # Autocast leaves float64 alone, and else brings together what differs.
     free = autocast and torch.float64 not in (x.dtype, weight.dtype)
-    if (
-        not (weight.dtype == x.dtype or free)
-        or maps[-1].dtype != x.dtype
-        or not (bias is None or bias.dtype == weight.dtype)
-    ):
+    if maps[-1].dtype != x.dtype or parameters[-1].dtype != weight.dtype or not (weight.dtype == x.dtype or free):
         return "the CPU kernel of a layer takes maps and parameters of one dtype"
     return pix.why_not(x, weight, *rule)
 
