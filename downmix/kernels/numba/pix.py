@@ -67,11 +67,10 @@ class _Plan(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """How a map is walked: through planes or pixels, in which layout the output is, what a kernel is made for (an
-    unrolled reduction or 0; maxima, or with -1 minima, as -max(-x)), and what decides how a group is reduced: its size,
-    what the last one is divided by, the mode and the threshold."""
+    """How a map is walked: in which layout, that of the output too, what a kernel is made for (an unrolled reduction or
+    0; maxima, or with -1 minima, as -max(-x)), and what decides how a group is reduced: its size, what the last one is
+    divided by, the mode and the threshold."""
 
-    in_planes: bool
     order: torch.memory_format
     made_for: tuple[int, int]
     rule: tuple[int, int, int, int]
@@ -85,14 +84,15 @@ def walk(x: Tensor, reduction: int, threshold: float, fusion: str, operator: str
     mode = BLEND if fusion == "weighted" else {"max+avg": BY_THRESHOLD, "avg": MIX}.get(operator, PICK)
     tail = reduction if legacy_tail else channels % reduction or reduction
     made_for = reduction if known else 0, -1 if operator == "min" else 1
-    return Walk(in_planes, order, made_for, (reduction, tail, mode, bits(threshold)))
+    return Walk(order, made_for, (reduction, tail, mode, bits(threshold)))
 
 
 @remembered
 def _plan(name: str, x: Layout, strides: tuple[tuple[int, ...], ...], number: torch.dtype, *rule: Any) -> _Plan:
     (batch, channels, height, width), _, element = x
     groups, space = -(-channels // rule[0]), height * width
-    in_planes, _, made_for, how = walk(blank(x), *rule)
+    order, made_for, how = walk(blank(x), *rule)
+    in_planes = order == torch.contiguous_format
     run = getattr(planes if in_planes else pixels, name)(*made_for, element, number)
     block = pixels.pixels_a_task(batch, space)
     blocks = 1 if in_planes else -(-space // block)

@@ -26,10 +26,10 @@ from ._vector_memory import load
 from ._vectors import lanes_between, spread, total
 from .add_relu_mean import PIXELS, sum_of_plane, sum_pixels
 
-FEW = 1 << 17  # elements, for which one thread takes no longer than all that share them out by operators
+_FEW = 1 << 17  # elements, for which one thread takes no longer than all that share them out by operators
 # Products of the linear map, and that many for each element of the map: beyond, samples should share a weight that is
 # read, as in torch's matrix product.
-FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT = 1 << 19, 6
+_FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT = 1 << 19, 6
 
 
 def why_not(x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, *rule: Any) -> str | None:
@@ -50,9 +50,9 @@ def _why_not(given: tuple[Layout | None, ...], autocast: bool, threads: int, *ru
     groups, parameters = -(-channels // rule[0]), [weight] if bias is None else [weight, bias]
     if weight.shape[:2] != (groups, channels) or parameters[-1].shape[0] != groups or not are_planes(*parameters):
         return f"the CPU kernel of a layer takes contiguous parameters for {channels} channels in groups of {rule[0]}"
-    if elements == 0 or (elements > FEW and batch % threads and batch < 4 * threads):
+    if elements == 0 or (elements > _FEW and batch % threads and batch < 4 * threads):
         return f"{batch} samples are not to be shared out evenly among {threads} threads"
-    if batch * weight.numel() > max(FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT * elements):
+    if batch * weight.numel() > max(_FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT * elements):
         return "torch's own matrix product is faster for so large a weight"
     maps = [x] if shortcut is None else [x, shortcut]
     if maps[-1].shape != x.shape or not (are_planes(*maps) or are_pixels(*maps)):
@@ -78,9 +78,10 @@ def forward(
         *rule: as :func:`downmix.kernels.numba.pix.forward` takes behind p.
     """
     batch, channels, groups = *x.shape[:2], weight.shape[0]
-    run, in_planes, order, number, numbers = _plan(layout(x), weight.dtype, slope, *rule)
+    run, order, number, numbers = _plan(layout(x), weight.dtype, slope, *rule)
     y = torch.empty((batch, groups, *x.shape[2:]), dtype=x.dtype, memory_format=order)
     mean, p = torch.empty(batch, channels, dtype=number), torch.empty(batch, groups, dtype=number)
+    in_planes = order == torch.contiguous_format
     part = None if in_planes else torch.empty_like(mean)  # room for the sums of some pixels
     given = (0 if tensor is None else tensor.data_ptr() for tensor in (x, shortcut, weight, bias, y, mean, p, part))
     launch(run, batch, x.numel(), *given, *numbers)
@@ -91,7 +92,6 @@ class _Plan(NamedTuple):
     """What a launch needs but for addresses, the layout of the output, and the dtype that is computed in."""
 
     kernel: Any
-    in_planes: bool
     order: torch.memory_format
     number: torch.dtype
     numbers: tuple[int, ...]
@@ -100,11 +100,11 @@ class _Plan(NamedTuple):
 @remembered
 def _plan(x: Layout, parameters: torch.dtype, slope: float, *rule: Any) -> _Plan:
     (_, channels, height, width), _, element = x
-    in_planes, order, made_for, how = pix.walk(blank(x), *rule)
+    order, made_for, how = pix.walk(blank(x), *rule)
     number = compute_dtype(blank(x))
-    run = (_planes if in_planes else _pixels)(*made_for, element, parameters, number)
+    run = (_planes if order == torch.contiguous_format else _pixels)(*made_for, element, parameters, number)
     numbers = channels, -(-channels // rule[0]), height * width, bits(slope), *how
-    return _Plan(run, in_planes, order, number, numbers)
+    return _Plan(run, order, number, numbers)
 
 
 @functools.cache
@@ -115,19 +115,14 @@ def _planes(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
 
     @kernel()
     def run(at):
-        (
-            x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, _, channels, groups, space, slope,
-            reduction, tail, mode, threshold,
-        ) = arguments(at, 16)  # fmt: skip
-        x, shortcut, y = memory(x_at, element), memory(shortcut_at, element), memory(y_at, element)
-        weight, bias = memory(weight_at, parameter), memory(bias_at, parameter)
-        mean, p, has_shortcut, has_bias = memory(mean_at, number), memory(p_at, number), shortcut_at != 0, bias_at != 0
+        maps, (mean, p, _), linear, sizes, (reduction, tail, mode, threshold) = _given(at, element, parameter, number)
+        (x, shortcut, has_shortcut, y), (channels, groups, space) = maps, sizes
         signs, nan = spread(real(sign)), spread(real(np.nan))
         for b in tasks(at):
             for plane in range(b * channels, (b + 1) * channels):
                 mean[plane] = sum_of_plane(x, shortcut, has_shortcut, plane * space, space, real, lanes, number) / space
             row = b * channels
-            _open_gates(mean, row, channels, weight, bias, has_bias, p, b * groups, groups, slope, real, lanes, number)
+            _open_gates(mean, row, p, b * groups, linear, sizes, real, lanes, number)
             for g in range(groups):
                 first, out = g * reduction, b * groups + g
                 size = unrolled if unrolled else min(reduction, channels - first)
@@ -147,14 +142,10 @@ def _pixels(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
 
     @kernel()
     def run(at):
-        (
-            x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, part_at, channels, groups, space, slope,
-            reduction, tail, mode, threshold,
-        ) = arguments(at, 16)  # fmt: skip
-        x, shortcut, y = memory(x_at, element), memory(shortcut_at, element), memory(y_at, element)
-        weight, bias = memory(weight_at, parameter), memory(bias_at, parameter)
-        mean, p, part = memory(mean_at, number), memory(p_at, number), memory(part_at, number)
-        has_shortcut, has_bias = shortcut_at != 0, bias_at != 0
+        maps, (mean, p, part), linear, sizes, (reduction, tail, mode, threshold) = _given(
+            at, element, parameter, number
+        )
+        (x, shortcut, has_shortcut, y), (channels, groups, space) = maps, sizes
         constants = spread(real(sign)), spread(real(np.nan)), spread(real(1)), spread(real(number_from(threshold)))
         rule = channels, groups, reduction, tail, mode, constants, unrolled, size
         for b in tasks(at):
@@ -168,7 +159,7 @@ def _pixels(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
                     mean[c] += part[c]
             for c in range(row, row + channels):
                 mean[c] /= space
-            _open_gates(mean, row, channels, weight, bias, has_bias, p, b * groups, groups, slope, real, lanes, number)
+            _open_gates(mean, row, p, b * groups, linear, sizes, real, lanes, number)
             for i in range(b * space, (b + 1) * space):
                 pixels.fuse_pixel(x, i * channels, y, i * groups, p, b * groups, rule, real, lanes, number)
 
@@ -176,9 +167,22 @@ def _pixels(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
 
 
 @njit(inline="always")
-def _open_gates(mean, row, channels, weight, bias, has_bias, p, out, groups, slope, real, lanes, number):
+def _given(at, element, parameter, number):
+    """What a launch is given: maps, what is computed on the way, the linear map, sizes, and how groups are reduced."""
+    (
+        x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, part_at, channels, groups, space, slope,
+        reduction, tail, mode, threshold,
+    ) = arguments(at, 16)  # fmt: skip
+    maps = memory(x_at, element), memory(shortcut_at, element), shortcut_at != 0, memory(y_at, element)
+    computed = memory(mean_at, number), memory(p_at, number), memory(part_at, number)
+    linear = memory(weight_at, parameter), memory(bias_at, parameter), bias_at != 0, number_from(slope)
+    return maps, computed, linear, (channels, groups, space), (reduction, tail, mode, threshold)
+
+
+@njit(inline="always")
+def _open_gates(mean, row, p, out, linear, sizes, real, lanes, number):
     """The probabilities of a sample from its mean at ``row``, written from ``out`` on."""
-    slope = number_from(slope)
+    (weight, bias, has_bias, slope), (channels, groups, _) = linear, sizes
     for first in range(0, groups, 4):  # whose sums don't wait for each other
         g = first, min(first + 1, groups - 1), min(first + 2, groups - 1), min(first + 3, groups - 1)
         g0, g1, g2, g3 = g
