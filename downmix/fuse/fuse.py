@@ -20,9 +20,9 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
 
     BatchNorms are folded into the convolutions in front of them. Weights of four dimensions are put into channels_last,
     which maps then are in, too, unless the forward can't take those, as a ``view`` can't. Where a PiX layer reads the
-    ReLU of a residual sum, one pass adds, rectifies and takes PiX's mean; the copy then is a
-    :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs once, which compiles the kernels,
-    so that no later call has to. Outputs are the same up to rounding. Parameters of the copy need no gradients.
+    ReLU of a residual sum, it adds and rectifies in the pass that takes its mean; the copy then is a
+    :class:`torch.fx.GraphModule`, whose layers have the network's names. Last it runs once, which compiles the kernels
+    that such images take. Outputs are the same up to rounding. Parameters of the copy need no gradients.
 
     Args:
         model: in evaluation mode; stays as it is.

@@ -1,4 +1,4 @@
-"""Finds PiX layers that read a rectified residual sum, and takes their means in the pass that adds and rectifies."""
+"""Finds PiX layers that read a rectified residual sum, and has them add and rectify it themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 
 from ..layers import PiX
 from ..layers._shared_passes import is_hooked
-from ..ops.add_relu_mean import add_relu_mean_
 from .report import Step
 
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -24,7 +23,7 @@ _PLAIN = (int, float, complex, str, type(None), torch.Size, torch.dtype, torch.d
 
 
 def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step]]:
-    """Lets :func:`add_relu_mean_` take the mean of each PiX layer that reads the ReLU of a sum.
+    """Gives each PiX layer that reads the ReLU of a sum what is added up, so that they share passes over the map.
 
     Args:
         network: for inference; its layers become those of the result.
@@ -34,9 +33,9 @@ def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step
         A :class:`torch.fx.GraphModule` with the names of all layers, or ``network`` itself where nothing was joined,
         and what became of each PiX layer.
     """
-    squeezes = {name: _hook(network, name) for name, module in network.named_modules() if isinstance(module, PiX)}
+    squeezes = {name: _why_not(network, name) for name, module in network.named_modules() if isinstance(module, PiX)}
     if all(squeezes.values()):
-        return network, [Step(name, hook) for name, hook in squeezes.items()]
+        return network, [Step(name, reason) for name, reason in squeezes.items()]
     try:
         graph = _Tracer(network).trace(network)
         traced = fx.GraphModule(network, graph, type(network).__name__)
@@ -46,21 +45,23 @@ def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step
     except Exception as error:  # a forward may do anything that a trace can't follow
         reason = f"stands in a network that torch.fx can't trace: {' '.join(str(error).split())}"
         return network, [Step(name, reason) for name in squeezes]
-    joined: set[str] = set()
+    joined = {}
     for node in list(graph.nodes):
         joined |= _join(node, network, storages)
     if joined:
         graph.lint()
         traced.recompile()
-    why_not = {name: hook or "does not read the ReLU of a sum" for name, hook in squeezes.items()}
-    steps = [Step(name, "" if name in joined else reason) for name, reason in why_not.items()]
-    return traced if joined else network, steps
+    why_not = {name: reason or "does not read the ReLU of a sum" for name, reason in squeezes.items()}
+    return traced if joined else network, [Step(name, reason) for name, reason in (why_not | joined).items()]
 
 
-def _hook(network: nn.Module, name: str) -> str:
-    """Why a hook keeps a layer as it is, perhaps one of a module around it; empty where there is none."""
-    if is_hooked(network.get_submodule(name)):
+def _why_not(network: nn.Module, name: str) -> str:
+    """Why a PiX layer stays as it is, whatever it reads: a hook, perhaps of a module around it, say; else empty."""
+    layer: Any = network.get_submodule(name)
+    if is_hooked(layer):
         return "carries a forward hook"
+    if not layer.is_plain:
+        return "has a norm, or is of a class of its own"
     parts = name.split(".")
     around = (".".join(parts[:depth]) for depth in range(len(parts)))
     outer = next((outer for outer in around if is_hooked(network.get_submodule(outer))), None)
@@ -127,30 +128,32 @@ class _Storages(fx.Interpreter):
             del self.held[node]
 
 
-def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> set[str]:
-    """Rewrites a ReLU, the sum before it and the PiX layers behind it; the names of those, none if they don't fit."""
-    readers = [user for user in relu.users if _is(user, network, PiX) and user.args == (relu,) and not user.kwargs]
+def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> dict[str, str]:
+    """Leaves a ReLU and the sum before it to the first PiX layer behind it; the names of all such layers, and why they
+    stay as they are; none if the sum doesn't fit."""
+    squeezes = [user for user in relu.users if user.args == (relu,) and not user.kwargs and _is(user, network, PiX)]
+    readers = [user for user in squeezes if network.get_submodule(str(user.target)).is_plain]
     if not readers or not (_is(relu, network, nn.ReLU) or relu.target in _RELUS) or relu not in storages.kinds:
-        return set()
+        return {}
     added = relu.all_input_nodes[0]
     if added.target not in _ADDS or added.kwargs or len(added.users) > 1 or len(added.all_input_nodes) != 2:
-        return set()
+        return {}
     summands = added.all_input_nodes
     if any(storages.kinds.get(summand) != storages.kinds[relu] for summand in summands):
-        return set()
+        return {}
     may = [storages.may_overwrite(summand, added) for summand in summands]
     if not may[0] and (added.target in _ADDS_IN_PLACE or not may[1]):
-        return set()
+        return {}
     x, shortcut = summands if may[0] else reversed(summands)
-    with relu.graph.inserting_before(relu):
-        mean = relu.graph.call_function(add_relu_mean_, (x, shortcut))
+    first, *others = readers
     storages.move(relu, x)
+    relu.prepend(first)
+    first.args = (x, shortcut)
     relu.replace_all_uses_with(x)
-    for reader in readers:
-        reader.args = (x, mean)
     relu.graph.erase_node(relu)
     relu.graph.erase_node(added)
-    return {str(reader.target) for reader in readers}
+    taken = f"reads a sum that {first.target} adds up"
+    return {str(first.target): "", **{str(other.target): taken for other in others}}
 
 
 def _is(node: fx.Node, network: nn.Module, kind: type[nn.Module]) -> bool:

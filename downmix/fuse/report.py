@@ -29,7 +29,7 @@ class Report(Shown):
         network: the class of the network.
         norms: its BatchNorms, folded or not.
         weights: all of them, channels_last or as they were.
-        means: its PiX layers, and whether each gets its mean from the pass that adds and rectifies its input.
+        means: its PiX layers, and whether each takes its mean in the pass that adds and rectifies its input.
         backends: which kernels ran, and so are ready, and why others did not; see :func:`downmix.explain_backend`.
     """
 
@@ -42,14 +42,14 @@ class Report(Shown):
     @property
     def summary(self) -> str:
         """One sentence."""
-        parts = [(self.norms, "BatchNorms folded"), (self.means, "PiX layers get their mean from the pass before")]
+        parts = [(self.norms, "BatchNorms folded"), (self.means, "PiX layers add and rectify what they read")]
         counted = (f"{sum(not s.why_not for s in steps)} of {len(steps)} {words}" for steps, words in parts if steps)
         layout = "weights as they were" if self.weights.why_not else "weights channels_last"
         return f"{self.network}: {', '.join([*counted, layout])}"
 
     def tables(self) -> Iterator[tuple[str, Rows]]:
         done = [(step.name, "is folded into the convolution before it") for step in self.norms if not step.why_not]
-        done += [(step.name, "gets its mean from the ReLU before it") for step in self.means if not step.why_not]
+        done += [(step.name, "adds and rectifies what it reads") for step in self.means if not step.why_not]
         if done:
             yield "Fused", [("layers", "each of which", "namely"), *rows_by_reason(done)]
         steps = (*self.norms, self.weights, *self.means)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..ops._define import differentiate
 from ..ops._watching import beyond_kernels, for_autograd, plain, unwatched
-from ..ops.add_relu_mean import _add_relu_mean_, whole
+from ..ops.add_relu_mean import add_relu_mean_, whole
 from ..ops.pix import _pick_or_mix
 from ._global_mean import global_mean
 
@@ -60,7 +60,7 @@ def _run(layer: PiX, x: Tensor, shortcut: Tensor | None) -> tuple[Tensor, Tensor
             if shortcut is not None and not x.is_inference():
                 torch.autograd.graph.increment_version(x)
             return kernel.forward(*inputs, _SLOPES[layer.gate], *rule)
-    mean = x.mean((2, 3)) if shortcut is None else _add_relu_mean_.run(x, shortcut)
+    mean = x.mean((2, 3)) if shortcut is None else add_relu_mean_.run(x, shortcut)
     p = _probabilities(layer, x, mean)
     return _pick_or_mix.run(x, p, *rule), mean, p
 
@@ -73,14 +73,6 @@ def _probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor:
 def _defined(gate: str, mean: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """p by the definition of a plain layer."""
     return open_gate(gate, F.linear(mean, weight.flatten(1), bias))
-
-
-def one_pass_probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor | None:
-    """p of a PiX layer from the mean of ``x``, or parts of it, where a kernel gives it in one launch."""
-    inputs = _with_parameters(layer, mean)
-    if not (layer.is_plain and may_share(*inputs)) or for_autograd(inputs):
-        return None
-    return _in_one_pass(layer, x, mean)
 
 
 def _with_parameters(layer: PiX, x: Tensor) -> tuple[Tensor, ...]:
@@ -115,9 +107,10 @@ def add_and_rectify(x: Tensor, shortcut: Tensor | None = None) -> Tensor:
 
 
 def _write_sum(x: Tensor, shortcut: Tensor) -> Tensor:
-    if not x.is_cuda:  # there two passes take no longer than one that takes a mean nobody asked for
+    # On the CPU two passes take no longer than one that takes a mean nobody asked for.
+    if not (x.is_cuda and plain((x, shortcut))):
         return x.add_(shortcut).relu_()
-    (_add_relu_mean_.run if plain((x, shortcut)) else _add_relu_mean_)(x, shortcut)
+    add_relu_mean_.run(x, shortcut)
     return x
 
 

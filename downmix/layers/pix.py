@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from ..ops import pix as op
 from ..ops._define import check_choice, check_floating
-from ..ops.add_relu_mean import whole
 from ._global_mean import global_mean
-from ._shared_passes import may_share, one_pass_probabilities, open_gate, squeeze
+from ._shared_passes import may_share, open_gate, squeeze
 
 GATES = ("sigmoid", "tanh")
 
@@ -85,15 +84,9 @@ class PiX(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def probabilities(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
-        """p, one per sample and output channel: [B, C, H, W] to [B, ceil(C / reduction)].
-
-        ``mean`` [B, C] is that of ``x`` over H and W, where it is known already; or [B, parts, C], which add up to it.
-        """
-        mean = global_mean(x) if mean is None else mean
-        if (p := one_pass_probabilities(self, x, mean)) is not None:
-            return p
-        logits = F.linear(whole(mean, x.dtype), self.weight.flatten(1), self.bias)
+    def probabilities(self, x: Tensor) -> Tensor:
+        """p, one per sample and output channel: [B, C, H, W] to [B, ceil(C / reduction)]."""
+        logits = F.linear(global_mean(x), self.weight.flatten(1), self.bias)
         return self.gated(logits if self.norm is None else self.norm(logits))
 
     def gated(self, logits: Tensor) -> Tensor:
@@ -106,17 +99,18 @@ class PiX(nn.Module):
             c = self.in_channels
             raise ValueError(f"PiX with in_channels={c} takes [B, {c}, H, W] or [{c}, H, W], got {list(x.shape)}")
 
-    def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """With ``shortcut``, shaped like x, x becomes ReLU(x + shortcut) first, in place: for :func:`downmix.fuse`."""
         self.check_input(x)
         if x.dim() == 3:
-            return self.forward(x.unsqueeze(0), None if mean is None else mean.unsqueeze(0)).squeeze(0)
-        if mean is not None and not self.is_plain:
-            mean = whole(mean, x.dtype)  # as others may use it in their own way
-        if mean is None and may_share(x, self.weight) and self.is_plain:
-            return squeeze(self, x)[0]
+            return self.forward(x.unsqueeze(0), None if shortcut is None else shortcut.unsqueeze(0)).squeeze(0)
+        if self.is_plain and may_share(self.weight, *((x,) if shortcut is None else (x, shortcut))):
+            return squeeze(self, x, shortcut)[0]
+        if shortcut is not None:
+            x.add_(shortcut).relu_()
         return op.pick_or_mix(
             x,
-            self.probabilities(x, mean),
+            self.probabilities(x),
             self.reduction,
             threshold=self.threshold,
             fusion=self.fusion,

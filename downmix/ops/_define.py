@@ -172,7 +172,7 @@ class Operator:
         """As a call, where nobody is watching, the tensors are plain, and nothing is for autograd."""
         if torch.autograd._profiler_enabled():
             return self._torch_op(*args)
-        kernel = Operator.kernel(self, *args)
+        kernel = self.kernel(*args)
         self._explain(kernel)
         return self._torch_op(*args) if isinstance(kernel, str) else self._launch(kernel, *args)
 
@@ -259,21 +259,11 @@ class _WithGradient(torch.autograd.Function):
 
 
 class InplaceOperator(Operator):
-    """An operator that writes over its first argument, for inference.
-
-    A kernel runs where nobody watches; else the reference itself does, whose own operators autograd, modes, compilers
-    and exporters know.
-    """
+    """An operator that writes over its first argument and is only ever `run`: torch knows none of its name."""
 
     def __init__(self, name: str, reference: Callable[..., Tensor], *, stem: str):
         self.name, self.reference, self.stem = name, reference, stem
-        self._devices = []
-        self._torch_op, self._flops_registered, self._tensors = reference, True, None  # all are tensors
-
-    def kernel(self, *args: Any, stem: str | None = None) -> ModuleType | str:
-        if watched(args) or for_autograd(args):
-            return "autograd, a mode or a profiler watches"
-        return super().kernel(*args, stem=stem)
+        self._torch_op = reference
 
     def _launch(self, kernel: ModuleType, *args: Any) -> Tensor:
         output = super()._launch(kernel, *args)

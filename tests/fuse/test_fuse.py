@@ -12,7 +12,6 @@ from torch import Tensor, fx, nn
 import downmix
 from downmix import PiX
 from downmix.fuse import Report, Step, fold_batch_norms
-from downmix.ops.add_relu_mean import add_relu_mean_
 from downmix.tools._bench_networks import settle_batch_norms
 from tests.models.test_models import narrow
 
@@ -42,7 +41,6 @@ def check(network: nn.Module, batch: int = IMAGES[0]) -> tuple[nn.Module, Report
     joined = {step.name for step in report.means if not step.why_not}
     nodes = fused.graph.nodes if isinstance(fused, fx.GraphModule) else []
     assert joined == {str(node.target) for node in nodes if node.op == "call_module" and len(node.args) == 2}
-    assert bool(joined) == any(node.target is add_relu_mean_ for node in nodes)
     return fused, report
 
 
@@ -64,10 +62,10 @@ def test_a_converted_network_whose_relu_is_shared() -> None:
     network, _ = downmix.convert(network, example_input=torch.zeros(1, 3, 64, 64))
     _, report = check(settled(network))
     assert report.means == [Step(f"layer{block}.conv1") for block in ("1.1", "2.0", "3.0", "4.0")]
-    assert "4 of 4 PiX layers get their mean from the pass before" in report.summary
+    assert "4 of 4 PiX layers add and rectify what they read" in report.summary
     for words in (
         "is folded into the convolution before it",
-        "add_relu_mean_ runs downmix.kernels.numba.add_relu_mean",
+        "pick_or_mix runs downmix.kernels.numba.pix_sample",
     ):
         assert words in str(report)
 
@@ -110,6 +108,31 @@ def test_the_summand_that_nobody_else_reads_is_written_over(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["read again", "sum read again", "alias read again", "scaled", "broadcast", "doubled"])
 def test_sums_that_stay(kind: str) -> None:
     assert check(Sums(kind).eval())[1].means[0].why_not
+
+
+class Readers(nn.Module):
+    """Of one sum: a layer with a norm, one of a class of its own, and two plain ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.own = nn.Conv2d(3, 8, 1), PiX(8, 4, norm=True), type("Own", (PiX,), {})(8, 4)
+        self.pix, self.again = PiX(8, 4), PiX(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = torch.relu(x + x.flip(1))
+        return torch.cat([self.norm(y), self.own(y), self.pix(y), y, self.again(y)], 1)
+
+
+def test_the_first_plain_reader_adds_for_all() -> None:
+    _, report = check(Readers().eval())
+    own = "has a norm, or is of a class of its own"
+    assert report.means == [
+        Step("norm", own),
+        Step("own", own),
+        Step("pix"),
+        Step("again", "reads a sum that pix adds up"),
+    ]
 
 
 class Block(nn.Module):

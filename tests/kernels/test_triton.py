@@ -17,7 +17,7 @@ import torch
 
 import downmix
 from downmix import PiX
-from downmix.layers._shared_passes import one_pass_probabilities
+from downmix.layers._shared_passes import _in_one_pass
 from downmix.ops import _define, pix, soft_pool
 from downmix.ops._windows import output_sizes
 from downmix.ops.add_relu_mean import add_relu_mean_, whole
@@ -153,7 +153,7 @@ def test_add_relu_mean(programs: int, layout: str, dtype: torch.dtype, monkeypat
     for shape in ((2, 21, 37, 31), (3, 64, 8, 8), (1, 5, 1, 3)):
         x, shortcut = (LAYOUTS[layout](torch.randn(shape, device=DEVICE).to(dtype)) for _ in range(2))
         x[0, 0, 0, 0], x[0, 1, 0, 1] = math.nan, math.inf
-        assert "runs downmix.kernels.triton" in downmix.explain_backend(add_relu_mean_, x.clone(), shortcut)
+        assert "runs downmix.kernels.triton" in downmix.explain_backend(add_relu_mean_.run, x.clone(), shortcut)
         check_add_relu_mean(x, shortcut)
     kernel._launch.cache_clear()
 
@@ -161,8 +161,10 @@ def test_add_relu_mean(programs: int, layout: str, dtype: torch.dtype, monkeypat
 def test_which_sums_and_means_the_gpu_kernel_takes() -> None:
     x = torch.randn(2, 6, 4, 4, device=DEVICE)
     for other in (x.contiguous(memory_format=torch.channels_last), x[:, :, :1, :1], x.double()):
-        assert "runs its reference: the GPU kernel takes two" in downmix.explain_backend(add_relu_mean_, x * 1, other)
-    assert add_relu_mean_(x[:0], x[:0]).shape == (0, 6)
+        assert "runs its reference: the GPU kernel takes two" in downmix.explain_backend(
+            add_relu_mean_.run, x * 1, other
+        )
+    assert add_relu_mean_.run(x[:0], x[:0]).shape == (0, 6)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -179,7 +181,7 @@ def test_probabilities_of_pix_layers(options: dict[str, Any], parts: int | None,
             mean = torch.randn(batch, parts, channels).to(torch.promote_types(dtype, torch.float32)) / parts**0.5
         mean = mean.to(DEVICE)
         with torch.no_grad():
-            got = one_pass_probabilities(layer, x, mean)
+            got = _in_one_pass(layer, x, mean)
             own = layer.gated(torch.nn.functional.linear(whole(mean, dtype), layer.weight.flatten(1), layer.bias))
             layer.double()
             mean = whole(mean.double(), torch.float64)
@@ -197,7 +199,7 @@ def test_logits_of_any_size_open_the_gate() -> None:
     layer, mean = PiX(2, 1).to(DEVICE), torch.tensor([[1e30, -1e30], [math.inf, 0], [math.nan, 1]], device=DEVICE)
     torch.nn.init.eye_(layer.weight.data.view(2, 2))
     with torch.no_grad():
-        p = one_pass_probabilities(layer, mean[..., None, None], mean)
+        p = _in_one_pass(layer, mean[..., None, None], mean)
     assert p is not None
     expected = torch.sigmoid(torch.nn.functional.linear(mean, layer.weight.flatten(1)))
     torch.testing.assert_close(p, expected, equal_nan=True)
@@ -208,7 +210,7 @@ def test_probabilities_under_autocast(dtype: torch.dtype) -> None:
     layer, x = PiX(8, 4).to(DEVICE), torch.randn(2, 8, 3, 3, device=DEVICE).to(dtype)
     with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
         got, own = (
-            one_pass_probabilities(layer, x, x.mean((2, 3))),
+            _in_one_pass(layer, x, x.mean((2, 3))),
             layer.gated(x.mean((2, 3)) @ layer.weight[:, :, 0, 0].t()),
         )
         assert got is not None
@@ -220,19 +222,16 @@ def test_which_probabilities_torch_computes(monkeypatch: pytest.MonkeyPatch) -> 
     layer, x = PiX(8, 4).to(DEVICE), torch.randn(2, 8, 3, 3, device=DEVICE)
     mean = x.mean((2, 3))
 
-    def runs(layer: PiX = layer, x: torch.Tensor = x, mean: torch.Tensor = mean) -> bool:
-        return one_pass_probabilities(layer, x, mean) is not None
+    def runs(x: torch.Tensor = x, mean: torch.Tensor = mean) -> bool:
+        return _in_one_pass(layer, x, mean) is not None
 
-    assert not runs()  # autograd follows the weight
-    with torch.no_grad():
-        assert runs()
-        assert not runs(x=x.double(), mean=mean.double())
-        assert not runs(PiX(8, 4, norm=True).to(DEVICE).eval())
-        assert not runs(mean=mean[:, :4])
-        assert not runs(mean=mean[:0])
-        kernel = importlib.import_module("downmix.kernels.triton.pix_probabilities")
-        monkeypatch.setattr(kernel, "_MOST_PRODUCTS", 31)
-        assert not runs()
+    assert runs()
+    assert not runs(x=x.double(), mean=mean.double())
+    assert not runs(mean=mean[:, :4])
+    assert not runs(mean=mean[:0])
+    kernel = importlib.import_module("downmix.kernels.triton.pix_probabilities")
+    monkeypatch.setattr(kernel, "_MOST_PRODUCTS", 31)
+    assert not runs()
 
 
 @pytest.mark.parametrize("most_read", [0, 2**26])  # the sum of parts in front of the kernel, and in it

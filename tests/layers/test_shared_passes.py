@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 import downmix
 from downmix import PiX
@@ -112,6 +113,25 @@ def test_a_sum_is_written_over_its_first_summand(grad: bool) -> None:
     torch.testing.assert_close(y, (x + shortcut).relu())
     assert y is summand
     assert y.requires_grad is grad
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("shape", [(2, 8, 5, 5), (8, 5, 5)])
+def test_a_layer_takes_the_sum_in(shape: tuple[int, ...], norm: bool) -> None:
+    layer, x, shortcut = PiX(8, 4, norm=norm).eval(), *torch.randn(2, *shape)
+    expected = (x + shortcut).relu()
+
+    def run(layer: Callable[..., Tensor] = layer) -> tuple[Tensor, Tensor]:
+        summand = x * 1
+        return layer(summand, shortcut), summand
+
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad), FlopCounterMode(display=False):  # which hears of each step
+            torch.testing.assert_close(run(), (layer(expected), expected))
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(run(), (layer(expected), expected))
+            torch.testing.assert_close(run(torch.compile(layer, backend="eager", fullgraph=True)), run())
 
 
 def test_a_rule_changed_after_the_forward_pass_changes_nothing() -> None:
