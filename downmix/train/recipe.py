@@ -13,7 +13,7 @@ import timm.optim
 import torch
 
 from ..ops._define import check_choice
-from ._fields import check_types
+from ._fields import check_types, make_plain
 from .segmentation_recipe import SegmentationRecipe
 
 TASKS = ("classification", "segmentation")
@@ -183,6 +183,7 @@ class Recipe:
         if isinstance(self.segmentation, dict):  # from a checkpoint or a YAML file
             self.segmentation = SegmentationRecipe.of(self.segmentation)
         check_types(self)
+        make_plain(self)
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

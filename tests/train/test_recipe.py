@@ -1,10 +1,13 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from downmix.train import Recipe, read_recipe, recipe_names
+from downmix.train.segmentation_recipe import SegmentationRecipe
 from tests.refused import refused
 
 
@@ -67,7 +70,11 @@ def test_a_field_of_another_type_is_named(field: dict[str, Any], message: str) -
 
 
 def test_numbers_of_numpy_are_numbers_too() -> None:
-    assert Recipe(epochs=np.int64(3), lr=np.float32(0.5)).epochs == 3  # type: ignore[arg-type]
+    fields: Any = {"epochs": np.int64(3), "lr": np.float64(0.5), "decay_milestones": [np.int64(2)]}
+    recipe = Recipe(**fields, segmentation=SegmentationRecipe(crop=[np.int64(8), np.int64(9)]))  # type: ignore[list-item]
+    written = yaml.safe_load(yaml.safe_dump(asdict(recipe)))
+    assert (written["epochs"], written["lr"], written["decay_milestones"]) == (3, 0.5, [2])
+    assert written["segmentation"]["crop"] == [8, 9]
 
 
 def test_optimisers_that_need_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
