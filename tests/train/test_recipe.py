@@ -27,6 +27,10 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ({"decay_milestones": [30, 30]}, r"decay_milestones must be epochs in rising order, got \[30, 30\]"),
         ({"sched": "plateau"}, "sched must be one of 'constant', 'cosine', .* got 'plateau'"),
         ({"interpolation": "box"}, "interpolation must be one of 'bilinear', .*, 'random', got 'box'"),
+        (
+            {"sched": "rsqrt", "warmup_epochs": 0},
+            "sched rsqrt falls as slowly .*; warmup_epochs must be at least 1, got 0",
+        ),
         ({"mixup": 0.1, "batch_size": 9}, "batch_size must be even, got 9"),
         ({"clip_grad": float("nan")}, "clip_grad must be at least 0, got nan"),
         ({"lr": float("inf")}, "lr must be a finite number, got inf"),
