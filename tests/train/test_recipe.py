@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from downmix.train import Recipe, read_recipe, recipe_names
+from downmix.train.network import build_network
 from downmix.train.segmentation_recipe import SegmentationRecipe
 from tests.refused import refused
 
@@ -108,6 +109,13 @@ def test_numbers_with_an_exponent_need_no_point(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("lr: 1e-3\nmin_lr: 1.E-5\ndata: 3e\nmodel: e3\n")
     found = read_recipe(str(tmp_path / "mine.yaml"))
     assert found == {"lr": 0.001, "min_lr": 0.00001, "data": "3e", "model": "e3"}
+
+
+@pytest.mark.parametrize("content", [b"layers", b"\x80\x04", b"[]", b'{"epochs": 2}'])
+def test_a_file_that_is_no_conversion_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_bytes(content)
+    with pytest.raises(ValueError, match="other.json is no convert.json of `downmix convert`"):
+        build_network(Recipe(convert=str(tmp_path / "other.json")), num_classes=2)
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta", "mps", "cuda:x"])
