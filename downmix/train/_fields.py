@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -26,6 +28,18 @@ def check_types(recipe: Any, prefix: str = "") -> None:
         value = getattr(recipe, name)
         if not _fits(value, kind):
             raise TypeError(f"{prefix}{name} must be {_words(kind)}, got {value!r}")
+
+
+def make_plain(recipe: Any) -> None:
+    """Turns NumPy's values in the dataclass ``recipe`` into Python's own: YAML, JSON and checkpoints hold no others."""
+    for name, value in vars(recipe).items():
+        setattr(recipe, name, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _fits(value: Any, kind: Any) -> bool:

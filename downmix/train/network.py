@@ -56,8 +56,12 @@ def convert_network(network: nn.Module, recipe: Recipe) -> nn.Module:
     if recipe.convert:
         try:
             config = json.loads(Path(recipe.convert).read_text())
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text at all
             raise ValueError(f"{recipe.convert} is no convert.json of `downmix convert` ({error})") from error
+        if not isinstance(config, dict) or not config.keys() >= {"squeeze", "pool", "layers"}:
+            raise ValueError(
+                f"{recipe.convert} is no convert.json of `downmix convert`: squeeze, pool or layers is missing"
+            )
         network = convert_like(network, config, inplace=True)
         join_stages(network)
         return network

@@ -13,7 +13,7 @@ import timm.optim
 import torch
 
 from ..ops._define import check_choice
-from ._fields import check_types
+from ._fields import check_types, make_plain
 from .segmentation_recipe import SegmentationRecipe
 
 TASKS = ("classification", "segmentation")
@@ -183,6 +183,7 @@ class Recipe:
         if isinstance(self.segmentation, dict):  # from a checkpoint or a YAML file
             self.segmentation = SegmentationRecipe.of(self.segmentation)
         check_types(self)
+        make_plain(self)
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -199,6 +200,10 @@ class Recipe:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not all(before < after for before, after in pairwise([0, *self.decay_milestones])):
             raise ValueError(f"decay_milestones must be epochs in rising order, got {self.decay_milestones}")
+        if self.sched == "rsqrt" and not self.warmup_epochs:
+            raise ValueError(
+                "sched rsqrt falls as slowly as the warm-up was long; warmup_epochs must be at least 1, got 0"
+            )
         if abs(self.seed) > _LARGEST_SEED:
             raise ValueError(f"seed must be between -{_LARGEST_SEED} and {_LARGEST_SEED}, got {self.seed}")
         if self.convert and (self.squeeze, self.pool) != ("none", "none"):

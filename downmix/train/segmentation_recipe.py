@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ._fields import check_types, nearest
+from ._fields import check_types, make_plain, nearest
 
 
 @dataclass
@@ -40,6 +40,7 @@ class SegmentationRecipe:
 
     def __post_init__(self) -> None:
         check_types(self, "segmentation.")
+        make_plain(self)
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"each class needs a name of its own, got {', '.join(self.classes)}")
         if self.colours and len(self.colours) != len(self.classes):

@@ -195,6 +195,12 @@ def _tars(root: Path, val_split: str) -> Split:
         except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
             raise DataError(f"{path} can't be read as tar files with images in class folders ({error})") from error
     names = [_in_order(reader.class_name_to_idx) for reader in readers]
+    for path, classes in zip((train, test), names, strict=True):
+        if {"", "."} & set(classes):  # timm takes all of these for one class
+            raise DataError(
+                f"{path} holds images that lie in no class folder; pack them as CLASS/NAME.png, or into a CLASS.tar a "
+                "class as NAME.png, without ./ before it"
+            )
     _same_classes(set(names[0]), set(names[1]), train, test)
     datasets = [timm.data.ImageDataset("", reader=reader) for reader in readers]
     count = len(names[0])

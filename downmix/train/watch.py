@@ -43,7 +43,8 @@ class Watch:
 
                 if recipe.wandb:  # first: it may raise, and nothing is to be closed yet
                     self.wandb = self._closing.enter_context(_start_wandb(self.out))
-                self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done)
+                # From the next step on: those that are done are not logged again.
+                self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done + 1)
                 self._closing.callback(self.board.close)
         if self.on_step is None and self.speaks:
             progress = Progress(

@@ -1,10 +1,14 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from downmix.train import Recipe, read_recipe, recipe_names
+from downmix.train.network import build_network
+from downmix.train.segmentation_recipe import SegmentationRecipe
 from tests.refused import refused
 
 
@@ -24,6 +28,10 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ({"decay_milestones": [30, 30]}, r"decay_milestones must be epochs in rising order, got \[30, 30\]"),
         ({"sched": "plateau"}, "sched must be one of 'constant', 'cosine', .* got 'plateau'"),
         ({"interpolation": "box"}, "interpolation must be one of 'bilinear', .*, 'random', got 'box'"),
+        (
+            {"sched": "rsqrt", "warmup_epochs": 0},
+            "sched rsqrt falls as slowly .*; warmup_epochs must be at least 1, got 0",
+        ),
         ({"mixup": 0.1, "batch_size": 9}, "batch_size must be even, got 9"),
         ({"clip_grad": float("nan")}, "clip_grad must be at least 0, got nan"),
         ({"lr": float("inf")}, "lr must be a finite number, got inf"),
@@ -67,7 +75,11 @@ def test_a_field_of_another_type_is_named(field: dict[str, Any], message: str) -
 
 
 def test_numbers_of_numpy_are_numbers_too() -> None:
-    assert Recipe(epochs=np.int64(3), lr=np.float32(0.5)).epochs == 3  # type: ignore[arg-type]
+    fields: Any = {"epochs": np.int64(3), "lr": np.float64(0.5), "decay_milestones": [np.int64(2)]}
+    recipe = Recipe(**fields, segmentation=SegmentationRecipe(crop=[np.int64(8), np.int64(9)]))  # type: ignore[list-item]
+    written = yaml.safe_load(yaml.safe_dump(asdict(recipe)))
+    assert (written["epochs"], written["lr"], written["decay_milestones"]) == (3, 0.5, [2])
+    assert written["segmentation"]["crop"] == [8, 9]
 
 
 def test_optimisers_that_need_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +109,13 @@ def test_numbers_with_an_exponent_need_no_point(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("lr: 1e-3\nmin_lr: 1.E-5\ndata: 3e\nmodel: e3\n")
     found = read_recipe(str(tmp_path / "mine.yaml"))
     assert found == {"lr": 0.001, "min_lr": 0.00001, "data": "3e", "model": "e3"}
+
+
+@pytest.mark.parametrize("content", [b"layers", b"\x80\x04", b"[]", b'{"epochs": 2}'])
+def test_a_file_that_is_no_conversion_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_bytes(content)
+    with pytest.raises(ValueError, match="other.json is no convert.json of `downmix convert`"):
+        build_network(Recipe(convert=str(tmp_path / "other.json")), num_classes=2)
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta", "mps", "cuda:x"])

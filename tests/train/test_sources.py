@@ -161,6 +161,22 @@ def test_a_damaged_tar_file_is_named(mode: Literal["w", "w:gz"], tmp_path: Path)
             load(tmp_path)
 
 
+@pytest.mark.parametrize("before", ["", "./"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_tar_files_of_one_class_each(before: str, tmp_path: Path) -> None:
+    make_folders(tmp_path / "images")
+    for path in (tmp_path / part / f"{name}.tar" for part in ("train", "val") for name in ("ant", "bee")):
+        path.parent.mkdir(exist_ok=True)
+        with tarfile.open(path, "w") as tar:
+            for image in (tmp_path / "images" / path.stem).iterdir():
+                tar.add(image, arcname=before + image.name)
+    if not before:
+        assert load(tmp_path).class_names == ["ant", "bee"]
+        return
+    with pytest.raises(DataError, match=r"train holds images that lie in no class folder; .* without \./ before"):
+        load(tmp_path)
+
+
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
     make_folders(tmp_path)
     (tmp_path / "ant" / "0.png").write_bytes(b"not an image")

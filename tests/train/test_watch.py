@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from downmix.train import Interrupted, train
 
@@ -18,6 +19,16 @@ def test_the_bar_says_loss_rate_and_memory(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     train(quick_recipe(make_folders(tmp_path, count=20)), console=console)
     assert re.search(r"tiny_net .* 4/4 .*loss 0\.\d+ .*images/s  \d+\.\d GiB", console.file.getvalue())
+
+
+def test_a_resumed_training_loses_no_point_of_its_curves(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20), epochs=2, log_every=1)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "out", on_step=interrupted_at(2))
+    run(recipe, tmp_path / "out", resume="auto")
+    logged = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    steps = [[point.step for point in logged.Scalars(name)] for name in ("train/loss", "epoch/top1")]
+    assert steps == [list(range(1, 9)), [1, 2]]
 
 
 class Run:
