@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite
-from typing import Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import timm.data
 import timm.optim
@@ -55,7 +57,7 @@ class Recipe:
         init: start from the weights of this checkpoint; a classifier of another size starts fresh.
         squeeze: what takes the place of the squeezes: a word that downmix convert takes, such as pix, or none.
         pool: what takes the place of the pools: a word that downmix convert takes, such as soft, or none.
-        convert: a convert.json that downmix convert wrote, repeated on the network.
+        convert: a convert.json that downmix convert wrote, repeated on the network; what is in it becomes the field.
         drop: share of values that dropout before the classifier sets to zero.
         drop_path: share of residual branches that are left out, by depth.
         epochs: passes over the training images.
@@ -126,7 +128,7 @@ class Recipe:
     init: str | None = None
     squeeze: str = "none"
     pool: str = "none"
-    convert: str | None = None
+    convert: str | dict | None = None
     drop: float = 0.0
     drop_path: float = 0.0
     epochs: int = 12
@@ -208,6 +210,8 @@ class Recipe:
             raise ValueError(f"seed must be between -{_LARGEST_SEED} and {_LARGEST_SEED}, got {self.seed}")
         if self.convert and (self.squeeze, self.pool) != ("none", "none"):
             raise ValueError("convert repeats a conversion with the words of its own; leave squeeze and pool out")
+        if self.convert:
+            self.convert = _conversion(self.convert)
         if self.bce_loss and self.smoothing == 1:
             raise ValueError("smoothing must be below 1 with bce_loss, got 1.0: every class would be told the same")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
@@ -258,3 +262,17 @@ class Recipe:
 _CHOICES = {"task": TASKS, "sched": SCHEDULES} | {
     name: get_args(kind) for name, kind in get_type_hints(Recipe).items() if get_origin(kind) is Literal
 }
+
+
+def _conversion(given: str | dict[str, Any]) -> dict[str, Any]:
+    """What is in a convert.json, so that who has the recipe needs no such file."""
+    name, config = "convert", given
+    if isinstance(given, str):
+        name = given
+        try:
+            config = json.loads(Path(given).read_text())
+        except ValueError as error:  # no JSON, or no text at all
+            raise ValueError(f"{name} is no convert.json of `downmix convert` ({error})") from error
+    if not isinstance(config, dict) or not config.keys() >= {"squeeze", "pool", "layers"}:
+        raise ValueError(f"{name} is no convert.json of `downmix convert`: squeeze, pool or layers is missing")
+    return config

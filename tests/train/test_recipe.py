@@ -1,11 +1,15 @@
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+import downmix
+from downmix.models._networks import create_network
 from downmix.train import Recipe, read_recipe, recipe_names
 from downmix.train.network import build_network
 from downmix.train.segmentation_recipe import SegmentationRecipe
@@ -115,7 +119,19 @@ def test_numbers_with_an_exponent_need_no_point(tmp_path: Path) -> None:
 def test_a_file_that_is_no_conversion_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_bytes(content)
     with pytest.raises(ValueError, match="other.json is no convert.json of `downmix convert`"):
-        build_network(Recipe(convert=str(tmp_path / "other.json")), num_classes=2)
+        Recipe(convert=str(tmp_path / "other.json"))
+
+
+def test_a_recipe_holds_the_conversion_itself(tmp_path: Path) -> None:
+    _, report = downmix.convert(create_network("test_resnet"), example_input=torch.zeros(1, 3, 64, 64))
+    path = tmp_path / "convert.json"
+    path.write_text(json.dumps(report.config))
+    given = asdict(Recipe(model="test_resnet", convert=str(path)))
+    path.unlink()
+    recipe = Recipe(**yaml.safe_load(yaml.safe_dump(given)))
+    assert recipe.convert == report.config
+    network = build_network(recipe, num_classes=2)
+    assert sum(isinstance(module, downmix.PiX) for module in network.modules()) == len(report.config["layers"])
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta", "mps", "cuda:x"])
