@@ -44,7 +44,7 @@ class Measured:
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("model", type=str, help="the network, by its name in timm")
+    parser.add_argument("model", type=str, help="the network, by its name in timm or NAME:key=value,…")
     parser.add_argument("--against", type=str, default=None, help="a network to set beside it")
     parser.add_argument("--input", nargs=3, type=int, default=None, help="channels, height, width of an image")
     parser.add_argument("--batch_size", type=int, default=1, help="images at once")
