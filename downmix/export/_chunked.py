@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import PiX
+from ..layers._shared_passes import open_gate
 
 
 class ChunkedPiX(nn.Module):
@@ -44,7 +45,7 @@ class ChunkedPiX(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = nn.functional.conv2d(x.mean((2, 3), keepdim=True), self.weight, self.bias)
-        p = torch.sigmoid(logits) if self.gate == "sigmoid" else 0.5 * (1 + torch.tanh(logits))
+        p = open_gate(self.gate, logits)
         y = self.fuse(x, p) if self.reduction > 1 else p * x if self.fusion == "threshold" else x
         return y if self.gather is None else y.index_select(1, self.gather)
 

@@ -35,7 +35,7 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def squeeze(layer: PiX, x: Tensor, shortcut: Tensor | None = None) -> Any:
+def squeeze(layer: PiX, x: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``layer(x)`` of a plain layer, and ``x`` for other readers, whose gradient joins that of the layer; where
     :func:`may_share`.
 

@@ -72,7 +72,7 @@ def soft_pool2d(
 
     Raises:
         TypeError: if ``x`` is no floating-point tensor, or a size no integer.
-        ValueError: if a size is out of range or the windows don't fit ``x``.
+        ValueError: if a size is out of range, the windows don't fit ``x``, or ``gradient`` is unknown.
 
     Example:
         >>> soft_pool2d(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), 2)

@@ -44,7 +44,9 @@ class Look:
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("images", nargs="+", type=Path, help="image files of any size, or folders of them")
-    parser.add_argument("--models", nargs="+", type=str, required=True, help="networks, by their names in timm")
+    parser.add_argument(
+        "--models", nargs="+", type=str, required=True, help="networks, by their names in timm or NAME:key=value,…"
+    )
     parser.add_argument(
         "--checkpoints", nargs="+", type=str, default=None, help="trained weights, one each; pretrained for timm's"
     )

@@ -93,7 +93,7 @@ def _measures(device: Device, kinds: list[str]) -> list[tuple[str, str, Callable
         ("params", "{:,}", lambda n: n.profile.total.params),
         ("G operations, ptflops", "{:.4f}", lambda n: n.profile.total.operations("ptflops") / 1e9),
         ("G operations, paper", "{:.4f}", lambda n: n.profile.total.operations("paper") / 1e9),
-        ("GMACs", "{:.4f}", lambda n: n.profile.total.macs / 1e9),
+        ("G operations, macs", "{:.4f}", lambda n: n.profile.total.operations("macs") / 1e9),
         ("M element operations", "{:.4f}", lambda n: n.profile.total.elements.total() / 1e6),
         *((f"  {k}", "{:.4f}", lambda n, k=k: n.profile.total.elements[k] / 1e6) for k in kinds),
         ("MB read", "{:.2f}", lambda n: n.profile.total.read_bytes / 1e6),

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 def wall_ms(call: Callable[[], object]) -> float:
     """The milliseconds that one call takes, from an idle device until it is idle again."""
-    _synchronize()
+    synchronize()
     start = time.perf_counter()
     call()
-    _synchronize()
+    synchronize()
     return (time.perf_counter() - start) * 1e3
 
 
@@ -77,6 +77,7 @@ def train_step(
     optimizer.step()
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Waits until the GPU, if one is in use, is idle."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

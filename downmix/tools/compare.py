@@ -88,7 +88,9 @@ class Comparison:
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("baseline", type=str, help="the network to compare with, by its name in timm")
+    parser.add_argument(
+        "baseline", type=str, help="the network to compare with, by its name in timm or NAME:key=value,…"
+    )
     parser.add_argument("candidates", nargs="+", type=str, help="one or more networks that should be cheaper")
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0, 1, 2], help="each network is trained once for each seed"

@@ -38,7 +38,7 @@ def add_arguments(parser: Any) -> None:
         help="channels, height and width of the example input; timm's for the network, or 3 224 224",
     )
     parser.add_argument("--pretrained", action="store_true", help="load the weights that timm has for the name")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the report and write nothing")
+    parser.add_argument("--dry_run", action="store_true", help="print the report and write nothing")
     parser.add_argument("--output", type=Path, default=Path("runs/convert"), help="folder of config and weights")
 
 

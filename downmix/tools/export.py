@@ -32,7 +32,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 3e-2}
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("model", nargs="?", type=str, help="a network, by its name in timm; or the checkpoint's")
+    parser.add_argument(
+        "model", nargs="?", type=str, help="a network, by its name in timm or NAME:key=value,…; or the checkpoint's"
+    )
     parser.add_argument("--checkpoint", type=Path, default=None, help="what downmix train wrote, or other weights")
     parser.add_argument("--pretrained", action="store_true", help="load the weights that timm has for the name")
     parser.add_argument(
@@ -67,6 +69,13 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
+    try:
+        _run(args)
+    except ImportError as error:
+        raise ValueError(f"export needs more packages ({error}): pip install 'downmix[export]'") from error
+
+
+def _run(args: Any) -> None:
     names = read_class_names(args.classes) if args.classes else []
     count = args.num_classes or len(names) or None
     if names and len(names) != count:

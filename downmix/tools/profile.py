@@ -21,7 +21,7 @@ from ..models._networks import create_network, own_input_size
 from ..train import Recipe
 from . import _profile_report as report
 from ._console import wide_console
-from ._timing import interleave, summarize
+from ._timing import interleave, summarize, synchronize
 
 HELP = "Count what a network costs, layer by layer: operations, bytes, memory, and the time these allow and take."
 
@@ -44,7 +44,7 @@ class Measured:
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("model", type=str, help="the network, by its name in timm")
+    parser.add_argument("model", type=str, help="the network, by its name in timm or NAME:key=value,…")
     parser.add_argument("--against", type=str, default=None, help="a network to set beside it")
     parser.add_argument("--input", nargs=3, type=int, default=None, help="channels, height, width of an image")
     parser.add_argument("--batch_size", type=int, default=1, help="images at once")
@@ -129,11 +129,11 @@ def layer_times(model: nn.Module, images: torch.Tensor, rounds: int) -> dict[str
     open_since: list[list[float]] = []  # for each module on the way down: its start, and its children's time
 
     def enter(*_: Any) -> None:
-        _wait(images)
+        synchronize()
         open_since.append([time.perf_counter(), 0.0])
 
     def leave(name: str, *_: Any) -> None:
-        _wait(images)
+        synchronize()
         start, children = open_since.pop()
         whole = time.perf_counter() - start
         if open_since:
@@ -153,8 +153,3 @@ def layer_times(model: nn.Module, images: torch.Tensor, rounds: int) -> dict[str
         for handle in handles:
             handle.remove()
     return {name: statistics.median(spent) for name, spent in times.items()}
-
-
-def _wait(images: torch.Tensor) -> None:
-    if images.is_cuda:
-        torch.cuda.synchronize()

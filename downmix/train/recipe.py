@@ -108,7 +108,7 @@ class Recipe:
         checkpoint_every_steps: also write a checkpoint every so many steps; 0 for none within an epoch.
         checkpoint_every_minutes: also write a checkpoint after so many minutes; 0 for none within an epoch.
         keep_last: newest checkpoints to keep.
-        keep_every: keep the checkpoint of every so manieth epoch for good; 0 keeps none of them.
+        keep_every: keep the checkpoint of each epoch that this number divides for good; 0 keeps none of them.
         on_bad_image: stop at an image that can't be read, or skip: take the next in training, leave out in evaluation.
         skip_nan: steps with a loss that is not finite that are left out before training stops.
         log_every: steps between two points of the training loss and learning rate in TensorBoard.

@@ -209,3 +209,11 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsy
 @pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])
 def test_bench_takes_networks_or_files(words: list[str], capsys: Any) -> None:
     refused(["bench", *words], "not both", capsys)
+
+
+@pytest.mark.parametrize("words", [["export", "test_pix_resnet", "--output"], ["bench", "--exported"]])
+def test_missing_packages_are_named(words: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    for name in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "net.onnx").touch()
+    refused([*words, str(tmp_path / "net.onnx")], r"pip install 'downmix\[export\]'", capsys)
