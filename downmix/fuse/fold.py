@@ -56,7 +56,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     copied.double()
     with torch.no_grad():
         try:
-            before = tree_leaves(copied(images.double()))
+            before = _run(copied, images.double())
         except Exception as error:  # a network may raise anything
             network(images)  # raises if it is the images
             return _all_stay(network, names, f"can't run in float64: {error}")
@@ -73,7 +73,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
                     copied.set_submodule(name, act, strict=True)
                 norm.forward = act.forward  # for a list that no module knows of
         try:
-            after = tree_leaves(copied(images))
+            after = _run(copied, images)
         except Exception as error:  # such as for a weight that is no more
             return _all_stay(network, names, f"can't run without its BatchNorms: {error}")
     for was, now in zip(before, after, strict=True):
@@ -88,6 +88,13 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
 def _all_stay(network: Network, names: dict[nn.Module, list[str]], why: str) -> tuple[Network, list[Step]]:
     reason = " ".join(f"stands in a network that {why}".split())
     return copy.deepcopy(network), [Step(first, reason) for first, *_ in names.values()]
+
+
+def _run(network: nn.Module, images: Tensor) -> list[Any]:
+    """All outputs, of the same draws each time, for a network that draws in evaluation mode too."""
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        return tree_leaves(network(images))
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
