@@ -19,6 +19,7 @@ Network = TypeVar("Network", bound=nn.Module)
 _OWN_FUNCTION = "own function"
 
 
+@torch.inference_mode(False)  # in which a trace shows operators whole, and what is made can't be trained
 def convert(
     model: Network,
     *,

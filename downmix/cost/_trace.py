@@ -57,6 +57,7 @@ class Trace:
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@torch.inference_mode(False)  # in which operators come whole that formulas know by their parts
 def trace(model: nn.Module, input_size: tuple[int, int, int], batch_size: int = 1) -> Trace:
     """Runs ``model`` once in evaluation mode, on its own device, and leaves it as it was."""
     found, stack = Trace(), [""]

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ._run import images, tensors_in
 
 
+@torch.inference_mode(False)  # so with gradients, whatever the caller is at
 def count_activation_bytes(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> int:
     """Bytes that autograd keeps per image between the forward and the backward pass of a training step.
 
@@ -34,6 +35,7 @@ def count_activation_bytes(model: nn.Module, input_size: tuple[int, int, int] = 
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // 2
 
 
+@torch.inference_mode(False)
 def peak_memory_bytes(
     model: nn.Module,
     input_size: tuple[int, int, int] = (3, 224, 224),

@@ -48,6 +48,7 @@ class Attention:
     layer: str
 
 
+@torch.inference_mode(False)  # most methods need gradients, whatever the caller is at
 def attend(
     model: nn.Module, images: Tensor, *, method: str = "gradcam", layer: str | None = None, target: int | None = None
 ) -> Attention:
@@ -75,7 +76,7 @@ def attend(
         raise ImportError(f"maps need the grad-cam library ({error}): pip install 'downmix[explain]'") from error
 
     network: Any = copy.deepcopy(unwrapped(model)).eval()
-    images = images.detach().to(next(network.parameters()).device)
+    images = images.detach().clone().to(next(network.parameters()).device)
     layer = layer or last_map(network, images)
     with evaluating(network):
         outputs = network(images)

@@ -31,7 +31,8 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     """A copy of ``network`` with each BatchNorm folded that is all that reads a convolution's output.
 
     timm's BatchNorm with an activation becomes that activation; frozen ones count. Which layer reads what is found by
-    running the network. In one that can't run in float64, such as one with an autocast inside, all stay.
+    running the network. In one that can't run in float64, such as one with an autocast inside, or whose forward asks a
+    BatchNorm for more than its output, all stay.
 
     Args:
         network: in evaluation mode.
@@ -55,11 +56,10 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     copied.double()
     with torch.no_grad():
         try:
-            before = tree_leaves(copied(images.double()))
+            before = _run(copied, images.double())
         except Exception as error:  # a network may raise anything
             network(images)  # raises if it is the images
-            reason = f"stands in a network that can't run in float64: {' '.join(str(error).split())}"
-            return copy.deepcopy(network), [Step(first, reason) for first, *_ in names.values()]
+            return _all_stay(network, names, f"can't run in float64: {error}")
         images = images.double()
         found = trace(copied, (images,))
         steps = []
@@ -72,7 +72,10 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
                 for name in names[norm]:
                     copied.set_submodule(name, act, strict=True)
                 norm.forward = act.forward  # for a list that no module knows of
-        after = tree_leaves(copied(images))
+        try:
+            after = _run(copied, images)
+        except Exception as error:  # such as for a weight that is no more
+            return _all_stay(network, names, f"can't run without its BatchNorms: {error}")
     for was, now in zip(before, after, strict=True):
         if isinstance(was, Tensor) and was.is_floating_point():
             _check_same(was, now)
@@ -80,6 +83,18 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
         for name, value in _own(module):  # a convolution's new bias is like its weight
             value.data = value.data.to(known.get(name, known.get("weight", value.dtype)))
     return copied, steps
+
+
+def _all_stay(network: Network, names: dict[nn.Module, list[str]], why: str) -> tuple[Network, list[Step]]:
+    reason = " ".join(f"stands in a network that {why}".split())
+    return copy.deepcopy(network), [Step(first, reason) for first, *_ in names.values()]
+
+
+def _run(network: nn.Module, images: Tensor) -> list[Any]:
+    """All outputs, of the same draws each time, for a network that draws in evaluation mode too."""
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        return tree_leaves(network(images))
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

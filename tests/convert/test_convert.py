@@ -1,6 +1,7 @@
 import copy
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ def test_a_copy_by_default_and_the_model_is_left_alone() -> None:
     assert network[0][0].training
     assert not network[1][0].training
     assert not network[1][1].training
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_network(mode: Callable[[], Any]) -> None:
+    expected = convert(twins(), example_input=X)[1]
+    with mode():
+        network, report = convert(twins(), example_input=X.clone())
+    assert report == expected
+    network(X).sum().backward()
+    assert network[0][0].weight.grad is not None
 
 
 def test_in_place_keeps_the_parameters_themselves() -> None:

@@ -1,4 +1,6 @@
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -180,3 +182,14 @@ def test_the_first_floating_point_value_says_what_images_are_made_of() -> None:
     assert not next(model.parameters()).is_floating_point()
     assert count_macs(model, (3, 4, 4), "macs") == 12 * 16
     assert images(nn.BatchNorm2d(3, affine=False, dtype=torch.float64), 1, (3, 4, 4)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_figures(mode: Callable[[], Any]) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 2)
+    )
+    expected, macs = profile(model, (3, 8, 8)), count_macs(model, (3, 8, 8), "macs")
+    with mode():
+        assert profile(model, (3, 8, 8)) == expected
+        assert count_macs(model, (3, 8, 8), "macs") == macs == 8 * 27 * 36 + 72 * 2

@@ -1,6 +1,8 @@
 """Class activation maps are the library's, of the right layer, and leave no trace."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -29,6 +31,14 @@ def test_gradcam_by_hand() -> None:
         torch.testing.assert_close(found.scores, model(images).softmax(1))
     maps -= maps.amin((1, 2), keepdim=True)
     torch.testing.assert_close(found.maps, maps / maps.amax((1, 2), keepdim=True), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_map(mode: Callable[[], Any]) -> None:
+    model, images = small(), torch.rand(2, 3, 5, 7)
+    with mode():
+        found = attend(model, images.clone())
+    torch.testing.assert_close(found.maps, attend(model, images).maps)
 
 
 def test_what_the_network_does_in_place_does_not_change_the_map() -> None:

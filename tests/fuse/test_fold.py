@@ -286,6 +286,31 @@ def test_a_network_that_can_t_run_in_float64_stays() -> None:
         fold_batch_norms(network, torch.randn(2, 4, 9, 9))
 
 
+class ReadsItsNorm(InFloat32):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x.to(self.norm.weight.dtype)))
+
+
+def test_a_network_that_asks_its_norm_for_more_than_its_output_stays() -> None:
+    network, images = ReadsItsNorm().eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    folded, steps = fold_batch_norms(network, images)
+    reason = "stands in a network that can't run without its BatchNorms: 'Identity' object has no attribute 'weight'"
+    assert steps == [Step("norm", reason)]
+    torch.testing.assert_close(folded(images), network(images), rtol=0, atol=0)
+
+
+class Draws(InFloat32):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(nn.functional.dropout(x)))  # drops in evaluation mode too
+
+
+def test_a_network_that_draws_is_folded() -> None:
+    network, images = Draws().eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    assert fold_batch_norms(network, images)[1] == [Step("norm")]
+
+
 def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "fuse_conv_bn_weights", lambda weight, bias, *norm: (weight, bias))
     network, images = timm.create_model("tiny_resnet").eval(), torch.randn(2, 3, 8, 8)
