@@ -129,10 +129,14 @@ def _s3_pool_nd(n: int, x: Tensor, window: tuple[Any, ...], grid_size: Size | No
         for dim, s, g, out in zip(range(-n, 0), size, grid, outputs, strict=True):
             y = y.index_select(dim, _draw(y.shape[dim], s, g, out, y.device))
     else:
-        for dim, s, out in zip(range(-n, 0), size, outputs, strict=True):
-            y = y.narrow(dim, 0, min(s * out, y.shape[dim]))
         wide = y.to(compute_dtype(x))
-        y = getattr(F, f"avg_pool{n}d")(wide, size, ceil_mode=True, count_include_pad=False).to(x.dtype)
+        # With padding the last square may lack positions, and behind it one more may start than there are outputs.
+        y = getattr(F, f"avg_pool{n}d")(wide, size, ceil_mode=ceil_mode or any(padding), count_include_pad=False)
+        if any(padding):
+            # By indices: whether a slice leaves something out, an exported graph would be bound to.
+            for dim, out in zip(range(-n, 0), outputs, strict=True):
+                y = y.index_select(dim, torch.arange(out, device=y.device))
+        y = y.to(x.dtype)
     return y.contiguous(memory_format=memory_format(x))
 
 

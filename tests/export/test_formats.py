@@ -51,6 +51,15 @@ def test_odd_sizes(format: str, file: str, tmp_path: Path) -> None:
     check(network, tmp_path / file, [(1, 3, 33, 64), (3, 3, 71, 97)])
 
 
+@pytest.mark.parametrize(("kernel_size", "padding"), [(2, 0), (3, 1)])
+def test_s3_pools_of_odd_sizes(kernel_size: int, padding: int, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), downmix.S3Pool2d(kernel_size, padding=padding)).eval()
+    options: dict[str, Any] = {"dynamic": ("batch", "size"), "metadata": {"model": "a test"}}
+    write(network, torch.randn(2, 3, 12, 13), tmp_path / "a.pt2", "torch-export", **options)
+    skip_if_pools_hold_sizes()
+    check(network, tmp_path / "a.pt2", [(2, 3, 12, 13), (1, 3, 13, 12), (3, 3, 16, 16), (3, 3, 17, 17)])
+
+
 @pytest.mark.parametrize("pool", [downmix.SoftPool2d, downmix.PowerAvgPool2d, downmix.StochasticPool2d])
 def test_no_window_is_transposed(pool: type[nn.Module], tmp_path: Path) -> None:
     write(pool(3, 2, 1).eval(), torch.randn(2, 3, 9, 9), tmp_path / "a.onnx", "onnx", dynamic=("batch", "size"))

@@ -99,6 +99,23 @@ def test_long_rows_whose_gradients_are_written_down_in_pieces(kernel_size: int, 
         check(soft_pool._soft_pool, [x], ([kernel_size], [stride], [0], [1], False, "exact"), "contiguous")
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+def test_a_window_of_a_million_values_takes_no_room_by_its_square() -> None:
+    x = torch.zeros(1, 1, 1_000_000, requires_grad=True)
+    logits = torch.full_like(x, 50.0)  # more than sums of columns take
+    downmix.lip_pool1d(x, logits, 1_000_000).backward()
+    assert x.grad is not None
+    assert x.grad.unique().tolist() == pytest.approx([1e-6])
+
+
+def test_who_calls_a_kernel_hears_that_it_found_no_memory() -> None:
+    class Kernel:
+        ctypes = staticmethod(lambda at: None)  # an error in a compiled function ends before the first task
+
+    with pytest.raises(MemoryError, match="a kernel found no memory to work in; use a smaller window"):
+        _launch.launch(Kernel, 1, 1)
+
+
 @pytest.fixture
 def calm(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether what kernels by sums of columns met was calm, a word a run."""

@@ -95,6 +95,8 @@ def launch(kernel: Any, tasks: int, elements: int, *arguments: int) -> None:
         kernel.ctypes(at)
     else:
         _parallel()(kernel, at, threads)
+    if values[0] < tasks:  # an error in a compiled function ends here unseen
+        raise MemoryError("a kernel found no memory to work in; use a smaller window, or use_backend('reference')")
 
 
 @functools.cache

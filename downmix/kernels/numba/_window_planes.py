@@ -99,8 +99,9 @@ def backward(method: Method, window: tuple[int, ...], tiles: bool, lane_step: in
         kept_array = np.empty(2 * lanes * KD * KH * KW, number.dtype)
         if depth:
             KD, KH, KW = depth, height, width
-        # A line begins with zeros, as many as a place is ahead of the first one, and ends with a vector of them.
-        ahead = (KW - 1) * LW // max(1, lane_step)
+        # A line begins with zeros, as many as a place is ahead of the first one, and ends with a vector of them. Where
+        # numbers are handed on one by one, none are read, and for a large window they would be its square.
+        ahead = (KW - 1) * LW // lane_step if lane_step else 0
         length = ahead + min(OW, _AT_ONCE) + lanes
         size = KD * KH * KW * length
         line_array = np.zeros(count * size + ahead, number.dtype)
