@@ -11,7 +11,7 @@ from numba.core import caching
 import downmix
 from downmix.kernels.numba import _launch, _pix_planes, _window_pool
 from downmix.kernels.numba import pix as pix_kernels
-from downmix.ops import lip_pool, pix, soft_pool, stochastic_pool
+from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 
 from ..ops.standard import LAYOUTS
 from .random_cases import (
@@ -97,6 +97,24 @@ def test_long_rows_whose_gradients_are_written_down_in_pieces(kernel_size: int, 
     for outputs in (512, 513, 1200):
         x = torch.randn(1, 2, (outputs - 1) * stride + kernel_size)
         check(soft_pool._soft_pool, [x], ([kernel_size], [stride], [0], [1], False, "exact"), "contiguous")
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "window", [([1, 20_000], [1, 20_000]), ([200, 150], [200, 150]), ([40, 300], [20, 2])], ids=str
+)
+def test_sums_of_many_values_are_as_exact_as_torch_s(window: tuple[list[int], list[int]], layout: str) -> None:
+    kernel_size, stride = window
+    x = torch.randn(1, 2, kernel_size[0], kernel_size[1] + 7 * stride[1])
+    constants = (kernel_size, stride, [0, 0], [1, 1], False)
+    strict = {"gradient_layout": layout, "roundings": 4}
+    x = LAYOUTS[layout](x)
+    check(soft_pool._soft_pool, [x], (*constants, "exact"), **strict)
+    for logits in (x.flip(3), x.flip(3) + 50):  # calm ones and others
+        check(lip_pool._lip_pool, [x, logits], constants, **strict)
+    for power in (1.0, 2.0):
+        check(power_pool._power_pool, [x], (*constants, power), **strict)
+    check(stochastic_pool._stochastic_mean, [x.relu()], constants, **strict)
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -22,6 +22,7 @@ from ._column_sums import (
 )
 from ._common import compiled_for, memory
 from ._launch import INT64, arguments, kernel, number_from, tasks
+from ._sums import PIECE
 from ._vector_memory import load, prefetch, store
 from ._vectors import all_lanes, farther, lanes_between, spread
 from ._window_memory import clip
@@ -49,9 +50,9 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
         ) = arguments(at, 28)  # fmt: skip
         x, y, restless = memory(x_at, element), memory(y_at, element), memory(restless_at, INT64)
         tensors = x, (memory(other_at, element) if both else x)
-        constants = spread(real(0)), spread(real(LOWEST))
         if depth:
             KD, KH, KW = depth, height, width
+        constants = spread(real(0)), spread(real(LOWEST)), KD * KH >= PIECE
         at_once = max(_AT_ONCE, 2 * KW)
         length = ((min(at_once, OW) - 1) * SW + KW) * wide
         line_array = np.empty(OF_COLUMNS * length, number.dtype)
@@ -103,9 +104,9 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
         zero, slope, own = spread(real(0)), spread(real(number_from(parameter))), spread(real(1))
         if both:
             slope, own = own, zero
-        constants = zero, spread(real(LOWEST))
         if depth:
             KD, KH, KW = depth, height, width
+        constants = zero, spread(real(LOWEST)), KD * KH >= PIECE
         at_once = max(_AT_ONCE, 2 * KW)
         length = ((min(at_once, OW) - 1) * SW + KW) * wide
         line_array = np.empty((OF_COLUMNS + OF_WINDOWS + KD * KH) * length, number.dtype)
@@ -177,7 +178,7 @@ def _clear(targets, first_pixel, end, channels, c0, c1, both):
 def _sum_columns(tensors, at, step, next_row, some, rows, steps, constants, lines, line, keep, both):
     """Writes the lines of columns, and with ``keep`` of all e^l; the largest sizes of any logit and value."""
     left, W, count, lanes, length = line
-    zero, lowest = constants
+    zero, lowest, _ = constants
     sizes, every, weights = (zero, zero), all_lanes(lines), (OF_COLUMNS + OF_WINDOWS) * length
     wide = _VECTORS * lanes
     for n in range(count):

@@ -22,6 +22,7 @@ from ._column_sums import (
 )
 from ._common import compiled_for, memory
 from ._launch import INT64, arguments, kernel, number_from, tasks
+from ._sums import PIECE
 from ._vector_memory import add, clear, load, store, zip_lanes
 from ._vectors import all_lanes, choose, farther, lanes_between, spread
 from ._window_memory import clip, read
@@ -47,9 +48,9 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
         ) = arguments(at, 28)  # fmt: skip
         x, y, restless = memory(x_at, element), memory(y_at, element), memory(restless_at, INT64)
         tensors = x, (memory(other_at, element) if both else x)
-        constants = spread(real(0)), spread(real(LOWEST))
         if depth:
             KD, KH, KW = depth, height, width
+        constants = spread(real(0)), spread(real(LOWEST)), KD * KH >= PIECE
         length, row_length = _lengths(OW, SW, KW, lanes)
         line_array = np.zeros(OF_COLUMNS * length, number.dtype)
         lines, every, edges = memory(line_array.ctypes.data, number), all_lanes(number), (0, 0, SW, 1)
@@ -99,9 +100,9 @@ def backward(method: Method, window: tuple[int, ...], lane_step: int, element: A
         zero, slope, own = spread(real(0)), spread(real(number_from(parameter))), spread(real(1))
         if both:
             slope, own = own, zero
-        constants = zero, spread(real(LOWEST))
         if depth:
             KD, KH, KW = depth, height, width
+        constants = zero, spread(real(LOWEST)), KD * KH >= PIECE
         length, row_length = _lengths(OW, SW, KW, lanes)
         line_array = np.zeros((OF_COLUMNS + OF_WINDOWS) * length + KD * KH * row_length, number.dtype)
         lines, every, edges = memory(line_array.ctypes.data, number), all_lanes(number), (0, 0, SW, 1)
@@ -163,7 +164,7 @@ def _lengths(OW, SW, KW, lanes):
 def _sum_columns(tensors, at, rows, steps, constants, lines, line, keep, both):
     """Writes the lines of columns, and with ``keep`` of all e^l; the largest sizes of any logit and value."""
     left, W, count, lanes, length, row_length = line
-    zero, lowest = constants
+    zero, lowest, _ = constants
     begin, end = max(0, -left), min(count, W - left)
     sizes, every, weights = (zero, zero), all_lanes(lines), (OF_COLUMNS + OF_WINDOWS) * length
     for n in range(0, begin, lanes):

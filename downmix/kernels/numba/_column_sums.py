@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from ._sums import PIECE, carry, settle
 from ._vector_memory import add, load, store
 from ._vectors import any_beyond, exp_of_calm, farther, larger
 from ._window_memory import read
@@ -34,9 +35,10 @@ OF_COLUMNS, OF_WINDOWS = 3, 3  # lines
 @njit(inline="always")
 def sum_column(tensors, at, rows, steps, mask, sizes, constants, kept, keep, both):
     """m, u and v of a column in each lane, and the largest sizes of any logit and value. With ``keep`` it stores e^l,
-    in ``kept``: lines, where in them, and the step from row to row."""
+    in ``kept``: lines, where in them, and the step from row to row. The last of ``constants`` says whether a column may
+    have as many places as a `PIECE` has terms."""
     weights, weights_at, row_length = kept
-    (x, logits), (size, x_size), (zero, lowest) = tensors, sizes, constants
+    (x, logits), (size, x_size), (zero, lowest, long) = tensors, sizes, constants
     (d0, d1, h0, h1), (step_d, step_h) = rows, steps
     top = zero
     if not both:
@@ -44,7 +46,7 @@ def sum_column(tensors, at, rows, steps, mask, sizes, constants, kept, keep, bot
         for kd in range(d0, d1):
             for kh in range(h0, h1):
                 top = larger(top, load(x, at + kd * step_d + kh * step_h, mask))
-    sums, means = zero, zero
+    sums, means, n, all_sums, all_means = zero, zero, 0, (zero, zero), (zero, zero)
     for kd in range(d0, d1):
         for kh in range(h0, h1):
             place = at + kd * step_d + kh * step_h
@@ -53,7 +55,11 @@ def sum_column(tensors, at, rows, steps, mask, sizes, constants, kept, keep, bot
             if keep:
                 store(weights, weights_at, weight, mask)
                 weights_at += row_length
-            sums, means = sums + weight, means + weight * (value - top)
+            sums, means, n = sums + weight, means + weight * (value - top), n + 1
+            if long and n % PIECE == 0:
+                all_sums, all_means, sums, means = carry(all_sums, sums), carry(all_means, means), zero, zero
+    if long and n >= PIECE:
+        sums, means = settle(all_sums, sums, zero), settle(all_means, means, zero)
     return top, sums, means, (size, x_size)
 
 
@@ -74,8 +80,8 @@ def store_lines(lines, at, length, vectors, mask):
 @njit(inline="always")
 def join_columns(lines, at, count, step, edges, lane_step, length, mask, constants):
     """m, u and v / u of a window in each lane, from the lines of its ``count`` columns, a step apart."""
-    zero, lowest = constants
-    top, sums, means = lowest, zero, zero
+    zero, lowest, _ = constants
+    top, sums, means, all_sums, all_means = lowest, zero, zero, (zero, zero), (zero, zero)
     for kw in range(count):
         top = larger(top, read(lines, at + kw * step, edges, lane_step, mask))
     for kw in range(count):
@@ -83,6 +89,10 @@ def join_columns(lines, at, count, step, edges, lane_step, length, mask, constan
         weight = read(lines, at + kw * step + length, edges, lane_step, mask)
         mean = read(lines, at + kw * step + 2 * length, edges, lane_step, mask)
         sums, means = sums + weight, means + (mean + weight * below)
+        if kw % PIECE == PIECE - 1:
+            all_sums, all_means, sums, means = carry(all_sums, sums), carry(all_means, means), zero, zero
+    if count >= PIECE:
+        sums, means = settle(all_sums, sums, zero), settle(all_means, means, zero)
     return top, sums, means / sums
 
 

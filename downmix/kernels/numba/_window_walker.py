@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
+from ._sums import PIECE, carry, settle
 from ._vector_memory import prefetch
 from ._vectors import choose, is_nan, larger
 from ._window_memory import inside, kept_pair, read
@@ -59,22 +60,25 @@ def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
 
 
 @njit(inline="always")
-def add_up(visit, tensors, window, lane_step, padded, kept, keep, values):
-    """Two sums over all places; the first two ``values`` are 0 and −∞. They are taken row by row, as one long sum would
-    round worse."""
+def add_up(visit, third, tensors, window, lane_step, padded, kept, keep, values):
+    """Two sums over all places, and what ``third`` has become; the first two ``values`` are 0 and −∞."""
     at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
-    nothing = values[0] / values[1]  # −0: to add to it, unlike to 0, is nothing to compute
-    first, second, n = nothing, nothing, 0
+    zero, nothing = values[0], values[0] / values[1]  # −0: to add to it, unlike to 0, is nothing to compute
+    piece, firsts, seconds, n = (nothing, nothing, third), (zero, zero), (zero, zero), 0
     for kd in range(d0, d1):
         for kh in range(h0, h1):
-            row = nothing, nothing
             for kw in range(w0, w1):
                 here = inside(kw, edges, lane_step, padded, mask)
                 place = at + kd * step_d + kh * step_h + kw * step_w
-                row = visit(row, tensors, place, here, edges, lane_step, kept, n, keep, values)
+                piece = visit(piece, tensors, place, here, edges, lane_step, kept, n, keep, values)
                 n += 1
-            first, second = first + row[0], second + row[1]
-    return first, second
+                if n % PIECE == 0:
+                    firsts, seconds = carry(firsts, piece[0]), carry(seconds, piece[1])
+                    piece = nothing, nothing, piece[2]
+    first, second, third = piece
+    if n >= PIECE:
+        first, second = settle(firsts, first, zero), settle(seconds, second, zero)
+    return first, second, third
 
 
 @njit(inline="always")

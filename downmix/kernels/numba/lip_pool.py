@@ -13,7 +13,7 @@ from . import _window_pool as window_pool
 from ._vectors import choose, exp, is_infinite, is_nan
 from ._window_memory import keep_pair, read
 from ._window_plan import why_not_windows
-from ._window_walker import Method, see_largest, walk
+from ._window_walker import Method, add_up, see_largest, walk
 
 _UNROLLED = ((1, 2, 2), (1, 3, 3))
 
@@ -43,9 +43,9 @@ def _reduce(tensors, out, window, lane_step, padded, kept, keep, constants):
     start = lowest, is_nan(zero)
     tops, nans = walk(see_largest, start, tensors, window, lane_step, padded, kept, keep, (zero, lowest))
     tops = choose(nans, nan, tops)
-    endless, start = is_infinite(tops), (zero, zero, zero)
+    endless = is_infinite(tops)
     values = zero, lowest, tops, endless, scale
-    sums, means, infinity = walk(_see, start, tensors, window, lane_step, padded, kept, keep, values)
+    sums, means, infinity = add_up(_see, zero, tensors, window, lane_step, padded, kept, keep, values)
     mean = means / sums
     return choose(infinity == zero, mean, infinity), sums, mean, infinity, endless
 

@@ -29,7 +29,7 @@ def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
     size = larger(ratio, zero - ratio)
     if keep:
         keep_pair(kept, n, ratio, zero)
-    return sums[0] + choose(squared, ratio * ratio, size), sums[1] + choose(here, one, zero)
+    return sums[0] + choose(squared, ratio * ratio, size), sums[1] + choose(here, one, zero), sums[2]
 
 
 @njit(inline="always")
@@ -41,7 +41,7 @@ def _reduce(tensors, out, window, lane_step, padded, kept, keep, constants):
     tops = choose(nans, nan, tops)
     endless = is_infinite(tops)
     values = zero, lowest, one, choose(endless | (tops == zero), one, tops), endless, squared
-    sums, count = add_up(_see, tensors, window, lane_step, padded, kept, keep, values)
+    sums, count, _ = add_up(_see, zero, tensors, window, lane_step, padded, kept, keep, values)
     count = larger(one, count)
     mean = sums / count
     root = choose(squared, sqrt(mean), mean)

@@ -22,7 +22,7 @@ def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
     difference, weight = exp(value - tops)
     if keep:
         keep_pair(kept, n, difference, weight)
-    return sums[0] + weight, sums[1] + weight * difference
+    return sums[0] + weight, sums[1] + weight * difference, sums[2]
 
 
 @njit(inline="always")
@@ -33,7 +33,7 @@ def _reduce(tensors, out, window, lane_step, padded, kept, keep, constants):
     start, tensors = (lowest, is_nan(zero)), (tensors[0], tensors[0])
     tops, nans = walk(see_largest, start, tensors, window, lane_step, padded, kept, keep, (zero, lowest))
     tops = choose(nans, nan, tops)
-    sums, means = add_up(_see, tensors, window, lane_step, padded, kept, keep, (zero, lowest, tops))
+    sums, means, _ = add_up(_see, zero, tensors, window, lane_step, padded, kept, keep, (zero, lowest, tops))
     mean = choose(is_infinite(tops), zero, means / sums)
     return tops + mean, tops, sums, mean
 

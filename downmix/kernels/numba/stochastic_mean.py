@@ -22,7 +22,7 @@ def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
     weight = choose(endless, zero, larger(value, zero)) / tops
     if keep:
         keep_pair(kept, n, choose(zero > value, lowest, weight), zero)
-    return sums[0] + weight, sums[1] + weight * weight
+    return sums[0] + weight, sums[1] + weight * weight, sums[2]
 
 
 @njit(inline="always")
@@ -36,7 +36,7 @@ def _reduce(tensors, out, window, lane_step, padded, kept, keep, constants):
     endless = is_infinite(tops)
     empty = endless | (tops == zero)
     values = zero, lowest, choose(empty, one, tops), endless
-    sums, squares = add_up(_see, tensors, window, lane_step, padded, kept, keep, values)
+    sums, squares, _ = add_up(_see, zero, tensors, window, lane_step, padded, kept, keep, values)
     sums = choose(empty, one, sums)
     mean = squares / sums
     return choose(endless, tops, tops * mean), sums, mean, empty
