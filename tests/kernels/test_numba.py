@@ -9,7 +9,7 @@ import torch
 from numba.core import caching
 
 import downmix
-from downmix.kernels.numba import _launch, _pix_planes, _window_pool
+from downmix.kernels.numba import _launch, _pix_planes, _window_pool, pix_sample
 from downmix.kernels.numba import pix as pix_kernels
 from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 
@@ -115,6 +115,15 @@ def test_sums_of_many_values_are_as_exact_as_torch_s(window: tuple[list[int], li
     for power in (1.0, 2.0):
         check(power_pool._power_pool, [x], (*constants, power), **strict)
     check(stochastic_pool._stochastic_mean, [x.relu()], constants, **strict)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_layer_s_mean_of_many_values_is_as_exact_as_torch_s(layout: str) -> None:
+    layer, x = downmix.PiX(8, 4).requires_grad_(False), LAYOUTS[layout](torch.rand(1, 8, 300, 300))
+    _, mean, _ = pix_sample.forward(x, None, layer.weight, None, 1.0, *layer.rule)
+    exact = x.double().mean((2, 3))
+    allowed = 2 * (x.mean((2, 3)) - exact).abs().max() + 2 * torch.finfo(torch.float32).eps * exact.max()
+    assert (mean - exact).abs().max() <= allowed
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -27,6 +27,7 @@ from ._vectors import lanes_between, spread, total
 from .add_relu_mean import PIXELS, sum_of_plane, sum_pixels
 
 _FEW = 1 << 17  # elements, for which one thread takes no longer than all that share them out by operators
+_DOUBLE = np.empty(0, np.float64)
 # Products of the linear map, and that many for each element of the map: beyond, samples should share a weight that is
 # read, as in torch's matrix product.
 _FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT = 1 << 19, 6
@@ -82,8 +83,10 @@ def forward(
     y = torch.empty((batch, groups, *x.shape[2:]), dtype=x.dtype, memory_format=order)
     mean, p = torch.empty(batch, channels, dtype=number), torch.empty(batch, groups, dtype=number)
     in_planes = order == torch.contiguous_format
-    part = None if in_planes else torch.empty_like(mean)  # room for the sums of some pixels
-    given = (0 if tensor is None else tensor.data_ptr() for tensor in (x, shortcut, weight, bias, y, mean, p, part))
+    # Room for sums in float64: of many parts, each of which lies in ``mean`` for a while, a narrower sum would round
+    # worse than torch's mean.
+    sums = None if in_planes else torch.empty_like(mean, dtype=torch.float64)
+    given = (0 if tensor is None else tensor.data_ptr() for tensor in (x, shortcut, weight, bias, y, mean, p, sums))
     launch(run, batch, x.numel(), *given, *numbers)
     return y, mean, p
 
@@ -142,7 +145,7 @@ def _pixels(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
 
     @kernel()
     def run(at):
-        maps, (mean, p, part), linear, sizes, (reduction, tail, mode, threshold) = _given(
+        maps, (mean, p, sums), linear, sizes, (reduction, tail, mode, threshold) = _given(
             at, element, parameter, number
         )
         (x, shortcut, has_shortcut, y), (channels, groups, space) = maps, sizes
@@ -151,14 +154,14 @@ def _pixels(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
         for b in tasks(at):
             row = b * channels
             for c in range(row, row + channels):
-                mean[c] = real(0)
+                sums[c] = 0.0
             for first in range(b * space, (b + 1) * space, PIXELS):
                 block = first, min(first + PIXELS, (b + 1) * space)
-                sum_pixels(x, shortcut, has_shortcut, block, channels, part, row, real, lanes, number)
+                sum_pixels(x, shortcut, has_shortcut, block, channels, mean, row, real, lanes, number)
                 for c in range(row, row + channels):
-                    mean[c] += part[c]
+                    sums[c] += mean[c]
             for c in range(row, row + channels):
-                mean[c] /= space
+                mean[c] = sums[c] / space
             _open_gates(mean, row, p, b * groups, linear, sizes, real, lanes, number)
             for i in range(b * space, (b + 1) * space):
                 pixels.fuse_pixel(x, i * channels, y, i * groups, p, b * groups, rule, real, lanes, number)
@@ -170,11 +173,11 @@ def _pixels(unrolled: int, sign: int, element: Any, parameters: Any, number: Any
 def _given(at, element, parameter, number):
     """What a launch is given: maps, what is computed on the way, the linear map, sizes, and how groups are reduced."""
     (
-        x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, part_at, channels, groups, space, slope,
+        x_at, shortcut_at, weight_at, bias_at, y_at, mean_at, p_at, sums_at, channels, groups, space, slope,
         reduction, tail, mode, threshold,
     ) = arguments(at, 16)  # fmt: skip
     maps = memory(x_at, element), memory(shortcut_at, element), shortcut_at != 0, memory(y_at, element)
-    computed = memory(mean_at, number), memory(p_at, number), memory(part_at, number)
+    computed = memory(mean_at, number), memory(p_at, number), memory(sums_at, _DOUBLE)
     linear = memory(weight_at, parameter), memory(bias_at, parameter), bias_at != 0, number_from(slope)
     return maps, computed, linear, (channels, groups, space), (reduction, tail, mode, threshold)
 
