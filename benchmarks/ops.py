@@ -29,6 +29,7 @@ from downmix.ops._windows import output_sizes
 from downmix.tools._environment import commit, environment
 from downmix.tools._results import read_rows, write_rows
 from downmix.tools._timing import interleave, summarize, wall_ms
+from downmix.train._cudnn import convolutions_by_time
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RESULTS = Path(__file__).parent / "results"
@@ -332,6 +333,7 @@ def device_word() -> str:
     return (numbers or ["cuda"])[0].lower()
 
 
+@convolutions_by_time()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="batch sizes of PiX's inputs")

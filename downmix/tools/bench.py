@@ -14,6 +14,7 @@ from ..cost import Cost
 from ..models._networks import create_network, own_input_size
 from ..ops._define import check_choice
 from ..train import Recipe
+from ..train._cudnn import convolutions_by_time
 from . import _bench_report as report
 from ._bench_exported import bench_exported
 from ._bench_networks import DTYPES, ENGINES, FAILURES, LAYOUTS, MODES, Configuration, Subject
@@ -186,6 +187,7 @@ def bench(
     return result
 
 
+@convolutions_by_time()
 def _measure_all(
     result: Bench, subjects: dict[str, Subject], configurations: Sequence[Configuration], console: Console
 ) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..cost import Cost, measure_cost
 from ..train import Epoch, Recipe, train
+from ..train._cudnn import convolutions_by_time
 from ..train.classification import Classification
 from ..train.data import Batch
 from ..train.distributed import World
@@ -166,6 +167,7 @@ def _create(result: Comparison, name: str, split: Split) -> nn.Module:
     return build_network(replace(result.recipe, model=name), split.num_classes).to(result.recipe.torch_device())
 
 
+@convolutions_by_time()
 def _measure(result: Comparison, split: Split, progress: Progress) -> None:
     recipe, device = result.recipe, result.recipe.torch_device()
     size = (3, recipe.image_size, recipe.image_size)

@@ -19,6 +19,7 @@ from ..cost import profile as count
 from ..cost._run import images
 from ..models._networks import create_network, own_input_size
 from ..train import Recipe
+from ..train._cudnn import convolutions_by_time
 from . import _profile_report as report
 from ._console import wide_console
 from ._timing import interleave, summarize, synchronize
@@ -91,6 +92,7 @@ def roofline(device: torch.device, gflops: float | None, gbytes: float | None, c
     )
 
 
+@convolutions_by_time()
 def measure(
     networks: dict[str, nn.Module], input_size: tuple[int, int, int], batch_size: int, rounds: int, console: Console
 ) -> list[Measured]:

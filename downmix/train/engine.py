@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 
 from ..layers import linear_density, set_density
 from . import evaluation
+from ._cudnn import convolutions_by_time
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, deaths_told, set_position
 from .distributed import World, join
@@ -65,7 +66,7 @@ def train(
         FloatingPointError: where the loss is no longer finite, with the step and the samples it happened at.
         Interrupted: after SIGINT or SIGTERM, once the step is finished and written.
     """
-    with join(recipe.torch_device()) as world, Signals() as signals:
+    with join(recipe.torch_device()) as world, Signals() as signals, convolutions_by_time():
         with world.together():
             out = Output(None if output is None else Path(output), recipe, world, console or Console(stderr=True))
         training = Training(recipe, world, signals, task, model)

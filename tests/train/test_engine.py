@@ -41,6 +41,24 @@ def test_learns_and_repeats(data: Path) -> None:
     assert [epoch.train_loss for epoch in run(quick_recipe(data, model="tiny_pix_resnet", epochs=3, seed=2))] != losses
 
 
+def test_convolutions_are_chosen_by_time_while_it_trains_unless_all_must_repeat(data: Path) -> None:
+    chosen_by_time: list[bool] = []
+
+    def on_step(done: int, total: int) -> None:
+        chosen_by_time.append(torch.backends.cudnn.benchmark)
+
+    recipe = quick_recipe(data, epochs=1)
+    train(recipe, on_step=on_step)
+    torch.use_deterministic_algorithms(True)
+    try:
+        train(recipe, on_step=on_step)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    half = len(chosen_by_time) // 2
+    assert chosen_by_time == [True] * half + [False] * half
+    assert not torch.backends.cudnn.benchmark
+
+
 def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
     recipe = quick_recipe(make_folders(tmp_path, count=25))  # 10 held out, batches of 8
     task, world = Classification(recipe), World(torch.device("cpu"))
