@@ -51,6 +51,7 @@ def pair(file: str) -> str:
 
 
 PAPERS_OPS = ("pick_or_mix", "soft_pool")
+LAYERS_RIVALS = ("part by part", "squeeze", "copy of x")
 # The shapes shown: every row of the CSV would be too many.
 SHOWN = (
     "8x256x56x56 r=4",
@@ -68,14 +69,13 @@ def described(rows: list[dict[str, str]]) -> dict[str, str]:
     return rows[0] | {"commit": ", ".join(dict.fromkeys(row["commit"] for row in rows))}
 
 
-def timed_cases(ops: tuple[str, ...]) -> tuple[dict[tuple[str, ...], dict[str, float]], dict[str, str]]:
+def timed_cases(
+    file: str, ops: tuple[str, ...], dtype: str = "float32"
+) -> tuple[dict[tuple[str, ...], dict[str, float]], dict[str, str]]:
     """Minimum milliseconds by case and contender of these operators, and where they were measured."""
-    rows = read("ops_cpu.csv")
-    rows = [row for row in rows if row["op"].startswith(ops)]
+    rows = [row for row in read(file) if row["op"].startswith(ops) and row["dtype"] == dtype]
     cases: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
-        if row["dtype"] != "float32":
-            continue
         case = (row["op"], row["shape"], row["layout"], row["pass"])
         cases.setdefault(case, {})[row["contender"]] = float(row["min_ms"])
     return cases, described(rows)
@@ -83,7 +83,7 @@ def timed_cases(ops: tuple[str, ...]) -> tuple[dict[tuple[str, ...], dict[str, f
 
 def ops() -> str:
     """Minimum milliseconds of each contender, a case a row."""
-    cases, about = timed_cases(PAPERS_OPS)
+    cases, about = timed_cases("ops_cpu.csv", PAPERS_OPS)
     table = [
         "| operator | shape | layout | pass | downmix | eager | torch.compile | what it replaces | copy of x |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -100,15 +100,19 @@ def ops() -> str:
     return "\n".join([*table, "", f"{about['device']}, {about['threads']} threads, float32, {versions}."])
 
 
-def beside(ops: tuple[str, ...], others: tuple[str, ...]) -> str:
+def beside(file: str, ops: tuple[str, ...], others: tuple[str, ...], dtype: str = "float32") -> str:
     """The same of other operators, each beside some contenders."""
-    cases, about = timed_cases(ops)
+    cases, about = timed_cases(file, ops, dtype)
     columns = "operator", "shape", "layout", "pass", "downmix", *others
     table = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for case, times in cases.items():
-        table.append(f"| {' | '.join([*case, *(f'{times[name]:.1f}' for name in ('downmix', *others))])} |")
-    where = f"{about['device']}, threads: {about['threads']}, float32, torch {about['torch_version']}"
+        table.append(f"| {' | '.join([*case, *(written(times[name]) for name in ('downmix', *others))])} |")
+    where = f"{about['device']}, threads: {about['threads']}, {dtype}, torch {about['torch_version']}"
     return "\n".join([*table, "", f"Minimum in milliseconds; {where}, commit {about['commit']}."])
+
+
+def written(ms: float) -> str:
+    return f"{ms:.{1 if ms >= 10 else 2}f}"
 
 
 def ops_on_a_gpu(file: str) -> str:
@@ -155,7 +159,7 @@ def networks(file: str) -> str:
         label = f"{row['mode']}, {row['engine']}, {row['layout']}{folded}, batch {row['batch_size']}"
         speedup = f" ×{float(row['min_ratio']):.2f}" if row["min_ratio"] else ""
         cells.setdefault(label, {})[row["network"]] = (
-            f"{float(row['min_ms']):.1f}{speedup}" if row["min_ms"] else "failed"
+            f"{written(float(row['min_ms']))}{speedup}" if row["min_ms"] else "failed"
         )
     table += [f"| {label} | {' | '.join(times[name] for name in costs)} |" for label, times in cells.items()]
     where = f"{about['device']}, {about['threads']} threads, {about['dtype']}, {about['image_size']}"
@@ -209,7 +213,7 @@ def _verdict(row: dict[str, str], baseline: dict[str, str]) -> str:
 
 def pictures() -> None:
     """How many times faster each case is than what it competes with, a dot a case, into docs/ops_cpu.png."""
-    cases, _ = timed_cases(PAPERS_OPS)
+    cases, _ = timed_cases("ops_cpu.csv", PAPERS_OPS)
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (title, family) in zip(axes, (("PiX", "pick_or_mix"), ("SoftPool", "soft_pool")), strict=True):
@@ -245,8 +249,13 @@ TABLES = {
         "cifar10_gpu": partial(pair, "compare_cifar10_h200.csv"),
     },
     "docs/kernels.md": {
-        "other_pools": partial(beside, ("lip", "power", "stochastic", "mixed"), ("eager", "max_pool", "avg_pool")),
-        "pix_layers": partial(beside, ("pix_layer",), ("part by part", "squeeze", "copy of x")),
+        "other_pools": partial(
+            beside, "ops_cpu.csv", ("lip", "power", "stochastic", "mixed"), ("eager", "max_pool", "avg_pool")
+        ),
+        "pix_layers": partial(beside, "ops_cpu.csv", ("pix_layer",), LAYERS_RIVALS),
+        "pix_layers_gpu": partial(
+            on_gpus, "ops", partial(beside, ops=("pix_layer",), others=LAYERS_RIVALS, dtype="bfloat16")
+        ),
         "ops_gpu": partial(on_gpus, "ops", ops_on_a_gpu),
         "networks_gpu": partial(on_gpus, "networks", networks),
     },

@@ -189,7 +189,10 @@ def plan(
     block_r = _side_by_side(reduction) if channels_inner else 1
     steps = triton.cdiv(reduction, block_r)
     elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
-    if channels_inner:
+    if channels_inner and block_r == 1 < reduction:
+        # No load is wide here, and what hides the time they take is many small programs.
+        block_g, block_s = power_of_two(groups, 32), power_of_two(space, 4 * loads)
+    elif channels_inner:
         # 512 bytes of neighbouring channels: whole cache lines, while many positions share the sum for dp.
         block_g = power_of_two(groups, max(1, 512 // x.element_size() // block_r))
         block_s = power_of_two(space, elements // (block_g * block_r))
@@ -209,7 +212,7 @@ def plan(
         "BLOCK_S": block_s,
         "BLOCK_G": block_g,
         "BLOCK_R": block_r,
-        "UNROLL": min(steps, 16),
+        "UNROLL": triton.cdiv(steps, triton.cdiv(steps, 8)),
         **{f"{name}_ALIGN": _alignment(t, channels_inner) for name, t in maps.items()},
     }
     return batch * triton.cdiv(groups, block_g), s_tiles, constants

@@ -143,7 +143,8 @@ def _forward_launch(
     """Shape and strides of the output, and the launch."""
     x, p = map(blank, layouts)
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
-    programs, s_tiles, constants = plan({"X": x, "Y": y}, p, reduction, fusion, operator, legacy_tail, loads=4)
+    loads = 2 if has_channels_inner(x) and x.dtype == torch.float32 else 4
+    programs, s_tiles, constants = plan({"X": x, "Y": y}, p, reduction, fusion, operator, legacy_tail, loads=loads)
     flat = constants["FLAT"]
     arguments = (strides_of(x, flat), p.stride(), strides_of(y, flat), *sizes_of(x, p), s_tiles, threshold)
     return (y.shape, y.stride()), Launch(_pick_or_mix_forward_kernel, programs * s_tiles, arguments, constants)
@@ -177,13 +178,14 @@ def _backward_launch(
 ) -> tuple[int, Launch]:
     """The parts that the sums for dp are left in, and the launch."""
     grad, x, p, dx = map(blank, layouts)
+    channels_inner, narrow = has_channels_inner(x), x.element_size() < 4 and reduction > 2
     # Of neighbouring channels, larger tiles would make threads exchange what they have.
-    loads = 4 if reduction == 1 else 1 if has_channels_inner(x) else 2
+    loads = 4 if reduction == 1 else 1 if channels_inner and not narrow else 2
     maps = {"X": x, "GRAD": grad, "DX": dx}
     programs, s_tiles, constants = plan(maps, p, reduction, fusion, operator, legacy_tail, loads=loads)
     # So some small ones at once.
-    at_once = (2 if x.element_size() < 4 and reduction > 2 else 4) if constants["CHANNELS_INNER"] else 1
-    constants["AT_ONCE"] = min(at_once, s_tiles)
+    few = narrow or 1 < constants["BLOCK_R"] < reduction
+    constants["AT_ONCE"] = min((2 if few else 4) if channels_inner else 1, s_tiles)
     s_parts = triton.cdiv(s_tiles, constants["AT_ONCE"])
     parts = torch.empty_like(p).unsqueeze(-1) if s_parts == 1 else p.new_empty(*p.shape, s_parts)
     flat = constants["FLAT"]
