@@ -143,7 +143,7 @@ def _forward_launch(
     """Shape and strides of the output, and the launch."""
     x, p = map(blank, layouts)
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
-    loads = 2 if has_channels_inner(x) and x.dtype == torch.float32 else 4
+    loads = 2 if has_channels_inner(x) and x.dtype == torch.float32 else 4  # the fastest on an H200
     programs, s_tiles, constants = plan({"X": x, "Y": y}, p, reduction, fusion, operator, legacy_tail, loads=loads)
     flat = constants["FLAT"]
     arguments = (strides_of(x, flat), p.stride(), strides_of(y, flat), *sizes_of(x, p), s_tiles, threshold)
