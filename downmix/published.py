@@ -78,10 +78,13 @@ def load_state(model: nn.Module, given: dict[str, Tensor], path: str | PathLike[
 
 
 def rename_published(state: dict[str, Any]) -> dict[str, Any]:
-    """The same tensors under timm's names; names that are not the published code's stay."""
+    """The same tensors under timm's names; those stay that are not the published code's."""
+    matches = {name: _PUBLISHED_NAME.match(name) for name in state}
+    if not any(found and found[2] for found in matches.values()):
+        return state  # MobileNets have a conv_stem and a classifier too, but no such blocks
     renamed = {}
     for name, value in state.items():
-        if found := _PUBLISHED_NAME.match(name):
+        if found := matches[name]:
             outside, layer, block, inside, leaf = found.groups()
             name = f"{_STEM[outside]}.{leaf}" if outside else f"{layer}.{block}.{_BLOCK[inside]}.{leaf}"
             if outside == "classifier" and leaf == "weight":

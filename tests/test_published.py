@@ -147,6 +147,17 @@ def test_our_own_names_load_too(tmp_path: Path) -> None:
     assert torch.equal(first(x), second(x))
 
 
+@pytest.mark.parametrize("name", ["test_pix_mobilenetv2", "test_efficientnet"])
+def test_other_networks_call_their_stem_and_classifier_as_published_ones_do(name: str, tmp_path: Path) -> None:
+    first, second = timm.create_model(name), timm.create_model(name)
+    torch.save({"model": first.state_dict(), "ema": None}, tmp_path / "file.pt")
+    save_file(first.state_dict(), tmp_path / "file.safetensors")
+    for path in tmp_path.iterdir():
+        downmix.load_published(second, path)
+        for key, value in first.state_dict().items():
+            assert torch.equal(second.state_dict()[key], value)
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_into_data_parallel(prefix: str, tmp_path: Path) -> None:
     _, average = training_file(tmp_path / "file.pth", prefix)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
-import timm
 import torch
 from timm.models import group_parameters
 from torch import nn
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from ..models._networks import create_network, read_name
 from ..published import read_weights
-from .weights import start_from, tensors_of
+from .weights import start_from
 
 _WINDOW_STEP = 2 / 3  # of the window, as PSPNet's published code slides it
 _ENCODER = "network.encoder.model."
@@ -144,10 +143,14 @@ def start_segmenter_from(model: Segmenter, path: Path) -> None:
     if any(name.startswith(_ENCODER) for name in state):
         start_from(model, state, path, fresh=_LAST_LAYERS)
         return
-    encoder: Any = model.network.encoder
-    config = timm.get_pretrained_cfg(encoder.name)
-    classifier = tensors_of(config and config.classifier)
-    start_from(encoder.model, {name: state[name] for name in state if not name.startswith(classifier)}, path)
+    encoder: Any = model.network.encoder.model
+    own = tuple(f"{name}." for name, _ in encoder.named_children())
+    given = {}  # without what a classifier has behind the encoder's last map
+    for name, value in state.items():
+        flat = re.sub(r"^([a-z]+)\.(\d+)\.", r"\1_\2.", name)  # stages.0 in a classifier may be stages_0 here
+        if (found := flat if flat.startswith(own) else name).startswith(own):
+            given[found] = value
+    start_from(encoder, given, path)
 
 
 def _layers_of(classifier: nn.Module) -> dict[str, int]:

@@ -145,6 +145,28 @@ def test_the_encoder_starts_from_a_classifier(data: Path, tmp_path: Path) -> Non
         Segmentation(recipe(data, init=str(tmp_path / "less.pt"))).create_model()
 
 
+@pytest.mark.parametrize(
+    ("encoder", "part", "theirs", "its"),
+    [
+        ("test_convnext", {}, "stages.3.", "stages_3."),
+        ("test_pix_vgg", {"output_stride": 32}, "features.3.", "features_3."),
+        ("test_pix_mobilenetv2", {}, "blocks.3.", "blocks_3."),
+        ("test_efficientnet", {}, "blocks.3.", "blocks.3."),  # whose last convolution is no part of the encoder
+    ],
+)
+def test_an_encoder_with_names_of_its_own_starts_from_a_classifier(
+    encoder: str, part: dict[str, Any], theirs: str, its: str, data: Path, tmp_path: Path
+) -> None:
+    classifier = timm.create_model(encoder, num_classes=7)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
+    model: Any = Segmentation(recipe(data, part, model=encoder, init=str(tmp_path / "classifier.pt"))).create_model()
+    state = model.network.encoder.model.state_dict()
+    found = {name.replace(theirs, its, 1): value for name, value in classifier.state_dict().items() if theirs in name}
+    assert found
+    for name, value in found.items():
+        assert torch.equal(state[name], value)
+
+
 @pytest.mark.parametrize("field", [{"mixup": 0.2}, {"aa": "rand-m7"}, {"bce_loss": True}])
 def test_what_only_classification_does_is_refused(field: dict[str, Any], data: Path) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(field))} is for classification alone"):
