@@ -74,11 +74,11 @@ class _Tracer(fx.Tracer):
     So is one with hooks, which a trace would call for good or not at all.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module | None = None):  # of none where torch loads a graph that was pickled
         super().__init__()
         self.holders = {
             type(module)
-            for module in network.modules()
+            for module in (() if network is None else network.modules())
             if any(isinstance(inner, PiX) for inner in module.modules()) and not isinstance(module, PiX)
         }
 

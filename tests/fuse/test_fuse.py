@@ -1,5 +1,6 @@
 """Fused copies compute what the network does, in which layers report and outputs agree; the network stays as it was."""
 
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -167,6 +168,18 @@ def test_hooks_still_run(hooked: str, left: list[str]) -> None:
     fused(torch.randn(IMAGES))
     assert len(called) == 1
     assert [step.why_not for step in report.means] == left
+
+
+def test_a_graph_is_the_same_out_of_a_file() -> None:
+    fused, _ = check(Sums("shortcut first").eval())
+    file = BytesIO()
+    torch.save(fused, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    images = torch.randn(IMAGES)
+    assert torch.equal(loaded(images), fused(images))
+    assert loaded.state_dict().keys() == fused.state_dict().keys()
+    assert not any(module.training for module in loaded.modules())
 
 
 class Features(nn.Module):
