@@ -273,6 +273,17 @@ def test_what_torch_fx_cannot_trace_is_folded_and_says_so() -> None:
     assert report.means[0].why_not.startswith("stands in a network that torch.fx can't trace: ")
 
 
+class Doubled(Sums):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x if isinstance(x, Tensor) else x)
+
+
+def test_what_torch_fx_traces_wrongly_stays() -> None:
+    fused, report = check(Doubled("shortcut first").eval())
+    assert isinstance(fused, Doubled)
+    assert "the trace changed an output" in report.means[0].why_not
+
+
 def test_half_precision_and_a_network_without_pix() -> None:
     network = settled(timm.create_model("test_resnet", num_classes=5)).bfloat16()
     images = torch.randn(IMAGES).bfloat16()
