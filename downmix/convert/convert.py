@@ -61,7 +61,8 @@ def convert(
     Raises:
         ValueError: if an option is unknown, neither ``squeeze`` nor ``pool`` is given, the network can't be copied, or
             it can't run on ``example_input``, before or after, or does not run a new layer.
-        TypeError: if ``model`` is no module, is scripted or compiled, or has a layer that is scripted.
+        TypeError: if ``model`` is no module, is scripted, compiled or in DistributedDataParallel, or has a layer that
+            is scripted.
 
     Example:
         >>> from torch import nn
@@ -172,6 +173,8 @@ def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> Non
             raise TypeError(
                 f"layer {name!r} of model is scripted or traced already; convert it first, script it afterwards"
             )
+        if isinstance(module, nn.parallel.DistributedDataParallel):  # it hands new parameters to no other process
+            raise TypeError("model is wrapped in DistributedDataParallel already; convert it first, wrap it afterwards")
     if squeeze is None and pool is None:
         raise ValueError("there is nothing to do: give squeeze, pool or both")
     if not isinstance(min_reduction, int) or min_reduction < 1:

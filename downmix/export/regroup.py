@@ -19,6 +19,7 @@ from ._chunked import ChunkedPiX
 Network = TypeVar("Network", bound=nn.Module)
 Plan = tuple[Tensor, Tensor, Tensor | None]  # what ChunkedPiX takes
 _POOLS = (AdaptiveSoftPool2d, MixedPool2d, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d)
+_METHODS = ("forward", "probabilities", "gated")  # that decide what a PiX layer computes
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     if not squeezes:
         return copied, []
     for number, (pix, names) in enumerate(squeezes.items()):
-        if not is_hooked(pix):  # one that is stays in the trace, where what its hooks do is seen
+        if not _stays(pix):  # one that does is in the trace as it is, where what it computes is seen
             _put(copied, names, noted(pix, Site(number, pix.out_channels)))
     for pool, names in pools.items():
         _put(copied, names, noted(pool, _of_torch(pool)))
@@ -86,7 +87,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     orders, plans = _choose_orders(channels, list(squeezes))
     report = []
     for number, (pix, names) in enumerate(squeezes.items()):
-        plan = plans.get(number, "carries a forward hook" if is_hooked(pix) else "does not run")
+        plan = plans.get(number, _stays(pix) or "does not run")
         new = pix if isinstance(plan, str) else noted(pix, ChunkedPiX(pix, *plan))
         _put(copied, names, new.eval())
         report.append(Regrouped(names[0], plan if isinstance(plan, str) else ""))
@@ -95,6 +96,16 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
             carrier = _tensor(copied, name)
             carrier.data = carrier.data.index_select(dim, order.to(carrier.device))
     return copied, report
+
+
+def _stays(pix: PiX) -> str:
+    """Why a layer stays as it is, whatever it reads; empty where nothing speaks against another."""
+    if is_hooked(pix):
+        return "carries a forward hook"
+    # Not by its class, as parametrizations make one of their own.
+    if any(name in vars(pix) or getattr(type(pix), name) is not getattr(PiX, name) for name in _METHODS):
+        return "computes something of its own, by a subclass or a method put in its place"
+    return ""
 
 
 def _of_torch(pool: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
     copied.double()
     with torch.no_grad():
         try:
-            before = _run(copied, images.double())
+            before = run(copied, images.double())
         except Exception as error:  # a network may raise anything
             network(images)  # raises if it is the images
             return _all_stay(network, names, f"can't run in float64: {error}")
@@ -73,12 +73,10 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
                     copied.set_submodule(name, act, strict=True)
                 norm.forward = act.forward  # for a list that no module knows of
         try:
-            after = _run(copied, images)
+            after = run(copied, images)
         except Exception as error:  # such as for a weight that is no more
             return _all_stay(network, names, f"can't run without its BatchNorms: {error}")
-    for was, now in zip(before, after, strict=True):
-        if isinstance(was, Tensor) and was.is_floating_point():
-            _check_same(was, now)
+    check_same(before, after, "folding its BatchNorms")
     for module, known in dtypes:
         for name, value in _own(module):  # a convolution's new bias is like its weight
             value.data = value.data.to(known.get(name, known.get("weight", value.dtype)))
@@ -90,7 +88,7 @@ def _all_stay(network: Network, names: dict[nn.Module, list[str]], why: str) -> 
     return copy.deepcopy(network), [Step(first, reason) for first, *_ in names.values()]
 
 
-def _run(network: nn.Module, images: Tensor) -> list[Any]:
+def run(network: Callable[[Tensor], Any], images: Tensor) -> list[Any]:
     """All outputs, of the same draws each time, for a network that draws in evaluation mode too."""
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(0)
@@ -115,12 +113,16 @@ def _fold(norm: Any, conv: Any) -> None:
     conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scale_and_shift)
 
 
-def _check_same(was: Tensor, now: Tensor) -> None:
-    finite = was[was.isfinite()].abs()
-    size = finite.max().item() if len(finite) else 0.0
-    if not torch.allclose(now, was, rtol=0, atol=torch.finfo(was.dtype).eps ** 0.5 * size, equal_nan=True):
-        difference = (now - was).masked_fill(now == was, 0).abs().max().item()  # ∞ - ∞ is no number
-        raise ValueError(f"folding its BatchNorms changed an output of up to {size:.3g} by {difference:.3g}")
+def check_same(before: list[Any], after: list[Any], change: str) -> None:
+    """Raises a ValueError where outputs differ by more than rounding after a change."""
+    for was, now in zip(before, after, strict=True):
+        if not isinstance(was, Tensor) or not was.is_floating_point():
+            continue
+        finite = was[was.isfinite()].abs()
+        size = finite.max().item() if len(finite) else 0.0
+        if not torch.allclose(now, was, rtol=0, atol=torch.finfo(was.dtype).eps ** 0.5 * size, equal_nan=True):
+            difference = (now - was).masked_fill(now == was, 0).abs().max().item()  # ∞ - ∞ is no number
+            raise ValueError(f"{change} changed an output of up to {size:.3g} by {difference:.3g}")
 
 
 def _folds_into(found: Trace, norm: Any) -> Call | str:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..layers import PiX
 from ..layers._shared_passes import is_hooked
+from .fold import check_same, run
 from .report import Step
 
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -40,7 +41,8 @@ def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step
         graph = _Tracer(network).trace(network)
         traced = fx.GraphModule(network, graph, type(network).__name__)
         storages = _Storages(traced)
-        storages.run(images)
+        # A forward that asks whether it is given a tensor, say, takes another way while it is traced.
+        check_same(run(network, images), run(storages.run, images), "the trace")
         storages.env.clear()  # lets go of what nobody reads
     except Exception as error:  # a forward may do anything that a trace can't follow
         reason = f"stands in a network that torch.fx can't trace: {' '.join(str(error).split())}"
@@ -74,11 +76,11 @@ class _Tracer(fx.Tracer):
     So is one with hooks, which a trace would call for good or not at all.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module | None = None):  # of none where torch loads a graph that was pickled
         super().__init__()
         self.holders = {
             type(module)
-            for module in network.modules()
+            for module in (() if network is None else network.modules())
             if any(isinstance(inner, PiX) for inner in module.modules()) and not isinstance(module, PiX)
         }
 

@@ -2,6 +2,7 @@ import copy
 import functools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -257,6 +258,16 @@ def test_a_network_that_can_t_be_copied_says_how() -> None:
     _, report = convert(Calls(lambda m, x: m.net(x), net=twins(), spare=spare), inplace=True, example_input=X)
     assert len(report.replaced) == 3
     assert report.after.macs is None
+
+
+def test_what_is_wrapped_for_several_processes_is_refused(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(twins())
+        with pytest.raises(TypeError, match="in DistributedDataParallel already; convert it first, wrap it afterwards"):
+            convert(model, pool="lip", example_input=X)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script")  # that it is deprecated

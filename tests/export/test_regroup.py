@@ -149,6 +149,22 @@ def test_a_layer_with_a_hook_stays_and_others_go() -> None:
     assert reasons == ["carries a forward hook", "", "carries a forward hook"]
 
 
+class Contrary(PiX):
+    def probabilities(self, x: Tensor) -> Tensor:
+        return 1 - super().probabilities(x)
+
+
+def test_what_computes_its_own_probabilities_stays() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), Contrary(16, 2), nn.Conv2d(8, 8, 1), PiX(8, 4), nn.Conv2d(2, 8, 1))
+    network.extend([nn.utils.parametrizations.weight_norm(PiX(8, 4)), nn.Conv2d(2, 8, 1)])
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    regrouped, report = regroup(unsettle(network), x)
+    torch.testing.assert_close(regrouped(x), network(x))
+    assert type(regrouped[1]) is Contrary
+    assert report[0].why_not.startswith("computes something of its own")
+    assert [layer.why_not for layer in report[1:]] == ["", ""]
+
+
 def test_pools_leave_the_order_as_it_is() -> None:
     network = nn.Sequential(nn.Conv2d(3, 32, 1))
     pools = SoftPool2d(3, 2, 1), PowerAvgPool2d(2), MixedPool2d(2, ceil_mode=True), S3Pool2d(2), StochasticPool2d(2)

@@ -1,5 +1,6 @@
 """Fused copies compute what the network does, in which layers report and outputs agree; the network stays as it was."""
 
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,6 +170,18 @@ def test_hooks_still_run(hooked: str, left: list[str]) -> None:
     assert [step.why_not for step in report.means] == left
 
 
+def test_a_graph_is_the_same_out_of_a_file() -> None:
+    fused, _ = check(Sums("shortcut first").eval())
+    file = BytesIO()
+    torch.save(fused, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    images = torch.randn(IMAGES)
+    assert torch.equal(loaded(images), fused(images))
+    assert loaded.state_dict().keys() == fused.state_dict().keys()
+    assert not any(module.training for module in loaded.modules())
+
+
 class Features(nn.Module):
     """Two maps, in a list or in an object."""
 
@@ -258,6 +271,17 @@ def test_what_torch_fx_cannot_trace_is_folded_and_says_so() -> None:
     assert isinstance(fused, Twisted)
     assert report.norms == [Step("1")]
     assert report.means[0].why_not.startswith("stands in a network that torch.fx can't trace: ")
+
+
+class Doubled(Sums):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x if isinstance(x, Tensor) else x)
+
+
+def test_what_torch_fx_traces_wrongly_stays() -> None:
+    fused, report = check(Doubled("shortcut first").eval())
+    assert isinstance(fused, Doubled)
+    assert "the trace changed an output" in report.means[0].why_not
 
 
 def test_half_precision_and_a_network_without_pix() -> None:
