@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from downmix.models._networks import create_network
 from downmix.tools._timing import train_step
 from downmix.train import Recipe
+from downmix.train._cudnn import convolutions_by_time
 from downmix.train.classification import Classification
 from downmix.train.distributed import World
 from downmix.train.engine import Training
@@ -70,6 +71,7 @@ def our_epochs(recipe: Recipe, data: Pixels, device: torch.device) -> Iterator[f
             training.state.progress.step = 0
 
 
+@convolutions_by_time()
 def main(
     model: str = "resnet29_small", batch: str = "64", size: str = "16", steps: str = "20", device: str = "cpu"
 ) -> None:

@@ -62,6 +62,8 @@ def _why_not(network: nn.Module, name: str) -> str:
     layer: Any = network.get_submodule(name)
     if is_hooked(layer):
         return "carries a forward hook"
+    if "forward" in vars(layer):
+        return "has a forward put in its place, which takes no sum"
     if not layer.is_plain:
         return "has a norm, or is of a class of its own"
     parts = name.split(".")
@@ -134,7 +136,7 @@ def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> dict[str, s
     """Leaves a ReLU and the sum before it to the first PiX layer behind it; the names of all such layers, and why they
     stay as they are; none if the sum doesn't fit."""
     squeezes = [user for user in relu.users if user.args == (relu,) and not user.kwargs and _is(user, network, PiX)]
-    readers = [user for user in squeezes if network.get_submodule(str(user.target)).is_plain]
+    readers = [user for user in squeezes if not _why_not(network, str(user.target))]
     if not readers or not (_is(relu, network, nn.ReLU) or relu.target in _RELUS) or relu not in storages.kinds:
         return {}
     added = relu.all_input_nodes[0]

@@ -273,6 +273,16 @@ def test_what_torch_fx_cannot_trace_is_folded_and_says_so() -> None:
     assert report.means[0].why_not.startswith("stands in a network that torch.fx can't trace: ")
 
 
+def test_a_forward_put_in_the_place_of_a_layer_s_still_runs() -> None:
+    network = Sums("shortcut first").eval()
+    forward = network.pix.forward
+    network.pix.forward = lambda x: 2 * forward(x)  # type: ignore[method-assign]
+    fused, report = downmix.fuse(network, example_input=torch.randn(IMAGES))
+    images = torch.randn(IMAGES)
+    torch.testing.assert_close(fused(images), network(images), rtol=1e-4, atol=1e-4)
+    assert report.means == [Step("pix", "has a forward put in its place, which takes no sum")]
+
+
 class Doubled(Sums):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(2 * x if isinstance(x, Tensor) else x)

@@ -212,7 +212,7 @@ def plan(
         "BLOCK_S": block_s,
         "BLOCK_G": block_g,
         "BLOCK_R": block_r,
-        "UNROLL": triton.cdiv(steps, triton.cdiv(steps, 8)),
+        "UNROLL": triton.cdiv(steps, triton.cdiv(steps, 8)),  # at most 8, as even as can be
         **{f"{name}_ALIGN": _alignment(t, channels_inner) for name, t in maps.items()},
     }
     return batch * triton.cdiv(groups, block_g), s_tiles, constants
