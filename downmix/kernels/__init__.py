@@ -6,6 +6,6 @@ A kernel file holds three functions, called with the operator's own arguments (b
 - ``forward(*args)``: the output, with the shape, dtype and memory format that the reference gives;
 - ``backward(grad, *args)``: a list with the gradient of each tensor argument, like ``torch.empty_like`` of it.
 
-Four differ: ``add_relu_mean``, ``pix_probabilities`` and ``pix_sample`` have no ``backward``, ``pix_layer`` no
-``forward``, and the last three take arguments of their own.
+Three differ: ``add_relu_mean`` and ``pix_sample`` have no ``backward``, ``pix_layer`` no ``forward``, and the last two
+take arguments of their own.
 """

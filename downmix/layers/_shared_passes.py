@@ -52,22 +52,17 @@ def squeeze(layer: PiX, x: Tensor, shortcut: Tensor | None = None) -> tuple[Tens
 def _run(layer: PiX, x: Tensor, shortcut: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """What the layer gives, the mean and the probabilities; ReLU(x + shortcut) is written over x."""
     rule = layer.rule
-    if x.is_cpu and not torch.autograd._profiler_enabled():
-        inputs = x, shortcut, layer.weight, layer.bias
-        kernel = _pick_or_mix.kernel(*inputs, *rule, stem="pix_sample")
+    if not torch.autograd._profiler_enabled():
+        inputs = x, shortcut, layer.weight, layer.bias, _SLOPES[layer.gate], *rule
+        kernel = _pick_or_mix.kernel(*inputs, stem="pix_sample")
         if not isinstance(kernel, str):
             _pick_or_mix._explain(kernel)
             if shortcut is not None and not x.is_inference():
                 torch.autograd.graph.increment_version(x)
-            return kernel.forward(*inputs, _SLOPES[layer.gate], *rule)
-    mean = x.mean((2, 3)) if shortcut is None else add_relu_mean_.run(x, shortcut)
-    p = _probabilities(layer, x, mean)
+            return kernel.forward(*inputs)
+    mean = x.mean((2, 3)) if shortcut is None and x.is_cpu else add_relu_mean_.run(x, shortcut)
+    p = _defined(layer.gate, whole(mean, x.dtype), layer.weight, layer.bias)
     return _pick_or_mix.run(x, p, *rule), mean, p
-
-
-def _probabilities(layer: PiX, x: Tensor, mean: Tensor) -> Tensor:
-    p = _in_one_pass(layer, x, mean)
-    return _defined(layer.gate, whole(mean, x.dtype), layer.weight, layer.bias) if p is None else p
 
 
 def _defined(gate: str, mean: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,19 +72,6 @@ def _defined(gate: str, mean: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
 def _with_parameters(layer: PiX, x: Tensor) -> tuple[Tensor, ...]:
     return (x, layer.weight) if layer.bias is None else (x, layer.weight, layer.bias)
-
-
-def _in_one_pass(layer: PiX, x: Tensor, mean: Tensor) -> Tensor | None:
-    weight, bias = layer.weight, layer.bias
-    kernel = _pick_or_mix.kernel(mean, weight, bias, stem="pix_probabilities")
-    if isinstance(kernel, str):
-        return None
-    dtype, device = x.dtype, x.device.type
-    fits = dtype == weight.dtype and (bias is None or bias.dtype == dtype)
-    if torch.is_autocast_enabled(device):
-        fits = torch.float64 not in (dtype, weight.dtype)  # which autocast leaves alone
-        dtype = torch.get_autocast_dtype(device)
-    return kernel.forward(mean, weight, bias, dtype, _SLOPES[layer.gate]) if fits else None
 
 
 def open_gate(gate: str, logits: Tensor) -> Tensor:

@@ -259,7 +259,8 @@ class _WithGradient(torch.autograd.Function):
 
 
 class InplaceOperator(Operator):
-    """An operator that writes over its first argument and is only ever `run`: torch knows none of its name."""
+    """An operator that writes over its first argument, if it has a second, and is only ever `run`: torch knows none of
+    its name."""
 
     def __init__(self, name: str, reference: Callable[..., Tensor], *, stem: str):
         self.name, self.reference, self.stem = name, reference, stem
@@ -267,7 +268,7 @@ class InplaceOperator(Operator):
 
     def _launch(self, kernel: ModuleType, *args: Any) -> Tensor:
         output = super()._launch(kernel, *args)
-        if not args[0].is_inference():  # of which autograd counts no versions
+        if args[1] is not None and not args[0].is_inference():  # of which autograd counts no versions
             torch.autograd.graph.increment_version(args[0])  # so that who saved it hears that it was written over
         return output
 

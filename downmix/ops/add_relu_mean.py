@@ -8,12 +8,12 @@ from torch import Tensor
 from ._define import InplaceOperator
 
 
-def _reference(x: Tensor, shortcut: Tensor) -> Tensor:
-    return x.add_(shortcut).relu_().mean((2, 3))
+def _reference(x: Tensor, shortcut: Tensor | None) -> Tensor:
+    return (x if shortcut is None else x.add_(shortcut).relu_()).mean((2, 3))
 
 
-# Writes ReLU(x + shortcut) over x, [B, C, H, W], and returns its mean, [B, C], or [B, parts, C], which add up to it: a
-# kernel may leave that to who reads them.
+# Writes ReLU(x + shortcut) over x, [B, C, H, W], where there is a shortcut, and returns the mean of x, [B, C], or
+# [B, parts, C], which add up to it: a kernel may leave that to who reads them.
 add_relu_mean_ = InplaceOperator("add_relu_mean_", _reference, stem="add_relu_mean")
 
 

@@ -18,7 +18,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from downmix.kernels.triton import _overlapping, add_relu_mean, pix, pix_layer, pix_probabilities, soft_pool
+from downmix.kernels._layouts import layout as layout_of
+from downmix.kernels.triton import _overlapping, _pix_probabilities, add_relu_mean, pix, pix_layer, soft_pool
 
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
 POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
@@ -83,7 +84,7 @@ def stack_bytes(binary: bytes) -> int:
 
 
 def main() -> None:
-    for module in (pix, pix_layer, pix_probabilities, soft_pool, _overlapping, add_relu_mean):
+    for module in (pix, pix_layer, _pix_probabilities, soft_pool, _overlapping, add_relu_mean):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name)))
     for shape, reduction, layout, dtype, operator, fusion in [
@@ -125,6 +126,7 @@ def main() -> None:
     ]:
         x = torch.empty(shape, dtype=dtype, memory_format=layout)
         add_relu_mean.forward(x, x.clone())
+        add_relu_mean.forward(x, None)
     for shape, parts, dtype in [
         ((1, 2048), 1, torch.bfloat16),
         ((32, 512), 13, torch.float16),
@@ -136,7 +138,9 @@ def main() -> None:
         mean = torch.empty(shape[0], parts, shape[1], dtype=torch.promote_types(dtype, torch.float32))
         weight, bias = torch.empty(shape[1] // 4, shape[1], 1, 1, dtype=dtype), torch.empty(shape[1] // 4, dtype=dtype)
         for means in (mean, mean[:, 0].to(dtype)):
-            pix_probabilities.forward(means, weight, bias, dtype, 1.0)
+            launch = _pix_probabilities.forward_launch(layout_of(means), layout_of(weight), True, 1.0)
+            assert not isinstance(launch, str), launch
+            launch(means, weight, bias, torch.empty(shape[0], weight.shape[0], dtype=dtype))
 
 
 if __name__ == "__main__":

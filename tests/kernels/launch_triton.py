@@ -10,7 +10,16 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from downmix.kernels.triton import _common, _overlapping, add_relu_mean, pix, pix_layer, pix_probabilities, soft_pool
+from downmix.kernels.triton import (
+    _common,
+    _overlapping,
+    _pix_probabilities,
+    add_relu_mean,
+    pix,
+    pix_layer,
+    pix_sample,
+    soft_pool,
+)
 
 notes: list[tuple[str, tuple[Any, ...]]] = []
 places: dict[int, str] = {}  # of the tensors that are launched with, by their addresses
@@ -53,15 +62,15 @@ class Driver:
 
 
 class Launch(_common.Launch):
-    def __call__(self, *tensors: Tensor) -> None:
+    def here(self, *tensors: Tensor) -> None:
         places.clear()
         places.update({tensor.data_ptr(): f"tensor {i}" for i, tensor in enumerate(tensors)})
-        super().__call__(*tensors)
+        super().here(*tensors)
 
 
 def main() -> None:
     driver.set_active(Driver())
-    for module in (_overlapping, add_relu_mean, pix, pix_layer, pix_probabilities, soft_pool):
+    for module in (_overlapping, add_relu_mean, pix, pix_layer, _pix_probabilities, soft_pool):
         module.Launch = Launch
     x, p = torch.zeros(2, 8, 6, 6), torch.zeros(2, 2)
     y = pix.forward(x, p, 4, 0.5, "threshold", "max+avg", False)
@@ -74,7 +83,7 @@ def main() -> None:
 
     calls: list[Any] = [
         lambda: add_relu_mean.forward(x, x),
-        lambda: pix_probabilities.forward(x[:, :, 0, 0].contiguous(), torch.zeros(2, 8, 1, 1), None, x.dtype, 1.0),
+        lambda: pix_sample.forward(x, x, torch.zeros(2, 8, 1, 1), None, 1.0, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix.forward(x, p, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix.backward(y, x, p, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix_layer.backward(
@@ -85,8 +94,9 @@ def main() -> None:
         *(lambda window=window, grad=grad: backward(window, grad) for window, grad in zip(windows, grads, strict=True)),
     ]
     remembered = (
-        *(pix._forward_launch, pix._backward_launch, soft_pool._forward_launch, soft_pool._backward_launches),
-        *(add_relu_mean._launch, pix_probabilities._launch, pix_layer._launch_logits, pix_layer._launch_x),
+        *(pix.forward_launch, pix._backward_launch, soft_pool._forward_launch, soft_pool._backward_launches),
+        *(add_relu_mean.forward_launch, _pix_probabilities.forward_launch, pix_sample._plan),
+        *(pix_layer._launch_logits, pix_layer._launch_x),
     )
     for call in calls:
         for launches in remembered:

@@ -11,6 +11,7 @@ from torch import Tensor
 from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 from downmix.ops._define import Operator
 from downmix.ops._windows import output_sizes
+from downmix.ops.add_relu_mean import whole
 
 from ..ops.standard import LAYOUTS, with_gradients
 
@@ -111,7 +112,7 @@ def _check_pix_layer(
 
 
 def check_whole_pix_layer(seed: int, cases: int) -> None:
-    """Checks random cases of a PiX layer in one launch, with a sum and a ReLU in front and without."""
+    """Checks random cases of a whole PiX layer, with a sum and a ReLU in front and without."""
     rng = _seeded(seed)
     done = 0
     while done < cases:
@@ -122,15 +123,16 @@ def check_whole_pix_layer(seed: int, cases: int) -> None:
         shape = [rng.randint(1, 3), rng.choice((1, 3, 12, 40)), rng.randint(1, 9), rng.randint(1, 6)]
         x = random_values(rng, shape, dtype)
         shortcut = torch.randn_like(x) if rng.random() < 0.5 else None
-        weight = torch.randn(-(-shape[1] // reduction), shape[1], 1, 1, dtype=kind)
-        bias = rng.choice((None, torch.randn(weight.shape[0], dtype=kind)))
+        weight = torch.randn(-(-shape[1] // reduction), shape[1], 1, 1, dtype=kind, device=DEVICE)
+        bias = rng.choice((None, torch.randn(weight.shape[0], dtype=kind, device=DEVICE)))
         fusion, operator = rng.choice((*(("threshold", name) for name in operators), ("weighted", "max+avg")))
         constants = (reduction, 0.5, fusion, operator, rng.random() < 0.3)
-        with torch.autocast("cpu", enabled=kind != dtype):
-            kernel: Any = pix._pick_or_mix.kernel(x, shortcut, weight, bias, *constants, stem="pix_sample")
-        if not isinstance(kernel, str):
-            _check_whole_pix_layer(kernel, x, shortcut, weight, bias, rng.choice((1.0, 2.0)), constants)
-            done += 1
+        inputs = x, shortcut, weight, bias, rng.choice((1.0, 2.0)), *constants
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=kind != dtype):
+            kernel: Any = pix._pick_or_mix.kernel(*inputs, stem="pix_sample")
+            if not isinstance(kernel, str):
+                _check_whole_pix_layer(kernel, *inputs[:5], constants)
+                done += 1
 
 
 def _check_whole_pix_layer(
@@ -142,20 +144,23 @@ def _check_whole_pix_layer(
     slope: float,
     constants: tuple[Any, ...],
 ) -> None:
+    given, written = (x, shortcut, weight, bias), x.clone()
+    y, mean, p = kernel.forward(written, *given[1:], slope, *constants)
+    got = [y, whole(mean, x.dtype), p, written]
+
+    @torch.autocast(DEVICE, enabled=False)
     def by_definition(x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
         x = x if shortcut is None else (x + shortcut).relu()
         mean = x.mean((2, 3))
         p = torch.sigmoid(slope * torch.nn.functional.linear(mean.to(weight.dtype), weight.flatten(1), bias))
+        p = p if p.dtype == torch.float64 else p.to(got[2].dtype)  # to which autocast may round it
         return [pix._pick_or_mix.reference(x, p, *constants), mean, p, x]
 
-    given = x, shortcut, weight, bias
     own = by_definition(*given)
     wide: Any = [None if tensor is None else tensor.double() for tensor in given]
     truth = by_definition(*wide)
-    if ((truth[2] - constants[1]).abs() < 8 * torch.finfo(x.dtype).eps).any():
+    if ((truth[2] - constants[1]).abs() < 8 * max(torch.finfo(t.dtype).eps for t in (x, got[2]))).any():
         return  # where rounding decides what is chosen
-    written = x.clone()
-    got = [*kernel.forward(written, *given[1:], slope, *constants), written]
     for tensors in zip(got, own, truth, strict=True):
         ours, reference, exact = (tensor.double() for tensor in tensors)
         assert torch.equal(ours.isnan(), reference.isnan())

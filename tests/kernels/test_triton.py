@@ -17,7 +17,7 @@ import torch
 
 import downmix
 from downmix import PiX
-from downmix.layers._shared_passes import _in_one_pass
+from downmix.kernels._layouts import layout as layout_of
 from downmix.ops import _define, pix, soft_pool
 from downmix.ops._windows import output_sizes
 from downmix.ops.add_relu_mean import add_relu_mean_, whole
@@ -27,7 +27,14 @@ from ..ops.standard import LAYOUTS
 from ..ops.test_add_relu_mean import check as check_add_relu_mean
 from ..ops.test_pix import TestPickOrMix as _TestPickOrMix
 from ..ops.test_soft_pool import TestSoftPool as _TestSoftPool
-from .random_cases import DEVICE, check, check_pick_or_mix, check_pix_layer, check_soft_pool
+from .random_cases import (
+    DEVICE,
+    check,
+    check_pick_or_mix,
+    check_pix_layer,
+    check_soft_pool,
+    check_whole_pix_layer,
+)
 
 triton = pytest.importorskip("triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter")
@@ -117,6 +124,12 @@ def test_gradients_of_pix_layers_in_random_cases(seed: int) -> None:
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("seed", range(10))
+def test_whole_pix_layers_in_random_cases(seed: int) -> None:
+    check_whole_pix_layer(seed, cases=12)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("seed", range(10))
 def test_soft_pool_in_random_cases(seed: int) -> None:
     check_soft_pool(seed, cases=12)
 
@@ -149,13 +162,13 @@ def test_whether_a_kernel_runs_twice_the_same() -> None:
 def test_add_relu_mean(programs: int, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = importlib.import_module("downmix.kernels.triton.add_relu_mean")
     monkeypatch.setattr(_common, "_SUMMING", programs)
-    kernel._launch.cache_clear()
+    kernel.forward_launch.cache_clear()
     for shape in ((2, 21, 37, 31), (3, 64, 8, 8), (1, 5, 1, 3)):
         x, shortcut = (LAYOUTS[layout](torch.randn(shape, device=DEVICE).to(dtype)) for _ in range(2))
         x[0, 0, 0, 0], x[0, 1, 0, 1] = math.nan, math.inf
         assert "runs downmix.kernels.triton" in downmix.explain_backend(add_relu_mean_.run, x.clone(), shortcut)
         check_add_relu_mean(x, shortcut)
-    kernel._launch.cache_clear()
+    kernel.forward_launch.cache_clear()
 
 
 def test_which_sums_and_means_the_gpu_kernel_takes() -> None:
@@ -169,6 +182,43 @@ def test_which_sums_and_means_the_gpu_kernel_takes() -> None:
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("programs", [1, 4096])
+def test_means_alone(programs: int, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = importlib.import_module("downmix.kernels.triton.add_relu_mean")
+    monkeypatch.setattr(_common, "_SUMMING", programs)
+    kernel.forward_launch.cache_clear()
+    for shape in ((2, 21, 37, 31), (3, 64, 8, 8), (1, 5, 1, 3)):
+        x = LAYOUTS[layout](torch.randn(shape, device=DEVICE).to(dtype))
+        before = x.clone()
+        mean = whole(kernel.forward(x, None), dtype)
+        assert torch.equal(x, before)
+        assert mean.dtype == dtype
+        exact, eps = x.double().mean((2, 3)), torch.finfo(dtype).eps
+        assert (mean.double() - exact).abs().max() <= eps * (1 + exact.abs().max())
+    kernel.forward_launch.cache_clear()
+
+
+def test_which_means_the_gpu_kernel_takes() -> None:
+    kernel = importlib.import_module("downmix.kernels.triton.add_relu_mean")
+    x = torch.zeros(2, 6, 16, 16, device=DEVICE)
+    assert kernel.why_not(x, None) is None
+    for other in (x.contiguous(memory_format=torch.channels_last), torch.zeros(2, 6, 16, 17, device=DEVICE)):
+        assert kernel.why_not(other, None) == "torch's own mean is as fast"
+
+
+def probabilities(layer: PiX, mean: torch.Tensor) -> torch.Tensor:
+    """p of a layer by its kernel, from the mean of its input or parts of it."""
+    kernel = importlib.import_module("downmix.kernels.triton._pix_probabilities")
+    weight, slope = layer.weight.detach(), {"sigmoid": 1.0, "tanh": 2.0}[layer.gate]
+    p = torch.empty(mean.shape[0], weight.shape[0], dtype=weight.dtype, device=DEVICE)
+    launch = kernel.forward_launch(layout_of(mean), layout_of(weight), layer.bias is not None, slope)
+    launch(mean, weight, weight if layer.bias is None else layer.bias.detach(), p)
+    return p
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("parts", [None, 1, 5, 64])
 @pytest.mark.parametrize("options", [{}, {"gate": "tanh", "bias": True}], ids=str)
 def test_probabilities_of_pix_layers(options: dict[str, Any], parts: int | None, dtype: torch.dtype) -> None:
@@ -176,19 +226,17 @@ def test_probabilities_of_pix_layers(options: dict[str, Any], parts: int | None,
         layer = PiX(channels, reduction, **options).to(DEVICE, dtype)
         if layer.bias is not None:
             torch.nn.init.normal_(layer.bias)
-        x, mean = torch.empty(batch, channels, 1, 1, device=DEVICE, dtype=dtype), torch.randn(batch, channels).to(dtype)
+        mean = torch.randn(batch, channels).to(dtype)
         if parts:  # which are float32, at least
             mean = torch.randn(batch, parts, channels).to(torch.promote_types(dtype, torch.float32)) / parts**0.5
         mean = mean.to(DEVICE)
         with torch.no_grad():
-            got = _in_one_pass(layer, x, mean)
+            got = probabilities(layer, mean)
             own = layer.gated(torch.nn.functional.linear(whole(mean, dtype), layer.weight.flatten(1), layer.bias))
             layer.double()
             mean = whole(mean.double(), torch.float64)
             logits = torch.nn.functional.linear(mean, layer.weight.flatten(1), layer.bias)
             exact = layer.gated(logits)
-        assert got is not None
-        assert got.dtype == dtype
         eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
         slack = torch.finfo(dtype).eps + 16 * eps * max(1, float(logits.abs().max()))
         allowed = 2 * (own.double() - exact).abs().max() + slack
@@ -198,68 +246,62 @@ def test_probabilities_of_pix_layers(options: dict[str, Any], parts: int | None,
 def test_logits_of_any_size_open_the_gate() -> None:
     layer, mean = PiX(2, 1).to(DEVICE), torch.tensor([[1e30, -1e30], [math.inf, 0], [math.nan, 1]], device=DEVICE)
     torch.nn.init.eye_(layer.weight.data.view(2, 2))
-    with torch.no_grad():
-        p = _in_one_pass(layer, mean[..., None, None], mean)
-    assert p is not None
     expected = torch.sigmoid(torch.nn.functional.linear(mean, layer.weight.flatten(1)))
-    torch.testing.assert_close(p, expected, equal_nan=True)
+    torch.testing.assert_close(probabilities(layer, mean), expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_probabilities_under_autocast(dtype: torch.dtype) -> None:
-    layer, x = PiX(8, 4).to(DEVICE), torch.randn(2, 8, 3, 3, device=DEVICE).to(dtype)
-    with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
-        got, own = (
-            _in_one_pass(layer, x, x.mean((2, 3))),
-            layer.gated(x.mean((2, 3)) @ layer.weight[:, :, 0, 0].t()),
-        )
-        assert got is not None
-        assert got.dtype == own.dtype == torch.bfloat16
-        torch.testing.assert_close(got, own, rtol=0, atol=0.02)
-
-
-def test_which_probabilities_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_layers_are_three_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = importlib.import_module("downmix.kernels.triton.pix_sample")
     layer, x = PiX(8, 4).to(DEVICE), torch.randn(2, 8, 3, 3, device=DEVICE)
-    mean = x.mean((2, 3))
 
-    def runs(x: torch.Tensor = x, mean: torch.Tensor = mean) -> bool:
-        return _in_one_pass(layer, x, mean) is not None
+    def said(x: torch.Tensor = x, shortcut: torch.Tensor | None = None, weight: torch.Tensor = layer.weight) -> str:
+        return kernel.why_not(x, shortcut, weight, None, 1.0, *layer.rule) or ""
 
-    assert runs()
-    assert not runs(x=x.double(), mean=mean.double())
-    assert not runs(mean=mean[:, :4])
-    assert not runs(mean=mean[:0])
-    kernel = importlib.import_module("downmix.kernels.triton.pix_probabilities")
+    assert said() == said(shortcut=x * 1) == ""
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert said(x.bfloat16()) == ""
+    assert "of one dtype" in said(x.double())
+    assert "for 8 channels in groups of 4" in said(weight=layer.weight[:, :4])
+    assert "all contiguous or all channels_last" in said(shortcut=x.contiguous(memory_format=torch.channels_last))
+    assert "on one device" in said(weight=layer.weight.to("meta"))
+    assert "large batches" in said(x[:0])
     monkeypatch.setattr(kernel, "_MOST_PRODUCTS", 31)
-    assert not runs()
+    kernel._plan.cache_clear()
+    assert "large batches" in said()
+    kernel._plan.cache_clear()
 
 
-@pytest.mark.parametrize("most_read", [0, 2**26])  # the sum of parts in front of the kernel, and in it
+@pytest.mark.parametrize("most_read", [0, 2**26])  # whether parts of means are to be added up in front of the gates
 def test_networks_give_what_the_reference_gives(most_read: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = importlib.import_module("downmix.kernels.triton.pix_probabilities")
-    monkeypatch.setattr(kernel, "_MOST_READ", most_read)
+    kernels = "downmix.kernels.triton"
+    launches = [
+        importlib.import_module(f"{kernels}.pix_sample")._plan,
+        importlib.import_module(f"{kernels}._pix_probabilities").forward_launch,
+    ]
+    monkeypatch.setattr(f"{kernels}._pix_probabilities._MOST_READ", most_read)
+    for remembered in launches:
+        remembered.cache_clear()
     network = timm.create_model("test_pix_resnet", layers=(2, 1, 1, 1)).to(DEVICE).double()
     settle_batch_norms(network, torch.randn(4, 3, 32, 32, device=DEVICE).double())
     network = network.to(memory_format=torch.channels_last)
     x = torch.randn(2, 3, 32, 32, device=DEVICE).double().contiguous(memory_format=torch.channels_last)
-    seen, forward = set(), kernel.forward
+    found: list[torch.Tensor] = []
 
-    def note(mean: torch.Tensor, *args: Any) -> torch.Tensor:
-        seen.add(mean.dim())
-        return forward(mean, *args)
-
-    monkeypatch.setattr(kernel, "forward", note)
-
-    def results() -> list[torch.Tensor]:
+    def run() -> None:
         with torch.no_grad():
             inference = network.eval()(x)
         y = network(x)
-        return [inference, y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))]
+        found[:] = [inference, y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))]
 
-    got = results()
-    assert seen == {2, 3}  # means, and parts of them
+    said = downmix.explain_backend(run)
+    assert f"pick_or_mix runs {kernels}.pix_sample" in said
+    assert (f"add_relu_mean_ runs {kernels}.add_relu_mean" in said) == (most_read == 0)
+    got = list(found)
     with downmix.use_backend("reference"):
-        torch.testing.assert_close(got, results())
+        run()
+    torch.testing.assert_close(got, found)
+    for remembered in launches:
+        remembered.cache_clear()
 
 
 def test_other_dtypes_get_a_sentence() -> None:
@@ -357,13 +399,16 @@ def test_launches_keep_what_was_compiled_for_a_device_and_an_alignment(monkeypat
     monkeypatch.setattr(_common, "driver", types.SimpleNamespace(active=stream))
     calls: list[tuple[object, ...]] = []
 
+    def run(x: int, y: int, z: int, stream: int, *args: object) -> None:
+        calls.append(("launched", (x, y, z), stream, args))
+
     class Kernel:
         arg_names = ("x_ptr", "size", "BLOCK")
 
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Callable[..., None]]:
-            def compile(*args: object, **options: object) -> Any:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., types.SimpleNamespace]:
+            def compile(*args: object, **options: object) -> types.SimpleNamespace:
                 calls.append(("compiled", grid, args[1:], options["BLOCK"]))
-                return {grid: lambda *args, stream: calls.append(("launched", grid, args, stream))}
+                return types.SimpleNamespace(run=run, function="function", packed_metadata="metadata")
 
             return compile
 
@@ -372,5 +417,6 @@ def test_launches_keep_what_was_compiled_for_a_device_and_an_alignment(monkeypat
     for x in (memory, memory, memory[1:], memory):
         launch(x)
     compiled = "compiled", (7, 1, 1), (64,), 16
-    launched = "launched", (7, 1, 1), (memory.data_ptr(), 64, 16), 7
+    given = "function", "metadata", None, None, None, memory.data_ptr(), 64, 16
+    launched = "launched", (7, 1, 1), 7, given
     assert calls == [compiled, launched, compiled, launched]

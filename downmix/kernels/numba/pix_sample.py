@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype
 from ...ops._watching import plain
-from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
+from .._layouts import Layout, blank, layout, remembered, why_no_layer
 from . import _pix_pixels as pixels
 from . import _pix_planes as planes
 from . import pix
@@ -33,35 +33,42 @@ _DOUBLE = np.empty(0, np.float64)
 _FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT = 1 << 19, 6
 
 
-def why_not(x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, *rule: Any) -> str | None:
+def why_not(
+    x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, slope: float, *rule: Any
+) -> str | None:
     if not (
         weight.is_cpu and (shortcut is None or shortcut.is_cpu) and (bias is None or (bias.is_cpu and plain((bias,))))
     ):
         return "the CPU kernel of a layer takes maps and parameters that lie in the CPU's memory"
-    given = tuple(None if tensor is None else layout(tensor) for tensor in (x, shortcut, weight, bias))
-    return _why_not(given, torch.is_autocast_enabled("cpu"), torch.get_num_threads(), *rule)
+    return _why_not(
+        layout(x),
+        None if shortcut is None else layout(shortcut),
+        layout(weight),
+        None if bias is None else layout(bias),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_num_threads(),
+        *rule,
+    )
 
 
 @remembered
-def _why_not(given: tuple[Layout | None, ...], autocast: bool, threads: int, *rule: Any) -> str | None:
-    x, shortcut, weight, bias = (None if known is None else blank(known) for known in given)
-    assert x is not None
-    assert weight is not None
-    (batch, channels), elements = x.shape[:2], x.numel()
-    groups, parameters = -(-channels // rule[0]), [weight] if bias is None else [weight, bias]
-    if weight.shape[:2] != (groups, channels) or parameters[-1].shape[0] != groups or not are_planes(*parameters):
-        return f"the CPU kernel of a layer takes contiguous parameters for {channels} channels in groups of {rule[0]}"
+def _why_not(
+    x_layout: Layout,
+    shortcut: Layout | None,
+    weight_layout: Layout,
+    bias: Layout | None,
+    autocast: bool,
+    threads: int,
+    *rule: Any,
+) -> str | None:
+    if reason := why_no_layer(x_layout, shortcut, weight_layout, bias, autocast, rule[0]):
+        return reason
+    x, weight = blank(x_layout), blank(weight_layout)
+    batch, elements = x.shape[0], x.numel()
     if elements == 0 or (elements > _FEW and batch % threads and batch < 4 * threads):
         return f"{batch} samples are not to be shared out evenly among {threads} threads"
     if batch * weight.numel() > max(_FEW_PRODUCTS, _PRODUCTS_AN_ELEMENT * elements):
         return "torch's own matrix product is faster for so large a weight"
-    maps = [x] if shortcut is None else [x, shortcut]
-    if maps[-1].shape != x.shape or not (are_planes(*maps) or are_pixels(*maps)):
-        return "the CPU kernel of a layer takes maps that are all contiguous or all channels_last"
-    # Autocast leaves float64 alone, and else brings together what differs.
-    free = autocast and torch.float64 not in (x.dtype, weight.dtype)
-    if maps[-1].dtype != x.dtype or parameters[-1].dtype != weight.dtype or not (weight.dtype == x.dtype or free):
-        return "the CPU kernel of a layer takes maps and parameters of one dtype"
     return pix.why_not(x, weight, *rule)
 
 

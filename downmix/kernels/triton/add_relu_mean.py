@@ -1,6 +1,6 @@
 # Triton's types mean the compiled language, not the Python that pyright reads.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
-"""A residual sum, its ReLU and the means of its channels on the GPU: one pass, written over the first summand."""
+"""The means of a map's channels on the GPU, or of a residual sum and its ReLU, written over the first summand."""
 
 from typing import Any
 
@@ -13,13 +13,15 @@ from ...ops._define import compute_dtype
 from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
 from . import _common
 from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, Launch, aligned, alignment, larger, power_of_two, shared_out
-from .pix_probabilities import MOST_PARTS
+from ._pix_probabilities import MOST_PARTS
+
+_SMALL = 256  # elements of a channel's map, of which torch's own mean takes too few at a time
 
 
 @triton.jit
 def _add_relu_mean_kernel(
     x_ptr, shortcut_ptr, mean_ptr, channels, space, parts, tiles,
-    DTYPE: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
+    SUM: tl.constexpr, DTYPE: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """A program takes ``tiles`` tiles of positions of some channels, and leaves what they add to the mean."""
@@ -39,14 +41,19 @@ def _add_relu_mean_kernel(
             offsets = s[:, None] + aligned((b * channels + c) * space, ALIGN)[None, :]
         mask = (s < s_end)[:, None] & c_exists[None, :]
         value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
-        value = larger(value + tl.load(shortcut_ptr + offsets, mask, other=0).to(DTYPE), 0.0)
-        tl.store(x_ptr + offsets, value.to(x_ptr.dtype.element_ty), mask)
+        if SUM:
+            value = larger(value + tl.load(shortcut_ptr + offsets, mask, other=0).to(DTYPE), 0.0)
+            tl.store(x_ptr + offsets, value.to(x_ptr.dtype.element_ty), mask)
         total += value
     result = tl.sum(total, 0) / space
     tl.store(mean_ptr + row.to(tl.int64) * channels + c, result.to(mean_ptr.dtype.element_ty), c < channels)
 
 
-def why_not(x: Tensor, shortcut: Tensor) -> str | None:
+def why_not(x: Tensor, shortcut: Tensor | None) -> str | None:
+    if shortcut is None:
+        shortcut = x
+        if not are_planes(x) or x[0, 0].numel() > _SMALL:
+            return "torch's own mean is as fast"
     if shortcut.dtype != x.dtype or x.dim() != 4 or shortcut.shape != x.shape:
         given = f"{x.dtype} of {list(x.shape)} and {shortcut.dtype} of {list(shortcut.shape)}"
         return f"the GPU kernel takes two maps [B, C, H, W] of one dtype and size, got {given}"
@@ -55,25 +62,21 @@ def why_not(x: Tensor, shortcut: Tensor) -> str | None:
     return "the GPU kernel takes two maps that are both contiguous or both channels_last"
 
 
-def forward(x: Tensor, shortcut: Tensor) -> Tensor:
-    batch, channels = x.shape[:2]
+def forward(x: Tensor, shortcut: Tensor | None) -> Tensor:
     if x.numel() == 0:
         return x.mean((2, 3))
-    parts, launch = _launch(layout(x), layout(shortcut))
-    if parts == 1:
-        mean = torch.empty(batch, channels, dtype=x.dtype, device=x.device)
-        launch(x, shortcut, mean)
-        return mean
-    means = torch.empty(batch, parts, channels, dtype=compute_dtype(x), device=x.device)
-    launch(x, shortcut, means)
-    return means if parts <= MOST_PARTS else means.sum(1).to(x.dtype)
+    given = layout(x), None if shortcut is None else layout(shortcut)
+    (size, strides, dtype), launch = forward_launch(*given, x.dtype)
+    mean = torch.empty_strided(size, strides, dtype=dtype, device=x.device)
+    launch(x, x if shortcut is None else shortcut, mean)
+    return mean.sum(1).to(x.dtype) if len(size) == 3 and size[1] > MOST_PARTS else mean
 
 
 @remembered
-def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
-    """The parts that the mean of a channel is left in, and the launch."""
-    x, shortcut = blank(x_layout), blank(shortcut_layout)
-    channels, space, channels_inner = x.shape[1], x.shape[2] * x.shape[3], not are_planes(x, shortcut)
+def forward_launch(x_layout: Layout, shortcut_layout: Layout | None, dtype: torch.dtype) -> tuple[Layout, Launch]:
+    """The layout of the mean, [B, C] of this dtype, or of parts that add up to it, [B, parts, C], and the launch."""
+    x, shortcut = blank(x_layout), blank(shortcut_layout or x_layout)
+    (batch, channels), space, channels_inner = x.shape[:2], x.shape[2] * x.shape[3], not are_planes(x, shortcut)
     block_s, block_c = _block(x, channels_inner, line=512)
     parts, tiles = _parts(x, block_s, block_c)
     if channels_inner and (parts > MOST_PARTS or tiles <= 2):
@@ -82,14 +85,18 @@ def _launch(x_layout: Layout, shortcut_layout: Layout) -> tuple[int, Launch]:
         block_s, block_c = _block(x, channels_inner, line=128)
         parts, tiles = _parts(x, block_s, block_c)
     constants: dict[str, Any] = {
+        "SUM": shortcut_layout is not None,
         "DTYPE": TRITON_DTYPES[compute_dtype(x)],
         "CHANNELS_INNER": channels_inner,
         "ALIGN": alignment(channels if channels_inner else space),
         "BLOCK_S": block_s,
         "BLOCK_C": block_c,
     }
-    programs = x.shape[0] * parts * triton.cdiv(channels, block_c)
-    return parts, Launch(_add_relu_mean_kernel, programs, (channels, space, parts, tiles), constants)
+    programs = batch * parts * triton.cdiv(channels, block_c)
+    launch = Launch(_add_relu_mean_kernel, programs, (channels, space, parts, tiles), constants)
+    if parts == 1:
+        return ((batch, channels), (channels, 1), dtype), launch
+    return ((batch, parts, channels), (parts * channels, channels, 1), compute_dtype(x)), launch
 
 
 def _block(x: Tensor, channels_inner: bool, line: int) -> tuple[int, int]:

@@ -130,24 +130,24 @@ def forward(
 ) -> Tensor:
     if x.numel() == 0:
         return empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
-    sizes, launch = _forward_launch((layout(x), layout(p)), reduction, threshold, fusion, operator, legacy_tail)
-    y = torch.empty_strided(*sizes, dtype=x.dtype, device=x.device)
+    y, launch = forward_launch((layout(x), layout(p)), reduction, threshold, fusion, operator, legacy_tail)
+    y = torch.empty_strided(y[0], y[1], dtype=x.dtype, device=x.device)
     launch(x, p, y)
     return y
 
 
 @remembered
-def _forward_launch(
+def forward_launch(
     layouts: tuple[Layout, ...], reduction: int, threshold: float, fusion: str, operator: str, legacy_tail: bool
-) -> tuple[tuple[torch.Size, tuple[int, ...]], Launch]:
-    """Shape and strides of the output, and the launch."""
+) -> tuple[Layout, Launch]:
+    """The output's layout, and the launch."""
     x, p = map(blank, layouts)
     y = empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
     loads = 2 if has_channels_inner(x) and x.dtype == torch.float32 else 4  # the fastest on an H200
     programs, s_tiles, constants = plan({"X": x, "Y": y}, p, reduction, fusion, operator, legacy_tail, loads=loads)
     flat = constants["FLAT"]
     arguments = (strides_of(x, flat), p.stride(), strides_of(y, flat), *sizes_of(x, p), s_tiles, threshold)
-    return (y.shape, y.stride()), Launch(_pick_or_mix_forward_kernel, programs * s_tiles, arguments, constants)
+    return layout(y), Launch(_pick_or_mix_forward_kernel, programs * s_tiles, arguments, constants)
 
 
 def backward(

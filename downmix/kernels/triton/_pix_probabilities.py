@@ -8,19 +8,15 @@ For small batches, in which launches cost more than the work: torch takes four f
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from ...ops._define import compute_dtype
-from .._layouts import Layout, blank, layout, remembered
-from . import _common
+from .._layouts import Layout, blank, remembered
 from ._common import TRITON_DTYPES, Launch, aligned, alignment, divide, power_of_two
 
 MOST_PARTS = 64  # of a mean that are added up here, if they are not read too often
 _MOST_READ = 2**26  # parts of all channels by all groups; beyond, a sum in front is quicker
-_MOST_PRODUCTS = 2**25  # beyond, more samples should share a weight that is read, as in torch's matrix product
 _ELEMENTS = 8192  # of the largest tile, in registers
 _PROGRAMS = 256  # two for each of H200's multiprocessors
 
@@ -57,36 +53,15 @@ def _pix_probabilities_kernel(
     tl.store(p_ptr + offsets, p.to(p_ptr.dtype.element_ty), (b < batch)[:, None] & (g < groups)[None, :])
 
 
-def why_not(mean: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
-    if mean.shape[-1] != weight.shape[1] or not weight.is_contiguous():
-        return f"the GPU kernel takes a contiguous weight for {mean.shape[-1]} channels, got {list(weight.shape)}"
-    if mean.shape[0] * weight.numel() > _MOST_PRODUCTS or mean.numel() == 0:
-        return "torch's own operators are faster for large batches"
-    return _common.why_not(mean=mean, weight=weight) or (None if bias is None else _common.why_not(bias=bias))
-
-
-def forward(mean: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, slope: float) -> Tensor:
-    """p, [B, G], of this dtype.
-
-    Args:
-        mean (Tensor[B, C]): or [B, parts, C], which add up to it.
-        weight (Tensor[G, C, 1, 1]): W.
-        bias (Tensor[G]): b, or None.
-        dtype: of p.
-        slope: p = σ(slope · (W · mean + b)).
-    """
-    mean = (mean.sum(1) if mean.dim() == 3 and mean.numel() * weight.shape[0] > _MOST_READ else mean).contiguous()
-    p = torch.empty(mean.shape[0], weight.shape[0], dtype=dtype, device=mean.device)
-    launch = _launch(layout(mean), layout(weight), bias is not None, slope)
-    launch(mean, weight, weight if bias is None else bias, p)
-    return p
-
-
 @remembered
-def _launch(mean_layout: Layout, weight_layout: Layout, has_bias: bool, slope: float) -> Launch:
+def forward_launch(mean_layout: Layout, weight_layout: Layout, has_bias: bool, slope: float) -> Launch | str:
+    """The launch with a mean, [B, C], or parts of it, [B, parts, C], a weight, [G, C, 1, 1], a bias, [G], or anything,
+    and p, [B, G]; or why there should be none."""
     mean, weight = blank(mean_layout), blank(weight_layout)
     (groups, channels), batch = weight.shape[:2], mean.shape[0]
     parts = mean.shape[1] if mean.dim() == 3 else 1
+    if parts > MOST_PARTS or (parts > 1 and mean.numel() * groups > _MOST_READ):
+        return "the parts of its mean are better added up before"
     block_p = triton.next_power_of_2(parts)
     # A program's samples share the weights it reads, its groups the means, but there should be enough programs.
     block_b = power_of_two(batch, max(1, 8 // block_p))
