@@ -68,6 +68,7 @@ def train(
     """
     with join(recipe.torch_device()) as world, Signals() as signals, convolutions_by_time():
         with world.together():
+            recipe.check_training()
             out = Output(None if output is None else Path(output), recipe, world, console or Console(stderr=True))
         training = Training(recipe, world, signals, task, model)
         training.begin(out, resume)

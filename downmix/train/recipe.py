@@ -21,13 +21,13 @@ from .segmentation_recipe import SegmentationRecipe
 TASKS = ("classification", "segmentation")
 # timm's others: plateau follows a metric, not the step, and none leaves the warm-up out.
 SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
-_AT_LEAST_ONE = ("epochs", "accumulate", "keep_last", "log_every", "fbs_epochs")
+_AT_LEAST_ONE = ("epochs", "batch_size", "accumulate", "keep_last", "log_every", "fbs_epochs")
 _NOT_NEGATIVE = (
     *("num_classes", "lr_base_batch", "weight_decay", "warmup_epochs", "min_lr", "clip_grad", "mixup", "cutmix"),
     *("crop_padding", "early_stop", "workers", "checkpoint_every_steps", "checkpoint_every_minutes", "keep_every"),
     *("decay_epochs", "skip_nan", "fbs_l1"),
 )
-_LEAST = {"image_size": 8, "batch_size": 2} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
+_LEAST = {"image_size": 8} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
 _SHARES = (
     *("crop_scale", "crop_pct", "hflip", "smoothing", "drop", "drop_path", "reprob", "ema_decay", "momentum"),
     *("layer_decay", "fbs_density"),
@@ -214,14 +214,21 @@ class Recipe:
             self.convert = _conversion(self.convert)
         if self.bce_loss and self.smoothing == 1:
             raise ValueError("smoothing must be below 1 with bce_loss, got 1.0: every class would be told the same")
+        self._check_opt()
+        if self.aa:
+            self._check_aa()
+
+    def check_training(self) -> None:
+        """ValueError where batches of this size can be evaluated but not trained on."""
+        if self.batch_size < 2:
+            raise ValueError(
+                f"BatchNorm needs more than one image for its statistics; batch_size must be at least 2 in training, "
+                f"got {self.batch_size}"
+            )
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(
                 f"mixup and cutmix pair the images of a batch; batch_size must be even, got {self.batch_size}"
             )
-
-        self._check_opt()
-        if self.aa:
-            self._check_aa()
 
     def _check_opt(self) -> None:
         name = self.opt.lower().removeprefix("lookahead_")
