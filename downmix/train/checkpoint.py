@@ -44,7 +44,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any], step: int, keep_last: 
 
 
 def keep_as(path: Path, name: str) -> None:
-    """Keeps a checkpoint under a second name, without a second copy where the file system can do that."""
+    """Keeps a checkpoint or weights under a second name, without a second copy where the file system can do that."""
     target = path.with_name(name)
     temporary = target.with_name(f".{name}.partial")
     temporary.unlink(missing_ok=True)

@@ -120,12 +120,13 @@ class Output:
         epoch = state.progress.epoch
         metadata = {"recipe": json.dumps(asdict(self.recipe)), "epoch": str(epoch)}
         metadata["class_names"] = json.dumps(self.class_names)
+        weights = self.folder / "last.safetensors"
+        write_weights(weights, state.evaluated, metadata)
         if state.progress.best_epoch == epoch:
             keep_as(path, "best.pt")
-            write_weights(self.folder / "best.safetensors", state.evaluated, metadata)
+            keep_as(weights, "best.safetensors")
         if self.recipe.keep_every and epoch % self.recipe.keep_every == 0:
             keep_as(path, f"epoch-{epoch:04d}.pt")
-        write_weights(self.folder / "last.safetensors", state.evaluated, metadata)
         self._write("epochs.csv", _table(state.progress.history))  # last, as is_behind wants it
 
     def write_summary(self, progress: Progress, deciding: str) -> None:
