@@ -77,7 +77,7 @@ class Recipe:
             share of all (0: 0.2).
         decay_milestones: epochs after which multistep decays.
         warmup_epochs: epochs of linear warm-up from lr / 100, in place of the schedule's first ones; wsd and rsqrt
-            start behind it.
+            start behind it, and that of tanh leads to where tanh is by then, so it ends before the last tenth.
         min_lr: learning rate at the end of the schedule.
         clip_grad: the norm that gradients are clipped to; 0 for no clipping.
         smoothing: label smoothing.
@@ -219,7 +219,7 @@ class Recipe:
             self._check_aa()
 
     def check_training(self) -> None:
-        """ValueError where batches of this size can be evaluated but not trained on."""
+        """ValueError where this is no recipe to train by, though a network can be evaluated by it."""
         if self.batch_size < 2:
             raise ValueError(
                 f"BatchNorm needs more than one image for its statistics; batch_size must be at least 2 in training, "
@@ -228,6 +228,11 @@ class Recipe:
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(
                 f"mixup and cutmix pair the images of a batch; batch_size must be even, got {self.batch_size}"
+            )
+        if self.sched == "tanh" and 10 * self.warmup_epochs > 9 * self.epochs:
+            raise ValueError(
+                "sched tanh warms up to where it is by then, in the last tenth of the epochs below 2 % of lr; "
+                f"warmup_epochs must be at most 0.9 × epochs = {0.9 * self.epochs:.1f}, got {self.warmup_epochs}"
             )
 
     def _check_opt(self) -> None:

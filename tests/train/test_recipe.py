@@ -63,9 +63,13 @@ def test_a_bad_field_is_named(field: dict[str, float], message: str) -> None:
     [
         ({"batch_size": 1}, "BatchNorm needs .*; batch_size must be at least 2 in training, got 1"),
         ({"batch_size": 9, "mixup": 0.1}, "batch_size must be even, got 9"),
+        (
+            {"sched": "tanh", "epochs": 20, "warmup_epochs": 19},
+            "sched tanh warms up .*; warmup_epochs must be at most 0.9 × epochs = 18.0, got 19",
+        ),
     ],
 )
-def test_batches_that_can_not_be_trained_on_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_recipe_that_can_only_evaluate_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     recipe = quick_recipe("x", **fields)
     with pytest.raises(ValueError, match=message):
         run(recipe, tmp_path / "out")
