@@ -145,6 +145,7 @@ def compare(
         raise ValueError(f"each network can stand once in a comparison, got {', '.join(models)}")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
+    recipe.check_training()
     console = console or wide_console()
     split = load_data(recipe)
     output.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,11 @@ from typing import IO, Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor
 
 from .. import published
 
 _PARTS = {"model", "optimizer", "scaler", "progress", "position", "processes", "recipe"}  # what a resume needs
-_STEP = re.compile(r"step-(\d+)\.pt")
 
 
 class CheckpointError(ValueError):
@@ -27,15 +26,15 @@ class CheckpointError(ValueError):
 def write_checkpoint(folder: Path, state: dict[str, Any], step: int, keep_last: int) -> Path:
     """Writes ``step-XXXXXXXX.pt``, and leaves it and the ``keep_last`` - 1 before it of its kind.
 
-    Those of later steps go: they are broken, or of a course that training has left by going back to an older one.
+    Those of later steps go: they are broken, or were counted in smaller batches.
 
     Raises:
         CheckpointError: where the disk is full or refuses; what was written before stays.
     """
     path = folder / f"step-{step:08d}.pt"
     write_whole(path, lambda file: torch.save(state, file))
-    kept = [each for number, each in _steps(folder) if number <= step][-keep_last:]
-    for _, other in _steps(folder):
+    kept = [each for number, each in _numbered(folder, "step") if number <= step][-keep_last:]
+    for _, other in _numbered(folder, "step"):
         if other not in kept:
             other.unlink(missing_ok=True)
     for left in folder.glob(".step-*.pt.partial"):  # by a death while it was written
@@ -44,7 +43,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any], step: int, keep_last: 
 
 
 def keep_as(path: Path, name: str) -> None:
-    """Keeps a checkpoint under a second name, without a second copy where the file system can do that."""
+    """Keeps a checkpoint or weights under a second name, without a second copy where the file system can do that."""
     target = path.with_name(name)
     temporary = target.with_name(f".{name}.partial")
     temporary.unlink(missing_ok=True)
@@ -57,12 +56,10 @@ def keep_as(path: Path, name: str) -> None:
         os.replace(temporary, target)
 
 
-def write_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
+def write_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes the weights alone as safetensors, which timm and others read."""
     # Copies, as safetensors takes neither tensors that share memory nor channels_last.
-    state = {
-        name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
-    }
+    state = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     write_whole(path, lambda file: file.write(save(state, metadata)))
 
 
@@ -112,7 +109,7 @@ def find_newest(folder: Path, warn: Callable[[str], object]) -> tuple[Path, dict
             except CheckpointError as error:
                 warn(f"{error}; trying an older one")
 
-    if found := next(whole(path for _, path in reversed(_steps(folder))), None):
+    if found := next(whole(path for _, path in reversed(_numbered(folder, "step"))), None):
         return found
     kept = sorted(folder.glob("epoch-*.pt"), reverse=True), folder.glob("best.pt")  # either may be the newer one
     if newest := [found for paths in kept if (found := next(whole(paths), None))]:
@@ -122,12 +119,27 @@ def find_newest(folder: Path, warn: Callable[[str], object]) -> tuple[Path, dict
     return None
 
 
+def find_later(folder: Path, saved: dict[str, Any]) -> list[Path]:
+    """The checkpoints of ``folder`` that are of a later moment than ``saved``, as far as they are whole."""
+
+    def moment(state: dict[str, Any]) -> tuple[int, int]:
+        return state["progress"]["epoch"], state["position"]
+
+    later = [path for number, path in _numbered(folder, "epoch") if number > saved["progress"]["epoch"]]
+    for path in (*(path for _, path in _numbered(folder, "step")), folder / "best.pt"):
+        with suppress(CheckpointError, FileNotFoundError):
+            if moment(read_checkpoint(path)) > moment(saved):  # not by number: that of a step depends on the batch
+                later.append(path)
+    return later
+
+
 def has_checkpoints(folder: Path) -> bool:
     return any(folder.glob("*.pt"))
 
 
-def _steps(folder: Path) -> list[tuple[int, Path]]:
-    return sorted((int(found[1]), path) for path in folder.glob("step-*.pt") if (found := _STEP.fullmatch(path.name)))
+def _numbered(folder: Path, kind: str) -> list[tuple[int, Path]]:
+    name = re.compile(rf"{kind}-(\d+)\.pt")
+    return sorted((int(found[1]), path) for path in folder.glob("*.pt") if (found := name.fullmatch(path.name)))
 
 
 def _flush_folder(folder: Path) -> None:

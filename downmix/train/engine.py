@@ -52,7 +52,8 @@ def train(
         recipe: how.
         output: folder of checkpoints, logs and curves; None writes nothing.
         resume: ``"auto"`` goes on from the newest whole checkpoint in ``output``, if there is one; a path from that
-            checkpoint; empty starts anew. Where torchrun starts again what has written a checkpoint, it is ``"auto"``.
+            checkpoint, and what is later in ``output`` is moved to a folder there; empty starts anew. Where torchrun
+            starts again what has written a checkpoint, it is ``"auto"``.
         task: what is learned, where the data are open already.
         model: the network to train, in place; None creates the recipe's.
         console: where progress and notes go.
@@ -68,6 +69,7 @@ def train(
     """
     with join(recipe.torch_device()) as world, Signals() as signals, convolutions_by_time():
         with world.together():
+            recipe.check_training()
             out = Output(None if output is None else Path(output), recipe, world, console or Console(stderr=True))
         training = Training(recipe, world, signals, task, model)
         training.begin(out, resume)
@@ -123,6 +125,8 @@ class Training:
                 out.bad.update(saved.get("bad_images", []))  # earlier versions kept none
                 out.note_differences(saved["recipe"])
                 out.say(f"going on from {path}, after {self.state.done} steps")
+                if resume != "auto":  # which takes the newest
+                    out.set_aside_later(saved)
             out.write_recipe()
         (behind,) = self.world.agree(out.is_behind(self.state.progress))
         if behind:

@@ -6,15 +6,26 @@ import csv
 import io
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import count
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from torch import Tensor
 
-from .checkpoint import CheckpointError, keep_as, write_checkpoint, write_weights, write_whole
+from .checkpoint import (
+    CheckpointError,
+    find_later,
+    keep_as,
+    read_checkpoint,
+    write_checkpoint,
+    write_weights,
+    write_whole,
+)
 from .curves import draw_curves
 from .distributed import World
 from .recipe import Recipe
@@ -25,6 +36,8 @@ _FREE = {
     *("workers", "device", "data_dir", "log_every", "wandb", "keep_last", "keep_every", "on_bad_image"),
     *("checkpoint_every_steps", "checkpoint_every_minutes"),
 }
+# Without its table, an epoch that training goes back to is behind, so that these are written anew.
+_OF_THE_LAST_EPOCH = ("last.safetensors", "epochs.csv", "summary.json", "curves.png", "test.json")
 
 
 class Output:
@@ -87,6 +100,25 @@ class Output:
             if name in saved and saved[name] != now[name]:
                 self.warn(f"the checkpoint was made with {name} {saved[name]}; this goes on with {now[name]}")
 
+    def set_aside_later(self, saved: dict[str, Any]) -> None:
+        """Moves what came later than ``saved``, to which training goes back, out of the way of what comes now."""
+        if not self.folder or not self.world.is_first or not (later := find_later(self.folder, saved)):
+            return
+        aside = next(path for i in count(1) if not (path := self.folder / f"abandoned-{i}").exists())
+        aside.mkdir()
+        best = self.folder / "best.pt"
+        names = [path.name for path in later] + ["best.safetensors"] * (best in later)
+        for name in (*names, *_OF_THE_LAST_EPOCH):
+            with suppress(FileNotFoundError):
+                (self.folder / name).rename(aside / name)
+        self.say(f"what came later is now in {aside}")
+        epoch = saved["progress"]["best_epoch"]
+        kept = self.folder / f"epoch-{epoch:04d}.pt"
+        if best in later and kept.exists():
+            before = read_checkpoint(kept)
+            keep_as(kept, "best.pt")
+            self._write_weights("best.safetensors", before["ema"] or before["model"], before["recipe"], epoch)
+
     def is_due(self) -> bool:
         """Whether the first process wants a checkpoint because of the time."""
         minutes = self.recipe.checkpoint_every_minutes
@@ -118,14 +150,12 @@ class Output:
         if not self.folder or not path:
             return
         epoch = state.progress.epoch
-        metadata = {"recipe": json.dumps(asdict(self.recipe)), "epoch": str(epoch)}
-        metadata["class_names"] = json.dumps(self.class_names)
+        weights = self._write_weights("last.safetensors", state.evaluated.state_dict(), asdict(self.recipe), epoch)
         if state.progress.best_epoch == epoch:
             keep_as(path, "best.pt")
-            write_weights(self.folder / "best.safetensors", state.evaluated, metadata)
+            keep_as(weights, "best.safetensors")
         if self.recipe.keep_every and epoch % self.recipe.keep_every == 0:
             keep_as(path, f"epoch-{epoch:04d}.pt")
-        write_weights(self.folder / "last.safetensors", state.evaluated, metadata)
         self._write("epochs.csv", _table(state.progress.history))  # last, as is_behind wants it
 
     def write_summary(self, progress: Progress, deciding: str) -> None:
@@ -159,6 +189,12 @@ class Output:
         self.say("on the test samples:\n" + "\n".join(f"  {name} {value:.4f}" for name, value in named.items()))
         if self.folder and self.world.is_first:
             self._write("test.json", json.dumps(without_nan(named), indent=1) + "\n")
+
+    def _write_weights(self, name: str, state: dict[str, Tensor], recipe: dict[str, Any], epoch: int) -> Path:
+        assert self.folder is not None
+        facts = {"recipe": json.dumps(recipe), "epoch": str(epoch), "class_names": json.dumps(self.class_names)}
+        write_weights(self.folder / name, state, facts)
+        return self.folder / name
 
     def _write(self, name: str, text: str) -> None:
         assert self.folder is not None

@@ -21,13 +21,13 @@ from .segmentation_recipe import SegmentationRecipe
 TASKS = ("classification", "segmentation")
 # timm's others: plateau follows a metric, not the step, and none leaves the warm-up out.
 SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
-_AT_LEAST_ONE = ("epochs", "accumulate", "keep_last", "log_every", "fbs_epochs")
+_AT_LEAST_ONE = ("epochs", "batch_size", "accumulate", "keep_last", "log_every", "fbs_epochs")
 _NOT_NEGATIVE = (
     *("num_classes", "lr_base_batch", "weight_decay", "warmup_epochs", "min_lr", "clip_grad", "mixup", "cutmix"),
     *("crop_padding", "early_stop", "workers", "checkpoint_every_steps", "checkpoint_every_minutes", "keep_every"),
     *("decay_epochs", "skip_nan", "fbs_l1"),
 )
-_LEAST = {"image_size": 8, "batch_size": 2} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
+_LEAST = {"image_size": 8} | dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_NOT_NEGATIVE, 0)
 _SHARES = (
     *("crop_scale", "crop_pct", "hflip", "smoothing", "drop", "drop_path", "reprob", "ema_decay", "momentum"),
     *("layer_decay", "fbs_density"),
@@ -77,7 +77,7 @@ class Recipe:
             share of all (0: 0.2).
         decay_milestones: epochs after which multistep decays.
         warmup_epochs: epochs of linear warm-up from lr / 100, in place of the schedule's first ones; wsd and rsqrt
-            start behind it.
+            start behind it, and that of tanh leads to where tanh is by then, so it ends before the last tenth.
         min_lr: learning rate at the end of the schedule.
         clip_grad: the norm that gradients are clipped to; 0 for no clipping.
         smoothing: label smoothing.
@@ -214,14 +214,26 @@ class Recipe:
             self.convert = _conversion(self.convert)
         if self.bce_loss and self.smoothing == 1:
             raise ValueError("smoothing must be below 1 with bce_loss, got 1.0: every class would be told the same")
+        self._check_opt()
+        if self.aa:
+            self._check_aa()
+
+    def check_training(self) -> None:
+        """ValueError where this is no recipe to train by, though a network can be evaluated by it."""
+        if self.batch_size < 2:
+            raise ValueError(
+                f"BatchNorm needs more than one image for its statistics; batch_size must be at least 2 in training, "
+                f"got {self.batch_size}"
+            )
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(
                 f"mixup and cutmix pair the images of a batch; batch_size must be even, got {self.batch_size}"
             )
-
-        self._check_opt()
-        if self.aa:
-            self._check_aa()
+        if self.sched == "tanh" and 10 * self.warmup_epochs > 9 * self.epochs:
+            raise ValueError(
+                "sched tanh warms up to where it is by then, in the last tenth of the epochs below 2 % of lr; "
+                f"warmup_epochs must be at most 0.9 × epochs = {0.9 * self.epochs:.1f}, got {self.warmup_epochs}"
+            )
 
     def _check_opt(self) -> None:
         name = self.opt.lower().removeprefix("lookahead_")

@@ -8,12 +8,14 @@ from typing import IO, Any
 import pytest
 import timm
 import torch
+from torchmetrics import MetricCollection
 
 from downmix.published import read_weights
 from downmix.tools._trained import trained_network
 from downmix.train import Epoch, Interrupted, checkpoint, train
 from downmix.train._segmentation_pictures import create_palette, write_picture
 from downmix.train.checkpoint import CheckpointError, find_newest, keep_as, read_checkpoint
+from downmix.train.classification import Classification
 from downmix.train.curves import draw_curves
 from downmix.train.network import build_network
 from downmix.train.validate import validate
@@ -248,6 +250,25 @@ def test_a_copy_is_as_safe_as_what_it_is_of(tmp_path: Path, monkeypatch: pytest.
     keep_as(path, "best.pt")
     assert (tmp_path / "best.pt").read_bytes() == path.read_bytes()
     assert flushed[0] == 100
+
+
+class NeverBetter(Classification):
+    def compute(self, metrics: MetricCollection) -> dict[str, float]:
+        return {"top1": 0.5}
+
+
+def test_weights_that_are_the_last_and_the_best_are_written_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", epochs=2, keep_every=1)
+    real, epochs = checkpoint.save, []
+    monkeypatch.setattr(checkpoint, "save", lambda state, facts: epochs.append(facts["epoch"]) or real(state, facts))
+    run(recipe, tmp_path, task=NeverBetter(recipe))
+    assert epochs == ["1", "2"]
+    for name, epoch in (("best", 1), ("last", 2)):
+        expected = read_checkpoint(tmp_path / f"epoch-000{epoch}.pt")["model"]
+        found = read_weights(tmp_path / f"{name}.safetensors")
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 @pytest.mark.parametrize("dies_before", ["best.pt", "best.safetensors", "last.safetensors", "epochs.csv"])

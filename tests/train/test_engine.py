@@ -223,6 +223,14 @@ def test_the_rate_falls_when_the_recipe_says_so(fields: dict[str, Any], expected
     assert rates == pytest.approx(expected, abs=1e-7)
 
 
+def test_the_rate_rises_as_long_as_tanh_may_warm_up(data: Path) -> None:
+    recipe = quick_recipe(data, epochs=10, lr=1e-3, sched="tanh", warmup_epochs=9)
+    rates = [epoch.lr for epoch in run(recipe)]
+    assert rates[:9] == sorted(rates[:9])
+    assert 1e-5 < rates[0] < rates[8] < 2e-5
+    assert rates[9] == 0
+
+
 def test_the_rate_that_is_written_is_that_of_the_highest_layer(data: Path) -> None:
     recipe = quick_recipe(data, model="tiny_pix_resnet", sched="constant", lr=1e-3, layer_decay=0.5)
     assert run(recipe)[0].lr == pytest.approx(1e-3)

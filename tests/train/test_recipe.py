@@ -10,10 +10,13 @@ import yaml
 
 import downmix
 from downmix.models._networks import create_network
+from downmix.tools.compare import compare
 from downmix.train import Recipe, read_recipe, recipe_names
 from downmix.train.network import build_network
 from downmix.train.segmentation_recipe import SegmentationRecipe
 from tests.refused import refused
+
+from .helpers import quick_recipe, run
 
 
 def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
@@ -36,7 +39,7 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
             {"sched": "rsqrt", "warmup_epochs": 0},
             "sched rsqrt falls as slowly .*; warmup_epochs must be at least 1, got 0",
         ),
-        ({"mixup": 0.1, "batch_size": 9}, "batch_size must be even, got 9"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"clip_grad": float("nan")}, "clip_grad must be at least 0, got nan"),
         ({"lr": float("inf")}, "lr must be a finite number, got inf"),
         ({"aa": "foo"}, r"aa must be in timm's words, such as rand-m7.*, got 'foo' \(Unknown AA policy"),
@@ -53,6 +56,26 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
 def test_a_bad_field_is_named(field: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe(**field)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 1}, "BatchNorm needs .*; batch_size must be at least 2 in training, got 1"),
+        ({"batch_size": 9, "mixup": 0.1}, "batch_size must be even, got 9"),
+        (
+            {"sched": "tanh", "epochs": 20, "warmup_epochs": 19},
+            "sched tanh warms up .*; warmup_epochs must be at most 0.9 × epochs = 18.0, got 19",
+        ),
+    ],
+)
+def test_a_recipe_that_can_only_evaluate_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    recipe = quick_recipe("x", **fields)
+    with pytest.raises(ValueError, match=message):
+        run(recipe, tmp_path / "out")
+    with pytest.raises(ValueError, match=message):
+        compare("tiny_plain", ["tiny_net"], recipe, seeds=[0], output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """An interrupted training ends with the weights of an undisturbed one."""
 
+import csv
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
+from downmix.published import read_weights
 from downmix.train import Interrupted, Recipe, train
-from downmix.train.checkpoint import read_checkpoint
+from downmix.train.checkpoint import find_newest, read_checkpoint
+from downmix.train.classification import Classification
 
 from .helpers import make_folders, quick_recipe, run
 
@@ -105,6 +110,62 @@ def test_what_the_new_recipe_says_counts(data: str, tmp_path: Path) -> None:
     assert [epoch.lr for epoch in resumed] == [epoch.lr for epoch in anew]
     groups = [final_state(tmp_path / name)["optimizer"]["param_groups"] for name in ("out", "anew")]
     assert groups[0] == groups[1]
+
+
+class Told(Classification):
+    """Its epochs are as good as they are told to be."""
+
+    def __init__(self, recipe: Recipe, values: list[float]):
+        super().__init__(recipe)
+        self.values = iter(values)
+
+    def compute(self, metrics: MetricCollection) -> dict[str, float]:
+        return {"top1": next(self.values)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_going_back_sets_aside_what_came_later(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", epochs=4, keep_every=1, keep_last=1)
+    run(recipe, tmp_path, task=Told(recipe, [0.5, 0.4, 0.9, 0.8]))
+    common = {"epoch-0003.pt", "epoch-0004.pt", "last.safetensors", "epochs.csv", "summary.json", "curves.png"}
+    common |= {path.name for path in tmp_path.glob("step-*.pt")}
+    later = common | {"best.pt", "best.safetensors"}
+    for number, (values, best) in enumerate([([0.3, 0.2], 1), ([0.1, 0.6], 4)], 1):
+        before = contents(tmp_path)
+        run(recipe, tmp_path, resume=str(tmp_path / "epoch-0002.pt"), task=Told(recipe, values))
+        assert f"what came later is now in {tmp_path}/abandoned-{number}" in capsys.readouterr().err
+        assert contents(tmp_path / f"abandoned-{number}") == {name: before[name] for name in later}
+        with open(tmp_path / "epochs.csv") as file:
+            assert [float(row["top1"]) for row in csv.DictReader(file)] == [0.5, 0.4, *values]
+        assert json.loads((tmp_path / "summary.json").read_text())["best_epoch"] == best
+        saved = read_checkpoint(tmp_path / "best.pt")
+        assert saved["progress"]["epoch"] == best
+        assert_same(read_weights(tmp_path / "best.safetensors"), dict(saved["model"]))
+        later = common  # the best that was brought back is not of later
+
+
+def test_the_best_of_later_does_not_count_where_that_of_before_is_gone(data: str, tmp_path: Path) -> None:
+    recipe = quick_recipe(data, model="tiny_plain", epochs=4, keep_every=2)
+    run(recipe, tmp_path, task=Told(recipe, [0.5, 0.4, 0.9, 0.8]))
+    run(recipe, tmp_path, resume=str(tmp_path / "epoch-0002.pt"), task=Told(recipe, [0.3, 0.2]))
+    assert not list(tmp_path.glob("best.*"))
+
+
+def test_what_was_gone_back_from_stays_behind_after_a_death(data: str, tmp_path: Path) -> None:
+    def die(done: int, total: int) -> None:
+        raise MemoryError
+
+    recipe = quick_recipe(data, model="tiny_plain", epochs=2, checkpoint_every_steps=1, keep_last=9)
+    run(recipe, tmp_path)
+    path = tmp_path / "step-00000002.pt"
+    with pytest.raises(MemoryError):
+        train(recipe, tmp_path, resume=str(path), on_step=die)
+    found = find_newest(tmp_path, lambda text: None)
+    assert found
+    assert found[0] == path
 
 
 @pytest.mark.parametrize("opt", ["lamb", "lookahead_sgd"])

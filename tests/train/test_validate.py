@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from timm.data import RealLabelsImagenet
 
+from downmix.cli import main
 from downmix.train import validate as validation
 from downmix.train.images import DataError
 
@@ -61,3 +62,13 @@ def test_real_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (tmp_path / "real.json").write_text(json.dumps([[] for _ in labels]))
     with pytest.raises(DataError, match="none of the 8 images can be read and has a real label"):
         validation.validate(tmp_path / "last.pt", real_labels=True)
+
+
+def test_one_image_a_batch_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_data(tmp_path / "data", [(name, DARK) for name in "abcdef"])
+    write_checkpoint(tmp_path / "last.pt", quick_recipe(tmp_path / "data", model="tiny_plain", mixup=0.5))
+    expected = validation.validate(tmp_path / "last.pt")
+    assert expected["top1"] == pytest.approx(1 / 6)
+    assert validation.validate(tmp_path / "last.pt", batch_size=1) == pytest.approx(expected)
+    main(["validate", str(tmp_path / "last.pt"), "--batch_size", "1"])
+    assert json.loads(capsys.readouterr().out) == pytest.approx(expected)
