@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..layers import PiX, create_squeeze
+from ..layers._input import lacks_batch
 from ..layers._shared_passes import add_and_rectify, is_hooked, may_share, squeeze
 from ..ops._watching import plain
 from ..published import accept_published_names
@@ -68,10 +69,10 @@ class SqueezeBottleneck(Bottleneck):
         its list, so that nobody holds a shortcut that has been added.
         """
         pix: Any = self.conv1
-        if not (self._can_join() and plain((pix.weight, *maps)) and maps[0].dim() == 4):
+        joins = self._can_join() and plain((pix.weight, *maps))
+        if not joins or lacks_batch(pix, maps[0], pix.in_channels):
             maps[:] = [add_and_rectify(*maps)]
             return [super().forward(*maps)]
-        pix.check_input(maps[0])
         x, shortcut = squeeze(pix, *maps)
         maps.clear()
         layers = self._modules  # nn.Module's own search takes longer than some of them
