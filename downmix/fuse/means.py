@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -137,10 +138,10 @@ def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> dict[str, s
     stay as they are; none if the sum doesn't fit."""
     squeezes = [user for user in relu.users if user.args == (relu,) and not user.kwargs and _is(user, network, PiX)]
     readers = [user for user in squeezes if not _why_not(network, str(user.target))]
-    if not readers or not (_is(relu, network, nn.ReLU) or relu.target in _RELUS) or relu not in storages.kinds:
+    if not readers or not (_is(relu, network, nn.ReLU) or _is_any(relu, _RELUS)) or relu not in storages.kinds:
         return {}
     added = relu.all_input_nodes[0]
-    if added.target not in _ADDS or added.kwargs or len(added.users) > 1 or len(added.all_input_nodes) != 2:
+    if not _is_any(added, _ADDS) or added.kwargs or len(added.users) > 1 or len(added.all_input_nodes) != 2:
         return {}
     summands = added.all_input_nodes
     if any(storages.kinds.get(summand) != storages.kinds[relu] for summand in summands):
@@ -158,6 +159,11 @@ def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> dict[str, s
     relu.graph.erase_node(added)
     taken = f"reads a sum that {first.target} adds up"
     return {str(first.target): "", **{str(other.target): taken for other in others}}
+
+
+def _is_any(node: fx.Node, functions: Collection[object]) -> bool:
+    """Whether a node calls one of these functions or methods, and not a module that has the name of a method."""
+    return node.op in ("call_function", "call_method") and node.target in functions
 
 
 def _is(node: fx.Node, network: nn.Module, kind: type[nn.Module]) -> bool:
