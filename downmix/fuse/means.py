@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
 from ..layers import PiX
-from ..layers._shared_passes import is_hooked
+from ..layers._calls import has_methods_of, is_hooked, is_intercepted
 from .fold import check_same, run
 from .report import Step
 
@@ -63,7 +63,7 @@ def _why_not(network: nn.Module, name: str) -> str:
     layer: Any = network.get_submodule(name)
     if is_hooked(layer):
         return "carries a forward hook"
-    if "forward" in vars(layer):
+    if is_intercepted(layer):
         return "has a forward put in its place, which takes no sum"
     if not layer.is_plain:
         return "has a norm, or is of a class of its own"
@@ -167,8 +167,8 @@ def _is_any(node: fx.Node, functions: Collection[object]) -> bool:
 
 
 def _is(node: fx.Node, network: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a node calls a module of that kind, and nothing else, as a hook would."""
+    """Whether a node calls a module that runs the forward of that kind, and nothing else, as a hook would."""
     if node.op != "call_module":
         return False
     module = network.get_submodule(str(node.target))
-    return isinstance(module, kind) and not is_hooked(module)
+    return has_methods_of(module, kind, "forward") and not is_hooked(module)

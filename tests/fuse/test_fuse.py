@@ -134,6 +134,20 @@ def test_layers_may_be_called_what_torch_s_methods_are() -> None:
         assert check(Layers(*layers).eval())[1].means == [Step("pix", NO_SUM)]
 
 
+class Trebled(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return 3 * super().forward(input)
+
+
+def test_what_is_no_plain_relu_stays() -> None:
+    replaced = nn.ReLU()
+    replaced.forward = torch.tanh
+    for relu in (Trebled(), replaced):
+        assert check(Layers(nn.Identity(), relu).eval())[1].means == [Step("pix", NO_SUM)]
+    built_otherwise = type("Own", (nn.ReLU,), {})()
+    assert check(Layers(nn.Identity(), built_otherwise).eval())[1].means == [Step("pix")]
+
+
 class Readers(nn.Module):
     """Of one sum: a layer with a norm, one of a class of its own, and two plain ones."""
 
