@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..cost._run import evaluation, tensors_in
+from ..layers._calls import has_methods_of
 from ..layers._places import names_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -79,9 +80,8 @@ class Trace:
 
 def runs_as_torchs(module: nn.Module) -> bool:
     """Whether a layer is one of torch's, or of a class derived from one that only builds it in another way."""
-    kind = type(module)
-    torchs = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn.modules"))
-    return all(getattr(kind, name, None) is getattr(torchs, name, None) for name in _METHODS)
+    torchs = next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn.modules"))
+    return has_methods_of(module, torchs, *_METHODS)
 
 
 def is_norm(module: nn.Module) -> bool:

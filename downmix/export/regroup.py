@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import AdaptiveSoftPool2d, MixedPool2d, PiX, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d
+from ..layers._calls import has_methods_of, is_hooked, is_intercepted
 from ..layers._places import names_of, noted
-from ..layers._shared_passes import is_hooked
 from ._channels import Channels, Site, find_channels
 from ._chunked import ChunkedPiX
 
@@ -71,7 +71,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     for module, names in names_of(copied).items():
         if isinstance(module, PiX):
             squeezes[module] = names
-        elif type(module) in _POOLS and not is_hooked(module):
+        elif type(module) in _POOLS and not is_intercepted(module):
             pools[module] = names
     if not squeezes:
         return copied, []
@@ -103,7 +103,7 @@ def _stays(pix: PiX) -> str:
     if is_hooked(pix):
         return "carries a forward hook"
     # Not by its class, as parametrizations make one of their own.
-    if any(name in vars(pix) or getattr(type(pix), name) is not getattr(PiX, name) for name in _METHODS):
+    if not has_methods_of(pix, PiX, *_METHODS):
         return "computes something of its own, by a subclass or a method put in its place"
     return ""
 

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..convert.trace import Step as Call
 from ..convert.trace import Trace, is_norm, runs_as_torchs, trace
+from ..layers._calls import is_hooked
 from ..layers._places import names_of, noted
-from ..layers._shared_passes import is_hooked
 from .report import Step
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
 from ..layers import PiX
-from ..layers._shared_passes import is_hooked
+from ..layers._calls import has_methods_of, is_hooked, is_intercepted
 from .fold import check_same, run
 from .report import Step
 
@@ -62,7 +63,7 @@ def _why_not(network: nn.Module, name: str) -> str:
     layer: Any = network.get_submodule(name)
     if is_hooked(layer):
         return "carries a forward hook"
-    if "forward" in vars(layer):
+    if is_intercepted(layer):
         return "has a forward put in its place, which takes no sum"
     if not layer.is_plain:
         return "has a norm, or is of a class of its own"
@@ -137,10 +138,10 @@ def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> dict[str, s
     stay as they are; none if the sum doesn't fit."""
     squeezes = [user for user in relu.users if user.args == (relu,) and not user.kwargs and _is(user, network, PiX)]
     readers = [user for user in squeezes if not _why_not(network, str(user.target))]
-    if not readers or not (_is(relu, network, nn.ReLU) or relu.target in _RELUS) or relu not in storages.kinds:
+    if not readers or not (_is(relu, network, nn.ReLU) or _is_any(relu, _RELUS)) or relu not in storages.kinds:
         return {}
     added = relu.all_input_nodes[0]
-    if added.target not in _ADDS or added.kwargs or len(added.users) > 1 or len(added.all_input_nodes) != 2:
+    if not _is_any(added, _ADDS) or added.kwargs or len(added.users) > 1 or len(added.all_input_nodes) != 2:
         return {}
     summands = added.all_input_nodes
     if any(storages.kinds.get(summand) != storages.kinds[relu] for summand in summands):
@@ -160,9 +161,14 @@ def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> dict[str, s
     return {str(first.target): "", **{str(other.target): taken for other in others}}
 
 
+def _is_any(node: fx.Node, functions: Collection[object]) -> bool:
+    """Whether a node calls one of these functions or methods, and not a module that has the name of a method."""
+    return node.op in ("call_function", "call_method") and node.target in functions
+
+
 def _is(node: fx.Node, network: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a node calls a module of that kind, and nothing else, as a hook would."""
+    """Whether a node calls a module that runs the forward of that kind, and nothing else, as a hook would."""
     if node.op != "call_module":
         return False
     module = network.get_submodule(str(node.target))
-    return isinstance(module, kind) and not is_hooked(module)
+    return has_methods_of(module, kind, "forward") and not is_hooked(module)

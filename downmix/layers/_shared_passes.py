@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops._define import differentiate
 from ..ops._watching import beyond_kernels, for_autograd, plain, unwatched
@@ -28,11 +28,6 @@ _SLOPES = {"sigmoid": 1.0, "tanh": 2.0}  # a gate is the logistic function of so
 def may_share(*tensors: Tensor) -> bool:
     """Whether nobody but autograd needs to see each step: no tracer, compiler, mode or subclass of tensors."""
     return unwatched() and plain(tensors)
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody sees what a module reads or gives, and may change it."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def squeeze(layer: PiX, x: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor]:

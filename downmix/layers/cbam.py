@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..ops._define import check_choice
 from ._global_mean import global_mean
+from ._input import lacks_batch
 from .squeeze_excite import narrowed
 
 
@@ -29,10 +30,11 @@ class CBAM(nn.Module):
         device, dtype: of the parameters.
 
     Shape:
-        [B, C, H, W] to the same.
+        [B, C, H, W] or [C, H, W] to the same.
 
     Raises:
-        ValueError: if ``reduction`` leaves no channel inside the MLP.
+        TypeError: if the input is no floating-point tensor.
+        ValueError: if ``reduction`` leaves no channel inside the MLP, or the input has another number of channels.
 
     Example:
         >>> CBAM(64)(torch.randn(2, 64, 7, 7)).shape
@@ -63,6 +65,8 @@ class CBAM(nn.Module):
         self.norm = nn.BatchNorm2d(1, momentum=0.01, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
+        if lacks_batch(self, x, self.fc1.in_features):
+            return CBAM.forward(self, x.unsqueeze(0)).squeeze(0)
         mean, top = (self.fc2(self.act(self.fc1(s))) for s in (global_mean(x), x.flatten(2).max(2).values))
         x = x * torch.sigmoid(mean + top)[:, :, None, None]
         seen = torch.cat([x.max(1, keepdim=True).values, x.mean(1, keepdim=True)], 1)  # [B, 2, H, W]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..ops._define import check_choice
+from ..ops._windows import check_map
 from ..ops.pix import pick_or_mix
 
 MODES = ("max", "mean")
@@ -23,9 +24,10 @@ class ChannelPool(nn.Module):
         mode (str): ``"max"`` or ``"mean"``.
 
     Shape:
-        [B, C, H, W] to [B, (C − k) // s + 1, H, W].
+        [B, C, H, W] or [C, H, W] to the same with (C − k) // s + 1 channels.
 
     Raises:
+        TypeError: if the input is no floating-point tensor.
         ValueError: if an argument is out of range, or the input has fewer channels than a window.
 
     Example:
@@ -46,14 +48,20 @@ class ChannelPool(nn.Module):
             raise ValueError(f"kernel_size and stride must be at least 1, got {kernel_size} and {stride}")
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[1] < self.kernel_size:
-            raise ValueError(f"x must be [B, C, H, W] with C of {self.kernel_size} and more, got {list(x.shape)}")
+        check_map(2, x)
+        channels = x.shape[-3]
+        if channels < self.kernel_size:
+            raise ValueError(
+                f"x must have {self.kernel_size} channels or more, as a window has, got {channels} in {list(x.shape)}; "
+                "choose a smaller kernel_size"
+            )
         if self.stride == self.kernel_size:  # PiX with p = 1 is the same thing, and has fused kernels
-            outputs = x.shape[1] // self.kernel_size
+            outputs = channels // self.kernel_size
             operator = "max" if self.mode == "max" else "avg"
-            ones = x.new_ones(x.shape[0], outputs)
-            return pick_or_mix(x[:, : outputs * self.kernel_size], ones, self.kernel_size, operator=operator)
-        windows = x.unfold(1, self.kernel_size, self.stride)  # [B, G, H, W, k]
+            ones = x.new_ones(*x.shape[:-3], outputs)
+            whole = x[..., : outputs * self.kernel_size, :, :]
+            return pick_or_mix(whole, ones, self.kernel_size, operator=operator)
+        windows = x.unfold(-3, self.kernel_size, self.stride)  # [B, G, H, W, k]
         return windows.max(-1).values if self.mode == "max" else windows.mean(-1)
 
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..ops.pix import check_reduction
 from ._global_mean import global_mean
+from ._input import lacks_batch
 
 
 class ChannelSaliency(nn.Module):
@@ -80,8 +81,12 @@ class FBSConv2d(nn.Module):
         normalize (bool): see :class:`ChannelSaliency`.
         device, dtype: of the parameters.
 
+    Shape:
+        [B, in_channels, H, W] or [in_channels, H, W] to that of ``nn.Conv2d``.
+
     Raises:
-        ValueError: if ``density`` is out of range.
+        TypeError: if the input is no floating-point tensor.
+        ValueError: if ``density`` is out of range, or the input has another number of channels.
 
     Example:
         >>> y = FBSConv2d(3, 8, 3, padding=1, density=0.5)(torch.randn(1, 3, 5, 5))
@@ -123,6 +128,8 @@ class FBSConv2d(nn.Module):
         return math.ceil(round(self.density * self.out_channels, 6))  # 0.55 · 100 is a bit above 55
 
     def forward(self, x: Tensor) -> Tensor:
+        if lacks_batch(self, x, self.in_channels):
+            return FBSConv2d.forward(self, x.unsqueeze(0)).squeeze(0)
         g = self.saliency(x)
         mask = torch.zeros_like(g).scatter(1, highest(g, self.kept), 1.0)
         scale, shift = (mask * g)[:, :, None, None], (mask * self.bias)[:, :, None, None]
@@ -145,10 +152,11 @@ class FBSSqueeze(nn.Module):
         device, dtype: of the parameters.
 
     Shape:
-        [B, C, H, W] to [B, C / reduction, H, W].
+        [B, C, H, W] or [C, H, W] to [B, C / reduction, H, W] or [C / reduction, H, W].
 
     Raises:
-        ValueError: if ``reduction`` does not divide ``in_channels``.
+        TypeError: if the input is no floating-point tensor.
+        ValueError: if ``reduction`` does not divide ``in_channels``, or the input has another number of channels.
 
     Example:
         >>> FBSSqueeze(64, reduction=4)(torch.randn(2, 64, 7, 7)).shape
@@ -174,6 +182,8 @@ class FBSSqueeze(nn.Module):
         self.saliency = ChannelSaliency(in_channels, in_channels, normalize=normalize, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if lacks_batch(self, x, self.in_channels):
+            return FBSSqueeze.forward(self, x.unsqueeze(0)).squeeze(0)
         g = self.saliency(x)
         kept = highest(g, self.out_channels)
         where = kept[:, :, None, None].expand(-1, -1, *x.shape[2:])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..ops import lip_pool as op
 from ..ops._windows import Size
+from ._input import lacks_batch
 from ._pool import Pool
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -75,14 +76,14 @@ class _InstanceNorm(nn.GroupNorm):
 class _LogitNetwork(nn.Sequential):
     """Layers whose last convolution, then normalised, starts as 0, so that all logits are equal: average pooling."""
 
-    def __init__(self, dims: int, *layers: nn.Module):
+    def __init__(self, channels: int, dims: int, *layers: nn.Module):
         super().__init__(*layers)
-        self.dims = dims
+        self.channels, self.dims = channels, dims
         nn.init.zeros_(layers[-2].weight)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dim() == self.dims + 1:  # without a batch dimension, which the normalisation needs
-            return self.forward(input.unsqueeze(0)).squeeze(0)
+        if lacks_batch(self, input, self.channels, self.dims):  # which the normalisation needs
+            return _LogitNetwork.forward(self, input.unsqueeze(0)).squeeze(0)
         return _LARGEST_LOGIT * super().forward(input).sigmoid()
 
 
@@ -94,7 +95,8 @@ class SimplifiedLogit(_LogitNetwork):
         dims (int): its spatial dimensions, 1, 2 or 3.
 
     Raises:
-        ValueError: if ``dims`` is none of them.
+        TypeError: if the input is no floating-point tensor.
+        ValueError: if ``dims`` is none of them, or the input has another number of channels or dimensions.
 
     Source:
         Gao, Wang, Wu, *LIP: Local Importance-based Pooling*, ICCV 2019, section 3.4; published as ``SimplifiedLIP``.
@@ -103,7 +105,8 @@ class SimplifiedLogit(_LogitNetwork):
 
     def __init__(self, channels: int, dims: int = 2):
         convolution = _convolution(dims)
-        super().__init__(dims, convolution(channels, channels, 3, padding=1, bias=False), _InstanceNorm(channels))
+        layers = convolution(channels, channels, 3, padding=1, bias=False), _InstanceNorm(channels)
+        super().__init__(channels, dims, *layers)
 
 
 class BottleneckLogit(_LogitNetwork):
@@ -116,7 +119,8 @@ class BottleneckLogit(_LogitNetwork):
         dims (int): spatial dimensions of the map, 1, 2 or 3.
 
     Raises:
-        ValueError: if ``dims`` is none of them.
+        TypeError: if the input is no floating-point tensor.
+        ValueError: if ``dims`` is none of them, or the input has another number of channels or dimensions.
 
     Source:
         As :class:`SimplifiedLogit`; published as ``BottleneckLIP``.
@@ -125,6 +129,7 @@ class BottleneckLogit(_LogitNetwork):
     def __init__(self, channels: int, hidden: int = 128, dims: int = 2):
         convolution = _convolution(dims)
         super().__init__(
+            channels,
             dims,
             *(convolution(channels, hidden, 1, bias=False), _InstanceNorm(hidden), nn.ReLU(inplace=True)),
             *(convolution(hidden, hidden, 3, padding=1, bias=False), _InstanceNorm(hidden), nn.ReLU(inplace=True)),

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import pix as op
-from ..ops._define import check_choice, check_floating
+from ..ops._define import check_choice
 from ._global_mean import global_mean
+from ._input import lacks_batch
 from ._shared_passes import may_share, open_gate, squeeze
 
 GATES = ("sigmoid", "tanh")
@@ -92,18 +93,10 @@ class PiX(nn.Module):
     def gated(self, logits: Tensor) -> Tensor:
         return open_gate(self.gate, logits)
 
-    def check_input(self, x: Tensor) -> None:
-        """Raises the sentence that says what the layer takes, unless ``x`` is that."""
-        check_floating("x", x)
-        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
-            c = self.in_channels
-            raise ValueError(f"PiX with in_channels={c} takes [B, {c}, H, W] or [{c}, H, W], got {list(x.shape)}")
-
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """With ``shortcut``, shaped like x, x becomes ReLU(x + shortcut) first, in place: for :func:`downmix.fuse`."""
-        self.check_input(x)
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0), None if shortcut is None else shortcut.unsqueeze(0)).squeeze(0)
+        if lacks_batch(self, x, self.in_channels):
+            return PiX.forward(self, x.unsqueeze(0), None if shortcut is None else shortcut.unsqueeze(0)).squeeze(0)
         if self.is_plain and may_share(self.weight, *((x,) if shortcut is None else (x, shortcut))):
             return squeeze(self, x, shortcut)[0]
         if shortcut is not None:

@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..ops._define import check_choice
 from ..ops.pix import check_reduction
+from ._input import lacks_batch
 from .channel_pool import ChannelPool
 from .fbs import FBSSqueeze
 from .pix import PiX
@@ -28,10 +29,11 @@ class ConvSqueeze(nn.Sequential):
         device, dtype: of the parameters.
 
     Shape:
-        [B, C, H, W] to [B, C / reduction, H, W].
+        [B, C, H, W] or [C, H, W] to [B, C / reduction, H, W] or [C / reduction, H, W].
 
     Raises:
-        ValueError: if the channels can't be divided so.
+        TypeError: if the input is no floating-point tensor.
+        ValueError: if the channels can't be divided so, or the input has another number of them.
 
     Source:
         The grouped form: Zhang et al., *ShuffleNet*, CVPR 2018, sections 3.1 and 3.2 (1×1 group convolution, BatchNorm,
@@ -54,11 +56,17 @@ class ConvSqueeze(nn.Sequential):
                 "choose numbers that divide"
             )
         super().__init__()
+        self.in_channels = in_channels
         self.conv = nn.Conv2d(in_channels, outputs, 1, groups=groups, bias=False, device=device, dtype=dtype)
         self.norm = nn.BatchNorm2d(outputs, device=device, dtype=dtype)
         self.act = nn.ReLU(inplace=True)
         if groups > 1:
             self.shuffle = nn.ChannelShuffle(groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if lacks_batch(self, input, self.in_channels):  # which BatchNorm needs
+            return ConvSqueeze.forward(self, input.unsqueeze(0)).squeeze(0)
+        return super().forward(input)
 
 
 def _channel_pool(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ._global_mean import global_mean
+from ._input import lacks_batch
 
 
 class SqueezeExcite(nn.Module):
@@ -23,10 +24,11 @@ class SqueezeExcite(nn.Module):
         device, dtype: of the parameters.
 
     Shape:
-        [B, C, H, W] to the same.
+        [B, C, H, W] or [C, H, W] to the same.
 
     Raises:
-        ValueError: if ``reduction`` leaves no channel between the maps.
+        TypeError: if the input is no floating-point tensor.
+        ValueError: if ``reduction`` leaves no channel between the maps, or the input has another number of channels.
 
     Example:
         >>> layer = SqueezeExcite(64)
@@ -55,6 +57,8 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Conv2d(width, in_channels, 1, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
+        if lacks_batch(self, x, self.fc1.in_channels):
+            return SqueezeExcite.forward(self, x.unsqueeze(0)).squeeze(0)
         return x * torch.sigmoid(self.fc2(self.act(self.fc1(global_mean(x)[:, :, None, None]))))
 
 

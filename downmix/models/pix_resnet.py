@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..layers import PiX, create_squeeze
-from ..layers._shared_passes import add_and_rectify, is_hooked, may_share, squeeze
+from ..layers._calls import is_intercepted
+from ..layers._input import lacks_batch
+from ..layers._shared_passes import add_and_rectify, may_share, squeeze
 from ..ops._watching import plain
 from ..published import accept_published_names
 
@@ -68,10 +70,10 @@ class SqueezeBottleneck(Bottleneck):
         its list, so that nobody holds a shortcut that has been added.
         """
         pix: Any = self.conv1
-        if not (self._can_join() and plain((pix.weight, *maps)) and maps[0].dim() == 4):
+        joins = self._can_join() and plain((pix.weight, *maps))
+        if not joins or lacks_batch(pix, maps[0], pix.in_channels):
             maps[:] = [add_and_rectify(*maps)]
             return [super().forward(*maps)]
-        pix.check_input(maps[0])
         x, shortcut = squeeze(pix, *maps)
         maps.clear()
         layers = self._modules  # nn.Module's own search takes longer than some of them
@@ -141,9 +143,7 @@ def _unwatched(x: Tensor) -> bool:
 def _may_be_kept(module: nn.Module) -> bool:
     """Whether a hook, a forward or a class of somebody else's within a module may keep what it sees."""
     for inner in module._modules.values():  # nn.Module.modules takes more than twice as long
-        if inner is not None and (
-            is_hooked(inner) or "forward" in vars(inner) or _is_foreign(type(inner)) or _may_be_kept(inner)
-        ):
+        if inner is not None and (is_intercepted(inner) or _is_foreign(type(inner)) or _may_be_kept(inner)):
             return True
     return False
 
@@ -154,10 +154,13 @@ def _is_foreign(kind: type[nn.Module]) -> bool:
 
 
 def _is_untouched(module: Any, kind: type[nn.Module]) -> bool:
-    """Whether a module is of that very class, and to call it runs that class's forward and no hook of its own."""
-    if type(module) is not kind or "forward" in vars(module) or module._compiled_call_impl is not None:
+    """Whether a module is of that very class, and to call it runs that class's forward and no hook of its own.
+
+    Hooks on gradients count too, as blocks train; and who had its calls compiled wants that to run.
+    """
+    if type(module) is not kind or is_intercepted(module) or module._compiled_call_impl is not None:
         return False
-    return not (is_hooked(module) or module._backward_hooks or module._backward_pre_hooks)
+    return not (module._backward_hooks or module._backward_pre_hooks)
 
 
 class DownscaledBottleneck(Bottleneck):

@@ -113,6 +113,12 @@ class OwnConv(nn.Conv2d):
         return super().forward(x)
 
 
+def overwritten() -> nn.Conv2d:
+    conv = squeeze()
+    conv.forward = lambda input: input[:, : conv.out_channels] + 1
+    return conv
+
+
 class Pointwise(nn.Conv2d):
     """Built in its own way, run in torch's, as Hugging Face's depthwise convolutions are."""
 
@@ -154,6 +160,9 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     ),
     "is a OwnConv, whose forward may differ": lambda: Calls(
         lambda m, x: m.end(m.conv(x).relu()), conv=OwnConv(32, 8, 1), end=end()
+    ),
+    "is a Conv2d, whose forward may differ": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=overwritten(), end=end()
     ),
     "did not run": lambda: Calls(lambda m, x: m.end(x), conv=squeeze(), end=nn.Conv2d(32, 4, 3)),
     "runs more than once": lambda: Calls(

@@ -178,6 +178,13 @@ def test_pools_leave_the_order_as_it_is() -> None:
     assert not any(others)
 
 
+def test_a_pool_whose_forward_was_put_in_its_place_is_no_pool() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 32, 1), SoftPool2d(2), PiX(32, 4), nn.Conv2d(8, 4, 1))
+    network[1].forward = lambda x: x.roll(1, 1)
+    (reason,) = check_same(network, torch.rand(2, 3, 8, 8, dtype=torch.float64))
+    assert "order" in reason
+
+
 class Named(nn.Module):
     """A PiX layer and a convolution under two names each, and a block that holds both under two names."""
 

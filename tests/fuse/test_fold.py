@@ -198,6 +198,16 @@ def test_what_a_network_noted_on_a_norm_moves_along() -> None:
     assert folded[1].reads == -1
 
 
+def test_a_forward_put_in_the_place_of_a_layer_s_still_runs() -> None:
+    images = torch.randn(2, 3, 9, 9)
+    for i, reason in enumerate(("reads a Conv2d", "is a BatchNorm2d")):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+        network[i].forward = lambda x: x.repeat(1, 8 // x.shape[1] + 1, 1, 1)[:, :8] * 2
+        folded, steps = fold_batch_norms(network, images)
+        assert steps == [Step("1", f"{reason}, whose forward may differ from torch's")]
+        torch.testing.assert_close(folded(images), network(images))
+
+
 @pytest.mark.parametrize("name", ["test_pix_resnet", "tiny_pix_resnet", "test_resnet", "test_efficientnet"])
 def test_folding_changes_no_output(name: str) -> None:
     network, images = timm.create_model(name).eval().double(), torch.randn(2, 3, 32, 32).double()

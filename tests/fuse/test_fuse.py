@@ -111,6 +111,43 @@ def test_sums_that_stay(kind: str) -> None:
     assert check(Sums(kind).eval())[1].means[0].why_not
 
 
+class Layers(nn.Module):
+    """A residual sum out of layers that are called as torch's methods are."""
+
+    def __init__(self, add: nn.Module, relu: nn.Module):
+        super().__init__()
+        self.first, self.add, self.relu, self.pix = nn.Conv2d(3, 8, 1), add, relu, PiX(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.pix(self.relu(self.add(x, x.flip(1)) if isinstance(self.add, Larger) else x + x.flip(1)))
+
+
+class Larger(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.maximum(x, y)
+
+
+def test_layers_may_be_called_what_torch_s_methods_are() -> None:
+    assert check(Layers(nn.Identity(), nn.ReLU()).eval())[1].means == [Step("pix")]
+    for layers in ((nn.Identity(), nn.SiLU()), (Larger(), nn.ReLU())):
+        assert check(Layers(*layers).eval())[1].means == [Step("pix", NO_SUM)]
+
+
+class Trebled(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return 3 * super().forward(input)
+
+
+def test_what_is_no_plain_relu_stays() -> None:
+    replaced = nn.ReLU()
+    replaced.forward = torch.tanh
+    for relu in (Trebled(), replaced):
+        assert check(Layers(nn.Identity(), relu).eval())[1].means == [Step("pix", NO_SUM)]
+    built_otherwise = type("Own", (nn.ReLU,), {})()
+    assert check(Layers(nn.Identity(), built_otherwise).eval())[1].means == [Step("pix")]
+
+
 class Readers(nn.Module):
     """Of one sum: a layer with a norm, one of a class of its own, and two plain ones."""
 

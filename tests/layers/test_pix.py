@@ -78,9 +78,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert PiX(8, 4).to(dtype)(torch.randn(1, 8, 2, 2, dtype=dtype)).dtype == dtype
 
 
-def test_wrong_input_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"in_channels=8 takes \[B, 8, H, W\] or \[8, H, W\], got \[1, 6, 2, 2\]"):
-        PiX(8, 4)(torch.randn(1, 6, 2, 2))
+def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="gate must be one of 'sigmoid', 'tanh', got 'relu'"):
         PiX(8, 4, gate="relu")
     with pytest.raises(ValueError, match=r"reduction must be a positive integer.* got 3.6"):

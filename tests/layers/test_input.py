@@ -1,0 +1,73 @@
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import downmix
+from downmix.layers.squeeze import SQUEEZES
+
+# Each takes 8 channels, and no other number of them.
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    **{name: lambda name=name: downmix.create_squeeze(name, 8, 2) for name in SQUEEZES if name != "dwp"},
+    "cbam": lambda: downmix.CBAM(8, 2),
+    "squeeze_excite": lambda: downmix.SqueezeExcite(8, 2),
+    "fbs_conv": lambda: downmix.FBSConv2d(8, 4, 3),
+    "simplified_logit": lambda: downmix.SimplifiedLogit(8),
+    "bottleneck_logit": lambda: downmix.BottleneckLogit(8, 4),
+}
+POOLS: dict[str, Callable[[], nn.Module]] = {
+    "channel_pool": lambda: downmix.ChannelPool(2),
+    "channel_pool_mean": lambda: downmix.ChannelPool(2, mode="mean"),
+    "channel_pool_overlapping": lambda: downmix.ChannelPool(3, 2),
+    "channel_pool_overlapping_mean": lambda: downmix.ChannelPool(3, 2, mode="mean"),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request: pytest.FixtureRequest) -> Any:
+    return LAYERS[request.param]().eval()
+
+
+@pytest.fixture(params=LAYERS | POOLS)
+def layer_or_pool(request: pytest.FixtureRequest) -> Any:
+    return (LAYERS | POOLS)[request.param]().eval()
+
+
+def test_one_image_is_a_batch_of_one(layer_or_pool: Any) -> None:
+    x = torch.randn(8, 6, 5)
+    torch.testing.assert_close(layer_or_pool(x), layer_or_pool(x[None])[0])
+
+
+def test_a_forward_around_the_layer_s_runs_once(layer_or_pool: Any) -> None:
+    x, forward = torch.randn(8, 6, 5), layer_or_pool.forward
+    expected = 2 * layer_or_pool(x)
+    layer_or_pool.forward = lambda x: 2 * forward(x)
+    torch.testing.assert_close(layer_or_pool(x), expected)
+
+
+def test_what_is_no_floating_point_tensor_is_refused(layer_or_pool: Any) -> None:
+    with pytest.raises(TypeError, match=r"x must be a floating-point tensor, got torch.int64; convert it with .float"):
+        layer_or_pool(torch.ones(2, 8, 6, 6, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 6, 6), (2, 6, 6, 6), (2, 8, 6, 6, 6)], ids=str)
+def test_other_shapes_are_refused(layer: Any, shape: tuple[int, ...]) -> None:
+    sentence = f"{type(layer).__name__} of 8 channels takes [B, 8, H, W] or [8, H, W], got {list(shape)}"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        layer(torch.randn(shape))
+
+
+@pytest.mark.parametrize(("dims", "space"), [(1, "L"), (3, "D, H, W")])
+def test_logits_in_other_dimensions(dims: int, space: str) -> None:
+    sentence = f"SimplifiedLogit of 8 channels takes [B, 8, {space}] or [8, {space}], got [2, 8, 6, 6]"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        downmix.SimplifiedLogit(8, dims=dims)(torch.randn(2, 8, 6, 6))
+
+
+@pytest.mark.parametrize("name", ["conv", "group", "fbs_conv", "simplified_logit"])  # others: test_global_mean.py
+def test_torch_fx_traces_layers_of_torchs_own_operators(name: str) -> None:
+    layer, x = LAYERS[name]().eval(), torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
