@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -18,9 +20,24 @@ from .task import Task
 
 
 def to_device(batch: Batch, recipe: Recipe, world: World) -> tuple[Tensor, Tensor]:
+    """Images as networks take them, and targets."""
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     images = batch.images.to(world.device, non_blocking=True, memory_format=layout)
-    return images, batch.targets.to(world.device, non_blocking=True)
+    return normalized(images), batch.targets.to(world.device, non_blocking=True)
+
+
+def normalized(images: Tensor) -> Tensor:
+    """Images of bytes, normalised bit for bit as timm's transforms do it; others as they are."""
+    if images.dtype != torch.uint8:
+        return images
+    mean, std = _statistics(images.device)
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return mean.to(device), std.to(device)
 
 
 @torch.inference_mode()

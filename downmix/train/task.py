@@ -19,7 +19,8 @@ class Task(ABC):
 
     Attributes:
         deciding: the metric, higher is better, by which the best checkpoint is chosen.
-        train_data, val_data: map-style sets (with ``__len__``) or streams of (image tensor, target), fully transformed.
+        train_data, val_data: map-style sets (with ``__len__``) or streams of (image tensor, target), fully transformed;
+            images of bytes are normalised by ImageNet's mean and deviation on the device.
             Their randomness comes from the global generators of Python, NumPy and torch, which the loader seeds for
             each sample. An image that can't be read raises ``images.BadImageError``.
         test_data: samples of a third kind, evaluated once training has ended; None for none.

@@ -13,6 +13,7 @@ from downmix.train.classification import Classification, evaluation_transform, t
 from downmix.train.data import EvaluationBatches, TrainingBatches, close
 from downmix.train.data import create_training_loader as create_loader
 from downmix.train.distributed import World
+from downmix.train.evaluation import normalized
 from downmix.train.images import DataError, Images, ImageStream
 from downmix.train.sources import Split, load_data
 
@@ -52,11 +53,15 @@ def test_the_order_is_another_in_each_epoch_and_can_start_anywhere() -> None:
     assert [index for _, index in next(iter(batches))] != [index for _, index in first[0]]
 
 
-@pytest.mark.parametrize("hflip", [0.0, 0.5])
-def test_without_a_random_crop_training_sees_what_evaluation_does_or_its_mirror_image(hflip: float) -> None:
-    recipe = quick_recipe("x", image_size=8, crop_scale=1.0, hflip=hflip)
+@pytest.mark.parametrize(("hflip", "reprob"), [(0.0, 0.0), (0.5, 0.0), (0.5, 1e-9)])  # bytes, or normalised already
+def test_without_a_random_crop_training_sees_what_evaluation_does_or_its_mirror_image(
+    hflip: float, reprob: float
+) -> None:
+    recipe = quick_recipe("x", image_size=8, crop_scale=1.0, hflip=hflip, reprob=reprob)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 30, 3), dtype=np.uint8))
-    seen, middle = [training_transform(recipe)(image) for _ in range(20)], evaluation_transform(recipe)(image)
+    loaded, middle = [training_transform(recipe)(image) for _ in range(20)], evaluation_transform(recipe)(image)
+    assert {each.dtype for each in loaded} == {torch.float32 if reprob else torch.uint8}
+    seen = [normalized(each) for each in loaded]
     mirrored = [bool(torch.equal(each, middle.flip(2))) for each in seen]
     assert all(mirror or torch.equal(each, middle) for each, mirror in zip(seen, mirrored, strict=True))
     assert any(mirrored) == bool(hflip)
@@ -66,11 +71,11 @@ def test_a_border_lets_crops_move_by_its_width() -> None:
     recipe = quick_recipe("x", image_size=8, crop_padding=2)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8))
     bordered = torch.nn.functional.pad(evaluation_transform(recipe)(image), (2, 2, 2, 2), value=torch.nan)
-    black = training_transform(recipe)(Image.new("RGB", (8, 8)))[:, :1, :1]
+    black = normalized(training_transform(recipe)(Image.new("RGB", (8, 8))))[:, :1, :1]
     bordered = torch.where(bordered.isnan(), black, bordered)
     possible = [bordered[:, top : top + 8, left : left + 8] for top in range(5) for left in range(5)]
     for _ in range(20):
-        seen = training_transform(recipe)(image)
+        seen = normalized(training_transform(recipe)(image))
         assert any(torch.equal(seen, each) for each in possible)
 
 
