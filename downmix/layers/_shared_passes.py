@@ -155,18 +155,11 @@ class _PiX(torch.autograd.Function):
                 dx = dx if other is None else dx + other
                 dx = _before_relu(dx, x) if ctx.rectified else dx
             return dx, dx if ctx.rectified else None, *others, None
-        found: list[Tensor] = []
-
-        def through_mean(logits: Tensor) -> Tensor:
-            logits = logits.to(weight.dtype)
-            found.extend((logits, logits.t() @ whole(mean, x.dtype).to(weight.dtype)))
-            return logits @ weight.flatten(1)
-
-        options = {"slope": _SLOPES[ctx.gate], "through_mean": through_mean, "other": other, "rectified": ctx.rectified}
-        dx = kernel.backward(grad, x, p, *ctx.rule, **options)
-        logits, dw = found
-        dx_shortcut, db = dx if ctx.rectified else None, None if bias is None else logits.sum(0)
-        return dx, dx_shortcut, dw.view_as(weight), db, None
+        layer = {"mean": mean, "weight": weight, "has_bias": bias is not None}
+        dx, dw, db = kernel.backward(
+            grad, x, p, *ctx.rule, slope=_SLOPES[ctx.gate], **layer, other=other, rectified=ctx.rectified
+        )
+        return dx, dx if ctx.rectified else None, dw, db, None
 
 
 def _autocast(device: str) -> tuple[str, torch.dtype, bool] | None:

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from downmix.kernels._layouts import layout as layout_of
-from downmix.kernels.triton import _overlapping, _pix_probabilities, add_relu_mean, pix, pix_layer, soft_pool
+from downmix.kernels.triton import _overlapping, _pix_linear, add_relu_mean, pix, pix_layer, soft_pool
 
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
 POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
@@ -84,7 +84,7 @@ def stack_bytes(binary: bytes) -> int:
 
 
 def main() -> None:
-    for module in (pix, pix_layer, _pix_probabilities, soft_pool, _overlapping, add_relu_mean):
+    for module in (pix, pix_layer, _pix_linear, soft_pool, _overlapping, add_relu_mean):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name)))
     for shape, reduction, layout, dtype, operator, fusion in [
@@ -100,8 +100,8 @@ def main() -> None:
         y = pix.forward(x, p, reduction, 0.5, fusion, operator, False)
         pix.backward(y, x, p, reduction, 0.5, fusion, operator, False)
         mean, constants = torch.empty(shape[:2]), (reduction, 0.5, fusion, operator, False)
-        options = {"slope": 1.0, "through_mean": lambda logits, mean=mean: mean, "other": x, "rectified": True}
-        pix_layer.backward(y, x, p, *constants, **options)
+        linear = {"mean": mean, "weight": torch.empty(*p.shape[1:], shape[1], 1, 1, dtype=dtype), "has_bias": True}
+        pix_layer.backward(y, x, p, *constants, slope=1.0, **linear, other=x, rectified=True)
     for shape, kernel, stride, padding, layout, dtype in [
         ((2, 64, 56, 56), 2, 2, 0, torch.contiguous_format, torch.float16),
         ((2, 64, 56, 56), 2, 2, 0, torch.channels_last, torch.bfloat16),
@@ -138,9 +138,13 @@ def main() -> None:
         mean = torch.empty(shape[0], parts, shape[1], dtype=torch.promote_types(dtype, torch.float32))
         weight, bias = torch.empty(shape[1] // 4, shape[1], 1, 1, dtype=dtype), torch.empty(shape[1] // 4, dtype=dtype)
         for means in (mean, mean[:, 0].to(dtype)):
-            launch = _pix_probabilities.forward_launch(layout_of(means), layout_of(weight), True, 1.0)
+            launch = _pix_linear.forward_launch(layout_of(means), layout_of(weight), True, 1.0)
             assert not isinstance(launch, str), launch
             launch(means, weight, bias, torch.empty(shape[0], weight.shape[0], dtype=dtype))
+            logits = torch.empty(shape[0], parts, weight.shape[0], dtype=mean.dtype)
+            launch = _pix_linear.backward_launch(layout_of(logits), layout_of(means), layout_of(weight), True)
+            if not isinstance(launch, str):
+                launch(logits, means, weight, torch.empty(shape, dtype=mean.dtype), torch.empty_like(weight), bias)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from triton.runtime import driver
 from downmix.kernels.triton import (
     _common,
     _overlapping,
-    _pix_probabilities,
+    _pix_linear,
     add_relu_mean,
     pix,
     pix_layer,
@@ -70,7 +70,7 @@ class Launch(_common.Launch):
 
 def main() -> None:
     driver.set_active(Driver())
-    for module in (_overlapping, add_relu_mean, pix, pix_layer, _pix_probabilities, soft_pool):
+    for module in (_overlapping, add_relu_mean, pix, pix_layer, _pix_linear, soft_pool):
         module.Launch = Launch
     x, p = torch.zeros(2, 8, 6, 6), torch.zeros(2, 2)
     y = pix.forward(x, p, 4, 0.5, "threshold", "max+avg", False)
@@ -88,14 +88,15 @@ def main() -> None:
         lambda: pix.backward(y, x, p, 4, 0.5, "threshold", "max+avg", False),
         lambda: pix_layer.backward(
             *(y, x, p, 4, 0.5, "threshold", "max+avg", False),
-            **{"slope": 1.0, "through_mean": lambda logits: torch.zeros(2, 8), "other": None, "rectified": True},
+            **{"slope": 1.0, "mean": torch.zeros(2, 8), "weight": torch.zeros(2, 8, 1, 1), "has_bias": True},
+            **{"other": None, "rectified": True},
         ),
         *(lambda window=window: soft_pool.forward(*window, False, "exact") for window in windows),
         *(lambda window=window, grad=grad: backward(window, grad) for window, grad in zip(windows, grads, strict=True)),
     ]
     remembered = (
         *(pix.forward_launch, pix._backward_launch, soft_pool._forward_launch, soft_pool._backward_launches),
-        *(add_relu_mean.forward_launch, _pix_probabilities.forward_launch, pix_sample._plan),
+        *(add_relu_mean.forward_launch, _pix_linear.forward_launch, _pix_linear.backward_launch, pix_sample._plan),
         *(pix_layer._launch_logits, pix_layer._launch_x),
     )
     for call in calls:

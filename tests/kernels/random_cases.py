@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
-from downmix.ops._define import Operator
+from downmix.ops._define import Operator, compute_dtype
 from downmix.ops._windows import output_sizes
 from downmix.ops.add_relu_mean import whole
 
@@ -80,35 +80,36 @@ def _check_pix_layer(
         for layout, channels in ((grad_layout, p.shape[1]), (other_layout, x.shape[1]))
     )
     others, slope = [other] if has_other else [], 2.0
-    back = torch.randn(p.shape[1], x.shape[1], device=DEVICE)
+    kind = torch.promote_types(x.dtype, p.dtype)
+    weight = torch.randn(p.shape[1], x.shape[1], 1, 1, device=DEVICE).to(kind)
+    mean = torch.randn(x.shape[0], 3, x.shape[1], device=DEVICE).to(compute_dtype(x))  # parts that add up to it
 
-    def through_mean(logits: Tensor) -> Tensor:
-        return logits @ back.to(logits.dtype)
-
-    def by_definition(*tensors: Tensor) -> Tensor:
+    def by_definition(x: Tensor, p: Tensor, mean: Tensor, weight: Tensor) -> list[Tensor]:
         def run(*leaves: Tensor) -> Tensor:
             return pix._pick_or_mix.reference(*leaves, *constants)
 
-        _, dx, dp = with_gradients(run, list(tensors), lambda y: grad.to(y.dtype))
-        of_mean = through_mean(dp * slope * tensors[1] * (1 - tensors[1])) / x.shape[2:].numel()
-        total = sum(others, dx + of_mean[:, :, None, None].to(dx.dtype))
-        return torch.where(x == 0, 0, total) if rectified else total
+        _, dx, dp = with_gradients(run, [x, p], lambda y: grad.to(y.dtype))
+        logits = (dp * slope * p * (1 - p)).to(weight.dtype)
+        of_mean = logits @ weight.flatten(1) / x.shape[2:].numel()
+        dx = sum(others, dx + of_mean[:, :, None, None].to(dx.dtype))
+        of_map = logits.t() @ mean.sum(1).to(logits.dtype), logits.sum(0)
+        return [torch.where(x == 0, 0, dx) if rectified else dx, of_map[0].view_as(weight), of_map[1], logits]
 
     kernel: Any = pix._pick_or_mix.kernel(x, p, *constants, stem="pix_layer")
-    options = {
-        "slope": slope,
-        "through_mean": through_mean,
-        "other": other if has_other else None,
-        "rectified": rectified,
-    }
-    got = kernel.backward(grad, x, p, *constants, **options)
-    own, truth = by_definition(x, p), by_definition(x.double(), p.double())
-    assert got.dtype == x.dtype
-    assert same_steps(got, torch.empty_like(x))
+    options = {"slope": slope, "other": other if has_other else None, "rectified": rectified}
+    got = kernel.backward(grad, x, p, *constants, mean=mean, weight=weight, has_bias=True, **options)
+    given = x, p, mean, weight
+    own, truth = by_definition(*given), by_definition(*(tensor.double() for tensor in given))
+    assert [tensor.dtype for tensor in got] == [x.dtype, weight.dtype, weight.dtype]
+    assert same_steps(got[0], torch.empty_like(x))
     eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
-    slack = 64 * eps * max(1.0, _largest(truth), _largest(x) * _largest(grad) * _largest(back))
-    slack += roundings * torch.finfo(x.dtype).eps / 2 * _largest(truth)
-    assert (got - truth).abs().max() <= 2 * (own - truth).abs().max() + slack
+    size = _largest(x) * _largest(grad) * max(_largest(weight), _largest(mean.sum(1)))
+    # Where torch multiplies, the gradient of the logits and the mean are rounded before, and what comes of them after.
+    products = len(x) * _largest(truth[3]) * max(1.0, _largest(mean.sum(1)))
+    sizes = roundings * _largest(truth[0]), 3 * products, 3 * products
+    for ours, reference, exact, rounded in zip(got, own[:3], truth[:3], sizes, strict=True):
+        slack = 64 * eps * max(1.0, _largest(exact), size) + rounded * torch.finfo(ours.dtype).eps / 2
+        assert (ours - exact).abs().max() <= 2 * (reference - exact).abs().max() + slack
 
 
 def check_whole_pix_layer(seed: int, cases: int) -> None:

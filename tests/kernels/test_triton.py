@@ -17,6 +17,7 @@ import torch
 
 import downmix
 from downmix import PiX
+from downmix.kernels import _linear as linear
 from downmix.kernels._layouts import layout as layout_of
 from downmix.ops import _define, pix, soft_pool
 from downmix.ops._windows import output_sizes
@@ -209,7 +210,7 @@ def test_which_means_the_gpu_kernel_takes() -> None:
 
 def probabilities(layer: PiX, mean: torch.Tensor) -> torch.Tensor:
     """p of a layer by its kernel, from the mean of its input or parts of it."""
-    kernel = importlib.import_module("downmix.kernels.triton._pix_probabilities")
+    kernel = importlib.import_module("downmix.kernels.triton._pix_linear")
     weight, slope = layer.weight.detach(), {"sigmoid": 1.0, "tanh": 2.0}[layer.gate]
     p = torch.empty(mean.shape[0], weight.shape[0], dtype=weight.dtype, device=DEVICE)
     launch = kernel.forward_launch(layout_of(mean), layout_of(weight), layer.bias is not None, slope)
@@ -241,6 +242,30 @@ def test_probabilities_of_pix_layers(options: dict[str, Any], parts: int | None,
         slack = torch.finfo(dtype).eps + 16 * eps * max(1, float(logits.abs().max()))
         allowed = 2 * (own.double() - exact).abs().max() + slack
         assert (got.double() - exact).abs().max() <= allowed
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(("g_parts", "c_parts"), [(1, None), (5, 9), (70, 1)])
+def test_gradients_of_the_linear_map(g_parts: int, c_parts: int | None, dtype: torch.dtype) -> None:
+    kernel = importlib.import_module("downmix.kernels.triton._pix_linear")
+    wide = torch.promote_types(dtype, torch.float32)
+    for batch, channels, groups in ((1, 40, 10), (9, 25, 9), (3, 1100, 25), (4, 1, 1), (32, 96, 48), (2, 16, 600)):
+        logits = torch.randn(batch, g_parts, groups, device=DEVICE, dtype=wide)
+        mean = torch.randn(batch, *([c_parts] if c_parts else []), channels, device=DEVICE, dtype=wide)
+        weight = torch.randn(groups, channels, 1, 1, device=DEVICE).to(dtype)
+        got = (
+            torch.empty(batch, channels, device=DEVICE, dtype=wide),
+            torch.empty_like(weight),
+            weight.new_empty(groups),
+        )
+        kernel.backward_launch(layout_of(logits), layout_of(mean), layout_of(weight), True)(logits, mean, weight, *got)
+        exact = linear.gradients(logits.double().sum(1), mean.double(), weight.double(), has_bias=True)
+        for ours, truth in zip(got, exact, strict=True):
+            assert truth is not None
+            eps, most = torch.finfo(wide).eps, max(1.0, float(truth.abs().max()))
+            assert (ours.double() - truth).abs().max() <= (64 * eps + torch.finfo(ours.dtype).eps) * most
+    assert "large batches" in kernel.backward_launch(((33, 1, 2), (2, 2, 1), wide), *[layout_of(mean)] * 2, False)
 
 
 def test_logits_of_any_size_open_the_gate() -> None:
@@ -276,9 +301,9 @@ def test_networks_give_what_the_reference_gives(most_read: int, monkeypatch: pyt
     kernels = "downmix.kernels.triton"
     launches = [
         importlib.import_module(f"{kernels}.pix_sample")._plan,
-        importlib.import_module(f"{kernels}._pix_probabilities").forward_launch,
+        importlib.import_module(f"{kernels}._pix_linear").forward_launch,
     ]
-    monkeypatch.setattr(f"{kernels}._pix_probabilities._MOST_READ", most_read)
+    monkeypatch.setattr(f"{kernels}._pix_linear._MOST_READ", most_read)
     for remembered in launches:
         remembered.cache_clear()
     network = timm.create_model("test_pix_resnet", layers=(2, 1, 1, 1)).to(DEVICE).double()
@@ -324,6 +349,7 @@ def test_old_gpus_get_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 KERNELS = {
     "_add_relu_mean_kernel",
     "_pix_probabilities_kernel",
+    "_gradient_of_linear_kernel",
     "_pick_or_mix_forward_kernel",
     "_pick_or_mix_backward_kernel",
     "_gradient_of_logits_kernel",
@@ -369,6 +395,7 @@ def test_every_kernel_compiles_for_gpus() -> None:
         "_soft_pool_rows_backward_kernel": "4",
         "_add_relu_mean_kernel": "16",
         "_pix_probabilities_kernel": "16",
+        "_gradient_of_linear_kernel": "16",
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from ...ops._define import compute_dtype, memory_format
+from .._linear import gradients
 from . import pix
 from ._common import compiled_for, memory
 from ._launch import arguments, kernel, launch, tasks
@@ -29,14 +29,17 @@ def backward(
     p: Tensor,
     *constants: Any,
     slope: float,
-    through_mean: Callable[[Tensor], Tensor],
+    mean: Tensor,
+    weight: Tensor,
+    has_bias: bool,
     other: Tensor | None,
     rectified: bool,
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """As :func:`downmix.kernels.triton.pix_layer.backward`."""
     p = p.to(compute_dtype(x, p))
     dx, dp = pix.backward(grad, x, p, *constants)
-    of_mean = through_mean(dp * (slope * p * (1 - p))) / x.shape[2:].numel()
+    of_mean, dweight, dbias = gradients(dp * (slope * p * (1 - p)), mean, weight, has_bias)
+    of_mean = of_mean / x.shape[2:].numel()
     order, number = memory_format(dx), compute_dtype(dx)
     of_mean, out = of_mean.to(number).contiguous(), dx.contiguous(memory_format=order)
     other = None if other is None else other.to(dx.dtype).contiguous(memory_format=order)
@@ -49,7 +52,7 @@ def backward(
     run = make(other is not None, rectified, dx.dtype, number)
     addresses = (0 if tensor is None else tensor.data_ptr() for tensor in (out, of_mean, other, behind))
     launch(run, count, dx.numel(), *addresses, channels, height * width)
-    return dx if out is dx else dx.copy_(out)
+    return (dx if out is dx else dx.copy_(out)), dweight, dbias
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from ...ops._define import compute_dtype
 from .._layouts import Layout, are_pixels, are_planes, blank, layout, remembered
 from . import _common
 from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, Launch, aligned, alignment, larger, power_of_two, shared_out
-from ._pix_probabilities import MOST_PARTS
+from ._pix_linear import MOST_PARTS
 
 _SMALL = 256  # elements of a channel's map, of which torch's own mean takes too few at a time
 

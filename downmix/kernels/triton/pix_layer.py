@@ -6,7 +6,6 @@
 That one is known once that of the logits is, so x is read twice: for it first, then to write all that x gets at once.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,9 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype
 from .._layouts import Layout, blank, layout, remembered
-from ._common import Launch, shared_out
+from .._linear import gradients
+from . import _pix_linear
+from ._common import Launch, on_device_of, shared_out
 from ._pix_tiles import (
     by_lane,
     channels_of,
@@ -136,34 +137,45 @@ def backward(
     p: Tensor,
     *constants: Any,
     slope: float,
-    through_mean: Callable[[Tensor], Tensor],
+    mean: Tensor,
+    weight: Tensor,
+    has_bias: bool,
     other: Tensor | None,
     rectified: bool,
-) -> Tensor:
-    """The gradient of x, or of what a ReLU made x of.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of x, or of what a ReLU made x of; of the linear map's weight; and of its bias, if it has one.
 
     Args:
         grad (Tensor[B, G, H, W]): of the fusion's result.
         x, p, constants: the fusion's arguments.
         slope: that of the gate is slope · p (1 − p).
-        through_mean: gives the gradient of the mean, [B, C], from that of the logits, [B, G].
+        mean (Tensor[B, C]): of x, or [B, parts, C], which add up to it.
+        weight (Tensor[G, C, 1, 1]): of the linear map, from the mean to the logits of p.
         other (Tensor[B, C, H, W]): the gradient of other readers of x, or None.
         rectified: whether x is the output of a ReLU, whose input's gradient is wanted.
     """
+    (batch, channels), groups, dtype = x.shape[:2], p.shape[1], compute_dtype(x, p)
     if x.numel() == 0:
-        through_mean(torch.zeros_like(p))
-        return torch.empty_like(x)
-    dtype = compute_dtype(x, p)
+        _, dweight, dbias = gradients(p.new_zeros(batch, groups), mean, weight, has_bias)
+        return torch.empty_like(x), dweight, dbias
     s_parts, launch = _launch_logits((layout(grad), layout(x), layout(p)), slope, *constants)
-    parts = torch.empty((x.shape[0], s_parts, p.shape[1]), dtype=dtype, device=p.device)
-    launch(grad, x, p, parts)
-    mean = through_mean(parts.squeeze(1) if s_parts == 1 else parts.sum(1)).contiguous()
-    dx = torch.empty_like(x)
-    read = x if other is None else other
-    layouts = tuple(map(layout, (grad, x, p, read, dx)))
-    launch = _launch_x(layouts, mean.dtype, other is not None, rectified, *constants)
-    launch(grad, x, p, mean, read, dx)
-    return dx
+    logits = torch.empty((batch, s_parts, groups), dtype=dtype, device=p.device)
+    with on_device_of(x):
+        launch.here(grad, x, p, logits)
+        launch = _pix_linear.backward_launch(layout(logits), layout(mean), layout(weight), has_bias)
+        if isinstance(launch, str):
+            of_mean, dweight, dbias = gradients(logits.sum(1), mean, weight, has_bias)
+            of_mean = of_mean.contiguous()
+        else:
+            of_mean = torch.empty((batch, channels), dtype=dtype, device=x.device)
+            dweight, dbias = torch.empty_like(weight), weight.new_empty(groups) if has_bias else None
+            launch.here(logits, mean, weight, of_mean, dweight, dweight if dbias is None else dbias)
+        dx = torch.empty_like(x)
+        read = x if other is None else other
+        layouts = tuple(map(layout, (grad, x, p, read, dx)))
+        launch = _launch_x(layouts, of_mean.dtype, other is not None, rectified, *constants)
+        launch.here(grad, x, p, of_mean, read, dx)
+    return dx, dweight, dbias
 
 
 @remembered

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ops._define import compute_dtype
 from .._layouts import Layout, blank, layout, remembered, why_no_layer
-from . import _common, _pix_probabilities, add_relu_mean, pix
+from . import _common, _pix_linear, add_relu_mean, pix
 from ._common import Launch, on_device_of
 
 _MOST_PRODUCTS = 2**25  # of the linear map; beyond, samples should share a weight that is read, as torch's own do
@@ -91,7 +91,7 @@ def _plan(
     if reason := _common.why_not(x=blank(x), weight=blank(weight)):
         return reason
     mean, sums = add_relu_mean.forward_launch(x, shortcut, compute_dtype(blank(x)))
-    gates = _pix_probabilities.forward_launch(mean, weight, bias is not None, slope)
+    gates = _pix_linear.forward_launch(mean, weight, bias is not None, slope)
     if isinstance(gates, str):
         return gates
     p = (batch, groups), (groups, 1), autocast or x[2]
