@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from ..convert.trace import Step as Call
 from ..convert.trace import Trace, is_norm, runs_as_torchs, trace
 from ..layers._calls import is_hooked
+from ..layers._modes import copy_network
 from ..layers._places import names_of, noted
 from .report import Step
 
@@ -46,7 +46,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
             that rounding hides no mistake.
     """
     check_evaluation(network)
-    copied = copy.deepcopy(network)
+    copied = copy_network(network)
     dtypes = [(module, {name: value.dtype for name, value in _own(module)}) for module in copied.modules()]
     names = {
         module: known
@@ -85,7 +85,7 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
 
 def _all_stay(network: Network, names: dict[nn.Module, list[str]], why: str) -> tuple[Network, list[Step]]:
     reason = " ".join(f"stands in a network that {why}".split())
-    return copy.deepcopy(network), [Step(first, reason) for first, *_ in names.values()]
+    return copy_network(network), [Step(first, reason) for first, *_ in names.values()]
 
 
 def run(network: Callable[[Tensor], Any], images: Tensor) -> list[Any]:

@@ -9,6 +9,7 @@ import torch
 from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from downmix.fuse import Step, fold, fold_batch_norms
@@ -274,6 +275,22 @@ def test_outputs_of_any_kind() -> None:
     folded, steps = fold_batch_norms(network, images)
     assert steps == [Step("norm")]
     torch.testing.assert_close(folded(images)["masked"], expected["masked"])
+
+
+def test_the_copy_of_a_feature_extractor_is_in_evaluation_mode() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 4, 1), nn.Dropout()))
+    network, images = create_feature_extractor(network, {"1": "map", "2.0": "last"}).eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, 1 + torch.randn(4, 3, 9, 9))
+    folded, steps = fold_batch_norms(network, images)
+    assert steps == [Step("1")]
+    assert not folded.training
+    torch.testing.assert_close(folded(images), network(images))
+
+
+def test_a_network_that_can_t_be_copied_says_how() -> None:
+    network = prune.l1_unstructured(nn.Conv2d(3, 8, 3), "weight", 0.5).eval()
+    with pytest.raises(ValueError, match=r"Conv2d can't be copied, .*; run it once under torch.no_grad\(\)$"):
+        fold_batch_norms(network, torch.randn(2, 3, 9, 9))
 
 
 class InFloat32(nn.Module):
