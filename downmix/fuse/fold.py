@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -46,41 +45,31 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
             that rounding hides no mistake.
     """
     check_evaluation(network)
-    copied = copy_network(network)
-    dtypes = [(module, {name: value.dtype for name, value in _own(module)}) for module in copied.modules()]
+    # What runs in float64 is thrown away, as it may keep what it computed there, such as a table of biases.
+    trial = copy_network(network).double()
     names = {
         module: known
-        for module, known in names_of(copied).items()
+        for module, known in names_of(trial).items()
         if isinstance(module, _BatchNorm) or (is_norm(module) and not isinstance(module, _OTHER_NORMS))
     }
-    copied.double()
     with torch.no_grad():
         try:
-            before = run(copied, images.double())
+            before = run(trial, images.double())
         except Exception as error:  # a network may raise anything
             network(images)  # raises if it is the images
             return _all_stay(network, names, f"can't run in float64: {error}")
-        images = images.double()
-        found = trace(copied, (images,))
-        steps = []
-        for norm in names:
-            conv = _folds_into(found, norm)
-            steps.append(Step(names[norm][0], conv if isinstance(conv, str) else ""))
-            if isinstance(conv, Call):
-                _fold(norm, conv.module)
-                act: Any = noted(norm, getattr(norm, "act", nn.Identity()) if _is_known(norm) else nn.Identity())
-                for name in names[norm]:
-                    copied.set_submodule(name, act, strict=True)
-                norm.forward = act.forward  # for a list that no module knows of
+        found = trace(trial, (images.double(),))
+        into = {norm: _folds_into(found, norm) for norm in names}
+        folds = [(names[norm], conv.name) for norm, conv in into.items() if isinstance(conv, Call)]
+        _fold(trial, folds)
         try:
-            after = run(copied, images)
+            after = run(trial, images.double())
         except Exception as error:  # such as for a weight that is no more
             return _all_stay(network, names, f"can't run without its BatchNorms: {error}")
-    check_same(before, after, "folding its BatchNorms")
-    for module, known in dtypes:
-        for name, value in _own(module):  # a convolution's new bias is like its weight
-            value.data = value.data.to(known.get(name, known.get("weight", value.dtype)))
-    return copied, steps
+        check_same(before, after, "folding its BatchNorms")
+        folded = copy_network(network)
+        _fold(folded, folds)
+    return folded, [Step(names[norm][0], conv if isinstance(conv, str) else "") for norm, conv in into.items()]
 
 
 def _all_stay(network: Network, names: dict[nn.Module, list[str]], why: str) -> tuple[Network, list[Step]]:
@@ -95,10 +84,6 @@ def run(network: Callable[[Tensor], Any], images: Tensor) -> list[Any]:
         return tree_leaves(network(images))
 
 
-def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
-
-
 def check_evaluation(network: nn.Module) -> None:
     """Raises a ValueError where a norm would take the statistics of the images, and keep them."""
     for name, module in network.named_modules():
@@ -107,10 +92,20 @@ def check_evaluation(network: nn.Module) -> None:
             raise ValueError(f"a network for inference has no norm in training mode, but {what} is; call eval() before")
 
 
-def _fold(norm: Any, conv: Any) -> None:
-    """Changes the convolution itself, which may have several names."""
-    scale_and_shift = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scale_and_shift)
+def _fold(network: nn.Module, folds: list[tuple[list[str], str]]) -> None:
+    """Folds the norms of these names into the convolutions of these, which it changes, as they may have several."""
+    for names, name in folds:
+        norm: Any = network.get_submodule(names[0])
+        conv: Any = network.get_submodule(name)
+        old = conv.weight
+        values = old, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias
+        doubled: list[Any] = [None if value is None else value.double() for value in values]
+        fused = fuse_conv_bn_weights(*doubled[:4], norm.eps, *doubled[4:])
+        conv.weight, conv.bias = (nn.Parameter(value.to(old.dtype), old.requires_grad) for value in fused)
+        act: Any = noted(norm, getattr(norm, "act", nn.Identity()) if _is_known(norm) else nn.Identity())
+        for place in names:
+            network.set_submodule(place, act, strict=True)
+        norm.forward = act.forward  # for a list that no module knows of
 
 
 def check_same(before: list[Any], after: list[Any], change: str) -> None:

@@ -277,6 +277,29 @@ def test_outputs_of_any_kind() -> None:
     torch.testing.assert_close(folded(images)["masked"], expected["masked"])
 
 
+class Remembers(nn.Module):
+    """Keeps a table of what it made of a parameter, as attention in timm's LeViT and EfficientFormer does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.biases, self.table = nn.Parameter(torch.randn(8, 1, 1)), {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.table:
+            self.table["biases"] = 2 * self.biases
+        return torch.einsum("bchw,cij->bchw", self.norm(self.conv(x)), self.table["biases"])
+
+
+def test_what_a_network_remembers_has_its_dtype() -> None:
+    network, images = Remembers().eval(), torch.randn(2, 3, 9, 9)
+    folded, steps = fold_batch_norms(network, images)
+    assert steps == [Step("norm")]
+    assert network.table == folded.table == {}
+    assert all(parameter.requires_grad for parameter in folded.parameters())
+    torch.testing.assert_close(folded(images), network(images))
+
+
 def test_the_copy_of_a_feature_extractor_is_in_evaluation_mode() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 4, 1), nn.Dropout()))
     network, images = create_feature_extractor(network, {"1": "map", "2.0": "last"}).eval(), torch.randn(2, 3, 9, 9)
@@ -339,7 +362,7 @@ def test_a_network_that_draws_is_folded() -> None:
 
 
 def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "fuse_conv_bn_weights", lambda weight, bias, *norm: (weight, bias))
+    monkeypatch.setattr(fold, "fuse_conv_bn_weights", lambda weight, bias, mean, *norm: (weight, 0 * mean))
     network, images = timm.create_model("tiny_resnet").eval(), torch.randn(2, 3, 8, 8)
     settle_batch_norms(network, images)
     with pytest.raises(ValueError, match="folding its BatchNorms changed an output of up to"):
