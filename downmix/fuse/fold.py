@@ -24,14 +24,16 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 # By name, as neither package need be there: frozen ones are no BatchNorms of torch, and timm's hold an activation.
 _KNOWN = {("torchvision", "FrozenBatchNorm2d"), ("timm", "BatchNormAct2d"), ("timm", "FrozenBatchNormAct2d")}
+# What an output may consist of besides tensors without holding one.
+_PLAIN = (int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device)
 
 
 def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[Step]]:
     """A copy of ``network`` with each BatchNorm folded that is all that reads a convolution's output.
 
     timm's BatchNorm with an activation becomes that activation; frozen ones count. Which layer reads what is found by
-    running the network. In one that can't run in float64, such as one with an autocast inside, or whose forward asks a
-    BatchNorm for more than its output, all stay.
+    running the network. In one that can't run in float64, such as one with an autocast inside, whose forward asks a
+    BatchNorm for more than its output, or that returns an object of a class of its own, all stay.
 
     Args:
         network: in evaluation mode.
@@ -58,6 +60,8 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
         except Exception as error:  # a network may raise anything
             network(images)  # raises if it is the images
             return _all_stay(network, names, f"can't run in float64: {error}")
+        if kind := hiding(before):
+            return _all_stay(network, names, f"returns a {kind}, in which outputs can't be compared")
         found = trace(trial, (images.double(),))
         into = {norm: _folds_into(found, norm) for norm in names}
         folds = [(names[norm], conv.name) for norm, conv in into.items() if isinstance(conv, Call)]
@@ -82,6 +86,11 @@ def run(network: Callable[[Tensor], Any], images: Tensor) -> list[Any]:
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(0)
         return tree_leaves(network(images))
+
+
+def hiding(outputs: list[Any]) -> str:
+    """The class of an output that may hold tensors unseen, such as a dataclass; empty if there is none."""
+    return next((type(leaf).__name__ for leaf in outputs if not isinstance(leaf, (Tensor, *_PLAIN))), "")
 
 
 def check_evaluation(network: nn.Module) -> None:
