@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cost._run import images
+from ..layers._modes import copy_network
 from .choose import Chooser, Where
 from .replace import POOL_CLASSES, Builder, build, find_builder, put_in_place
 from .report import Left, Replaced, Report, count_totals, describe
@@ -76,7 +76,7 @@ def convert(
     _check(model, squeeze, pool, min_reduction)
     asked = {"squeeze": squeeze, "pool": pool}
     builders = {kind: find_builder(kind, value) for kind, value in asked.items() if value is not None}
-    network = model if inplace else _copy(model)
+    network = model if inplace else copy_network(model, ", or pass inplace=True")
     args = _arguments(network, example_input)
     chooser = Chooser(network, _run(network, args, "give another one"), where)
     if "squeeze" in builders:
@@ -138,7 +138,7 @@ def convert_like(
           (1): Identity()
         )
     """
-    network = model if inplace else _copy(model)
+    network = model if inplace else copy_network(model, ", or pass inplace=True")
     own = {"squeeze": squeeze, "pool": pool}
     news: dict[str, nn.Module] = {}
     for name, drop in config["layers"].items():
@@ -179,18 +179,6 @@ def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> Non
         raise ValueError("there is nothing to do: give squeeze, pool or both")
     if not isinstance(min_reduction, int) or min_reduction < 1:
         raise ValueError(f"min_reduction must be a positive integer, got {min_reduction!r}")
-
-
-def _copy(model: Network) -> Network:
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:
-        if "deepcopy protocol" not in str(error):
-            raise
-        raise ValueError(
-            f"{type(model).__name__} can't be copied, as it holds tensors that autograd follows, such as a weight that "
-            "prune or weight_norm computed; run it once under torch.no_grad(), or pass inplace=True"
-        ) from error
 
 
 def _arguments(network: nn.Module, example_input: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...]:

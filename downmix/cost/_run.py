@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..layers._modes import modes, set_modes
+
 
 def first_floating(model: nn.Module) -> Tensor:
     """The first floating-point parameter or buffer: the network's inputs have its dtype and device."""
@@ -28,13 +30,12 @@ def images(
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every module then gets back its own."""
-    before = {module: module.training for module in model.modules()}
+    before = modes(model)
     try:
         model.eval()
         yield
     finally:
-        for module, was_training in before.items():
-            module.training = was_training
+        set_modes(model, before)
 
 
 def tensors_in(values: Any) -> list[Tensor]:

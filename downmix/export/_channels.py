@@ -111,8 +111,8 @@ class _Finder:
             self.tie(node, *self.maps(args))
         elif name == "batch_norm" and not any(self.parameter(value) is None for value in args[1:5] if value):
             self.tie(node, args[0], *((self.parameter(value), 0) for value in args[1:5] if value))
-        elif all(self.parameter(source) for source in node.all_input_nodes) and name in _RESHAPES:
-            pass  # a parameter in another shape, which who reads it looks through
+        elif self.parameter(node):
+            pass  # one in another shape, which who reads it looks through
         else:
             self.fix(node, *node.all_input_nodes)
 

@@ -41,13 +41,21 @@ def write(
         metadata: words to store inside, by name.
 
     Raises:
-        ValueError: if an option is unknown, or the suffix is not the format's.
+        ValueError: if an option is unknown, the suffix is not the format's, the network is in training mode, or the
+            batch is dynamic and has fewer than 2 images.
     """
     check_choice("format", format, tuple(FORMATS))
     for what in dynamic:
         check_choice("dynamic", what, DYNAMIC)
     path = Path(path)
     check_suffix(path, format)
+    if network.training:
+        raise ValueError("write stores a network for inference; call network.eval() before")
+    if "batch" in dynamic and len(images) < 2:  # torch.export takes a size of 1 for one that stays
+        raise ValueError(
+            f"a batch of any size is traced with 2 images or more, got {len(images)}; pass more, or a dynamic without "
+            "'batch'"
+        )
     metadata = metadata or {}
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..layers import AdaptiveSoftPool2d, MixedPool2d, PiX, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d
 from ..layers._calls import has_methods_of, is_hooked, is_intercepted
+from ..layers._modes import copy_network
 from ..layers._places import names_of, noted
 from ._channels import Channels, Site, find_channels
 from ._chunked import ChunkedPiX
@@ -65,7 +65,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     """
     if network.training:
         raise ValueError("regroup makes a network for inference; call network.eval() before")
-    copied = copy.deepcopy(network)
+    copied = copy_network(network)
     squeezes: dict[PiX, list[str]] = {}  # with all names
     pools: dict[nn.Module, list[str]] = {}
     for module, names in names_of(copied).items():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ..convert.trace import Step as Call
 from ..convert.trace import Trace, is_norm, runs_as_torchs, trace
 from ..layers._calls import is_hooked
+from ..layers._modes import copy_network
 from ..layers._places import names_of, noted
 from .report import Step
 
@@ -25,14 +24,16 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 # By name, as neither package need be there: frozen ones are no BatchNorms of torch, and timm's hold an activation.
 _KNOWN = {("torchvision", "FrozenBatchNorm2d"), ("timm", "BatchNormAct2d"), ("timm", "FrozenBatchNormAct2d")}
+# What an output may consist of besides tensors without holding one.
+_PLAIN = (int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device)
 
 
 def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[Step]]:
     """A copy of ``network`` with each BatchNorm folded that is all that reads a convolution's output.
 
     timm's BatchNorm with an activation becomes that activation; frozen ones count. Which layer reads what is found by
-    running the network. In one that can't run in float64, such as one with an autocast inside, or whose forward asks a
-    BatchNorm for more than its output, all stay.
+    running the network. In one that can't run in float64, such as one with an autocast inside, whose forward asks a
+    BatchNorm for more than its output, or that returns an object of a class of its own, all stay.
 
     Args:
         network: in evaluation mode.
@@ -46,46 +47,38 @@ def fold_batch_norms(network: Network, images: Tensor) -> tuple[Network, list[St
             that rounding hides no mistake.
     """
     check_evaluation(network)
-    copied = copy.deepcopy(network)
-    dtypes = [(module, {name: value.dtype for name, value in _own(module)}) for module in copied.modules()]
+    # What runs in float64 is thrown away, as it may keep what it computed there, such as a table of biases.
+    trial = copy_network(network).double()
     names = {
         module: known
-        for module, known in names_of(copied).items()
+        for module, known in names_of(trial).items()
         if isinstance(module, _BatchNorm) or (is_norm(module) and not isinstance(module, _OTHER_NORMS))
     }
-    copied.double()
     with torch.no_grad():
         try:
-            before = run(copied, images.double())
+            before = run(trial, images.double())
         except Exception as error:  # a network may raise anything
             network(images)  # raises if it is the images
             return _all_stay(network, names, f"can't run in float64: {error}")
-        images = images.double()
-        found = trace(copied, (images,))
-        steps = []
-        for norm in names:
-            conv = _folds_into(found, norm)
-            steps.append(Step(names[norm][0], conv if isinstance(conv, str) else ""))
-            if isinstance(conv, Call):
-                _fold(norm, conv.module)
-                act: Any = noted(norm, getattr(norm, "act", nn.Identity()) if _is_known(norm) else nn.Identity())
-                for name in names[norm]:
-                    copied.set_submodule(name, act, strict=True)
-                norm.forward = act.forward  # for a list that no module knows of
+        if kind := hiding(before):
+            return _all_stay(network, names, f"returns a {kind}, in which outputs can't be compared")
+        found = trace(trial, (images.double(),))
+        into = {norm: _folds_into(found, norm) for norm in names}
+        folds = [(names[norm], conv.name) for norm, conv in into.items() if isinstance(conv, Call)]
+        _fold(trial, folds)
         try:
-            after = run(copied, images)
+            after = run(trial, images.double())
         except Exception as error:  # such as for a weight that is no more
             return _all_stay(network, names, f"can't run without its BatchNorms: {error}")
-    check_same(before, after, "folding its BatchNorms")
-    for module, known in dtypes:
-        for name, value in _own(module):  # a convolution's new bias is like its weight
-            value.data = value.data.to(known.get(name, known.get("weight", value.dtype)))
-    return copied, steps
+        check_same(before, after, "folding its BatchNorms")
+        folded = copy_network(network)
+        _fold(folded, folds)
+    return folded, [Step(names[norm][0], conv if isinstance(conv, str) else "") for norm, conv in into.items()]
 
 
 def _all_stay(network: Network, names: dict[nn.Module, list[str]], why: str) -> tuple[Network, list[Step]]:
     reason = " ".join(f"stands in a network that {why}".split())
-    return copy.deepcopy(network), [Step(first, reason) for first, *_ in names.values()]
+    return copy_network(network), [Step(first, reason) for first, *_ in names.values()]
 
 
 def run(network: Callable[[Tensor], Any], images: Tensor) -> list[Any]:
@@ -95,8 +88,9 @@ def run(network: Callable[[Tensor], Any], images: Tensor) -> list[Any]:
         return tree_leaves(network(images))
 
 
-def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+def hiding(outputs: list[Any]) -> str:
+    """The class of an output that may hold tensors unseen, such as a dataclass; empty if there is none."""
+    return next((type(leaf).__name__ for leaf in outputs if not isinstance(leaf, (Tensor, *_PLAIN))), "")
 
 
 def check_evaluation(network: nn.Module) -> None:
@@ -107,10 +101,20 @@ def check_evaluation(network: nn.Module) -> None:
             raise ValueError(f"a network for inference has no norm in training mode, but {what} is; call eval() before")
 
 
-def _fold(norm: Any, conv: Any) -> None:
-    """Changes the convolution itself, which may have several names."""
-    scale_and_shift = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *scale_and_shift)
+def _fold(network: nn.Module, folds: list[tuple[list[str], str]]) -> None:
+    """Folds the norms of these names into the convolutions of these, which it changes, as they may have several."""
+    for names, name in folds:
+        norm: Any = network.get_submodule(names[0])
+        conv: Any = network.get_submodule(name)
+        old = conv.weight
+        values = old, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias
+        doubled: list[Any] = [None if value is None else value.double() for value in values]
+        fused = fuse_conv_bn_weights(*doubled[:4], norm.eps, *doubled[4:])
+        conv.weight, conv.bias = (nn.Parameter(value.to(old.dtype), old.requires_grad) for value in fused)
+        act: Any = noted(norm, getattr(norm, "act", nn.Identity()) if _is_known(norm) else nn.Identity())
+        for place in names:
+            network.set_submodule(place, act, strict=True)
+        norm.forward = act.forward  # for a list that no module knows of
 
 
 def check_same(before: list[Any], after: list[Any], change: str) -> None:

@@ -14,14 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from ..layers import PiX
 from ..layers._calls import has_methods_of, is_hooked, is_intercepted
-from .fold import check_same, run
+from .fold import check_same, hiding, run
 from .report import Step
 
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _ADDS_IN_PLACE = {operator.iadd, "add_"}
 _RELUS = {F.relu, torch.relu, torch.relu_, "relu", "relu_"}
-# What an output may consist of besides tensors without holding one.
-_PLAIN = (int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device)
 
 
 def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step]]:
@@ -38,12 +36,16 @@ def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step
     squeezes = {name: _why_not(network, name) for name, module in network.named_modules() if isinstance(module, PiX)}
     if all(squeezes.values()):
         return network, [Step(name, reason) for name, reason in squeezes.items()]
+    before = run(network, images)
+    if kind := hiding(before):
+        reason = f"stands in a network that returns a {kind}, in which outputs can't be compared"
+        return network, [Step(name, reason) for name in squeezes]
     try:
         graph = _Tracer(network).trace(network)
         traced = fx.GraphModule(network, graph, type(network).__name__)
         storages = _Storages(traced)
         # A forward that asks whether it is given a tensor, say, takes another way while it is traced.
-        check_same(run(network, images), run(storages.run, images), "the trace")
+        check_same(before, run(storages.run, images), "the trace")
         storages.env.clear()  # lets go of what nobody reads
     except Exception as error:  # a forward may do anything that a trace can't follow
         reason = f"stands in a network that torch.fx can't trace: {' '.join(str(error).split())}"
@@ -105,7 +107,7 @@ class _Storages(fx.Interpreter):
         output = super().run_node(n)
         leaves = tree_leaves(output)
         self.held[n] = {StorageWeakRef(leaf.untyped_storage()) for leaf in leaves if isinstance(leaf, Tensor)}
-        if not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
+        if hiding(leaves):
             self.opaque.add(n)
         layouts = (torch.contiguous_format, torch.channels_last)
         if isinstance(output, Tensor) and any(output.is_contiguous(memory_format=layout) for layout in layouts):

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from downmix import PiX, convert, convert_like
 
@@ -61,6 +62,36 @@ def test_a_caller_without_gradients_gets_the_same_network(mode: Callable[[], Any
     assert report == expected
     network(X).sum().backward()
     assert network[0][0].weight.grad is not None
+
+
+class Merging(nn.Conv2d):
+    """Adds a second weight to the first for as long as it is evaluated, as LoRA's layers do."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> "Merging":
+        if self.merged == mode:
+            self.merged = not mode
+            self.weight.data += -1 if mode else 1
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_modes_are_set_by_the_modules_themselves(inplace: bool) -> None:
+    model = nn.Sequential(twins(), Merging(32, 32, 1))
+    model[1].weight.data.zero_()
+    network, _ = convert(model, inplace=inplace, example_input=X)
+    assert not network[1].merged
+    assert not network[1].weight.any()
+
+    model = Calls(lambda m, x: nn.functional.dropout(m.net(x), training=m.training), net=twins())
+    model = create_feature_extractor(model, ["dropout"])
+    network, _ = convert(model, inplace=inplace, example_input=X)
+    assert "training = True" in network.code
+    assert all(module.training for module in network.modules())
+    network, _ = convert(network.eval(), squeeze=None, pool="soft", inplace=inplace, example_input=X)
+    assert "training = False" in network.code
+    assert not network.training
 
 
 def test_in_place_keeps_the_parameters_themselves() -> None:

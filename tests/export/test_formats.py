@@ -121,6 +121,12 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         write(network, images, tmp_path / "a.xml", "tflite")
     with pytest.raises(ValueError, match="'batch', 'size'"):
         write(network, images, tmp_path / "a.onnx", "onnx", dynamic=["channels"])
+    with pytest.raises(
+        ValueError, match="traced with 2 images or more, got 1; pass more, or a dynamic without 'batch'"
+    ):
+        write(network, images[:1], tmp_path / "a.onnx", "onnx")
+    with pytest.raises(ValueError, match=r"call network\.eval\(\) before"):
+        write(nn.Sequential(network, nn.Dropout()), images, tmp_path / "a.onnx", "onnx")
     with pytest.raises(FileNotFoundError, match="no file"):
         load(tmp_path / "none.onnx")
     (tmp_path / "a.txt").write_text("")

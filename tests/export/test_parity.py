@@ -101,7 +101,7 @@ def test_every_pool(tmp_path: Path) -> None:
     """At values around a thousand too, where exponentials overflow."""
     parts = nn.ModuleDict(pools()).eval()
     inputs = [torch.randn(2, 16, 9, 7), torch.randn(1, 16, 9, 7), 1000 * torch.randn(5, 16, 9, 7)]
-    check(dict(parts), Together(dict(parts)), inputs, tmp_path)
+    check(dict(parts), Together(dict(parts)).eval(), inputs, tmp_path)
 
 
 def gates() -> dict[str, nn.Module]:
@@ -124,7 +124,7 @@ def gates() -> dict[str, nn.Module]:
 def test_every_squeeze_and_gate(tmp_path: Path) -> None:
     parts = nn.ModuleDict(gates()).eval()
     inputs = [torch.randn(batch, 16, 13, 10) for batch in (2, 1, 5)]
-    check(dict(parts), Together(dict(parts)), inputs, tmp_path)
+    check(dict(parts), Together(dict(parts)).eval(), inputs, tmp_path)
 
 
 SMALL: dict[str, dict[str, Any]] = {  # what the word in a name makes of the network; those for tests are small

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import LayerScale2d
 from torch import Tensor, nn
 
 import downmix
@@ -244,6 +245,12 @@ class Padded(nn.Sequential):
 def test_padding_of_height_and_width_keeps_the_order(pad: tuple[int, ...], stays: bool) -> None:
     (reason,) = check_same(Padded(pad), torch.randn(2, 3, 6, 6, dtype=torch.float64))
     assert bool(reason) == stays
+
+
+def test_a_scale_of_each_channel_keeps_the_order() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), LayerScale2d(8), PiX(8, 4), nn.Conv2d(2, 5, 1))
+    (reason,) = check_same(network, torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    assert "order" in reason
 
 
 class Listed(nn.Sequential):

@@ -1,6 +1,7 @@
 """BatchNorms are folded where that changes nothing, and only there."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from downmix.fuse import Step, fold, fold_batch_norms
@@ -276,6 +278,66 @@ def test_outputs_of_any_kind() -> None:
     torch.testing.assert_close(folded(images)["masked"], expected["masked"])
 
 
+class Maps(nn.Module):
+    """Returns the convolution's output beside the norm's, in an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> SimpleNamespace:
+        y = self.conv(x)
+        return SimpleNamespace(before=y, after=self.norm(y))
+
+
+def test_a_network_whose_outputs_nobody_sees_stays() -> None:
+    network, images = Maps().eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, images)
+    folded, steps = fold_batch_norms(network, images)
+    reason = "stands in a network that returns a SimpleNamespace, in which outputs can't be compared"
+    assert steps == [Step("norm", reason)]
+    torch.testing.assert_close(vars(folded(images)), vars(network(images)), rtol=0, atol=0)
+
+
+class Remembers(nn.Module):
+    """Keeps a table of what it made of a parameter, as attention in timm's LeViT and EfficientFormer does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.biases, self.table = nn.Parameter(torch.randn(8, 1, 1)), {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.table:
+            self.table["biases"] = 2 * self.biases
+        return torch.einsum("bchw,cij->bchw", self.norm(self.conv(x)), self.table["biases"])
+
+
+def test_what_a_network_remembers_has_its_dtype() -> None:
+    network, images = Remembers().eval(), torch.randn(2, 3, 9, 9)
+    folded, steps = fold_batch_norms(network, images)
+    assert steps == [Step("norm")]
+    assert network.table == folded.table == {}
+    assert all(parameter.requires_grad for parameter in folded.parameters())
+    torch.testing.assert_close(folded(images), network(images))
+
+
+def test_the_copy_of_a_feature_extractor_is_in_evaluation_mode() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 4, 1), nn.Dropout()))
+    network, images = create_feature_extractor(network, {"1": "map", "2.0": "last"}).eval(), torch.randn(2, 3, 9, 9)
+    settle_batch_norms(network, 1 + torch.randn(4, 3, 9, 9))
+    folded, steps = fold_batch_norms(network, images)
+    assert steps == [Step("1")]
+    assert not folded.training
+    torch.testing.assert_close(folded(images), network(images))
+
+
+def test_a_network_that_can_t_be_copied_says_how() -> None:
+    network = prune.l1_unstructured(nn.Conv2d(3, 8, 3), "weight", 0.5).eval()
+    with pytest.raises(ValueError, match=r"Conv2d can't be copied, .*; run it once under torch.no_grad\(\)$"):
+        fold_batch_norms(network, torch.randn(2, 3, 9, 9))
+
+
 class InFloat32(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -322,7 +384,7 @@ def test_a_network_that_draws_is_folded() -> None:
 
 
 def test_a_wrong_fold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "fuse_conv_bn_weights", lambda weight, bias, *norm: (weight, bias))
+    monkeypatch.setattr(fold, "fuse_conv_bn_weights", lambda weight, bias, mean, *norm: (weight, 0 * mean))
     network, images = timm.create_model("tiny_resnet").eval(), torch.randn(2, 3, 8, 8)
     settle_batch_norms(network, images)
     with pytest.raises(ValueError, match="folding its BatchNorms changed an output of up to"):

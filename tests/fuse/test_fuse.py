@@ -331,6 +331,19 @@ def test_what_torch_fx_traces_wrongly_stays() -> None:
     assert "the trace changed an output" in report.means[0].why_not
 
 
+class InAResult(Sums):
+    Result = type("Result", (dict,), {})
+
+    def forward(self, x: Tensor) -> Any:
+        return self.Result(map=super().forward(x))
+
+
+def test_what_nobody_can_compare_stays() -> None:
+    fused, report = downmix.fuse(InAResult("shortcut first").eval(), example_input=torch.randn(IMAGES))
+    assert report.means[0].why_not == "stands in a network that returns a Result, in which outputs can't be compared"
+    assert type(fused(torch.randn(IMAGES))) is InAResult.Result
+
+
 def test_half_precision_and_a_network_without_pix() -> None:
     network = settled(timm.create_model("test_resnet", num_classes=5)).bfloat16()
     images = torch.randn(IMAGES).bfloat16()
