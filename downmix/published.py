@@ -154,6 +154,8 @@ def choose_weights(checkpoint: Any, ema: bool | None, path: str | PathLike[str])
         raise ValueError(f"{path} is a plain state dict and says nothing of averages; leave ema out")
     elif isinstance(checkpoint, dict):
         found = checkpoint.get("state_dict", checkpoint)  # where timm and torchvision's scripts put it
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
         raise ValueError(f"{path} holds no state dict; expected tensors by name, alone or under model or model_ema")
     return rename_published({name.removeprefix("module."): tensor for name, tensor in found.items()})
