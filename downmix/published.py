@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import pickle
 import re
 import zipfile
@@ -128,6 +130,8 @@ def _read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
     from safetensors import SafetensorError  # comes with timm; downmix alone does not need it
     from safetensors.torch import load_file
 
+    if os.path.isdir(path):  # of which safetensors says "No such device", without a name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -223,8 +223,10 @@ def test_bad_files_get_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     with pytest.raises(FileNotFoundError, match="file.pth"):
         downmix.load_published(ours(), path)
-    with pytest.raises(IsADirectoryError):  # which is not cut off
-        downmix.load_published(ours(), tmp_path)
+    (tmp_path / "folder.safetensors").mkdir()
+    for folder in (tmp_path, tmp_path / "folder.safetensors"):
+        with pytest.raises(IsADirectoryError, match=folder.name):  # which is not cut off
+            downmix.load_published(ours(), folder)
     training_file(path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match="file.pth can't be read as a checkpoint; it may be cut off"):
