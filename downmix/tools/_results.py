@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import statistics
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -182,7 +184,9 @@ def _training(folder: Path) -> tuple[tuple[str, str, int], float]:
 
 def network_name(recipe: dict[str, Any]) -> str:
     """The network of a recipe's fields, with what was replaced in it."""
-    changes = [
-        f"{key}={recipe[key]}" for key in ("squeeze", "pool", "convert") if recipe.get(key) not in (None, "none")
-    ]
+    changes = [f"{key}={recipe[key]}" for key in ("squeeze", "pool") if recipe.get(key) not in (None, "none")]
+    if config := recipe.get("convert"):
+        words = "+".join(str(config[kind]) for kind in ("squeeze", "pool") if config[kind])
+        number = zlib.crc32(json.dumps(config, sort_keys=True).encode())  # other layers, another network
+        changes.append(f"convert={words}-{number:08x}")
     return " ".join([recipe["model"], *changes])
