@@ -41,6 +41,8 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"clip_grad": float("nan")}, "clip_grad must be at least 0, got nan"),
+        ({"data": ""}, "data is empty; name what is meant, or leave it out"),
+        ({"init": ""}, "init is empty; name what is meant, or leave it out"),
         ({"lr": float("inf")}, "lr must be a finite number, got inf"),
         ({"aa": "foo"}, r"aa must be in timm's words, such as rand-m7.*, got 'foo' \(Unknown AA policy"),
         ({"aa": "random"}, "aa must be in timm's words, .*, got 'random'"),
