@@ -119,7 +119,7 @@ def read_table(path: Path) -> tuple[str, list[Row]]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file; ValueError if it is none, or holds no row."""
+    """The rows of a CSV file; ValueError if it is none, holds no row, or one of another length than its first line."""
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -127,6 +127,8 @@ def read_rows(path: Path) -> list[Row]:
         raise ValueError(f"{path} is no CSV file ({error})") from error
     if not rows:
         raise ValueError(f"{path} holds no row")
+    if any(None in row or None in row.values() for row in rows):  # DictReader's words for cells too many, too few
+        raise ValueError(f"{path} has a row of another length than its first line; it may be cut off or damaged")
     return rows
 
 
