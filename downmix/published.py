@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import pickle
 import re
 import zipfile
@@ -128,6 +130,8 @@ def _read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
     from safetensors import SafetensorError  # comes with timm; downmix alone does not need it
     from safetensors.torch import load_file
 
+    if os.path.isdir(path):  # of which safetensors says "No such device", without a name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -154,6 +158,8 @@ def choose_weights(checkpoint: Any, ema: bool | None, path: str | PathLike[str])
         raise ValueError(f"{path} is a plain state dict and says nothing of averages; leave ema out")
     elif isinstance(checkpoint, dict):
         found = checkpoint.get("state_dict", checkpoint)  # where timm and torchvision's scripts put it
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
         raise ValueError(f"{path} holds no state dict; expected tensors by name, alone or under model or model_ema")
     return rename_published({name.removeprefix("module."): tensor for name, tensor in found.items()})

@@ -223,8 +223,10 @@ def test_bad_files_get_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     with pytest.raises(FileNotFoundError, match="file.pth"):
         downmix.load_published(ours(), path)
-    with pytest.raises(IsADirectoryError):  # which is not cut off
-        downmix.load_published(ours(), tmp_path)
+    (tmp_path / "folder.safetensors").mkdir()
+    for folder in (tmp_path, tmp_path / "folder.safetensors"):
+        with pytest.raises(IsADirectoryError, match=folder.name):  # which is not cut off
+            downmix.load_published(ours(), folder)
     training_file(path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match="file.pth can't be read as a checkpoint; it may be cut off"):
@@ -236,9 +238,10 @@ def test_bad_files_get_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file.safetensors").write_bytes(b"12345678junk")
     with pytest.raises(ValueError, match="file.safetensors can't be read as safetensors; it may be cut off"):
         downmix.load_published(ours(), tmp_path / "file.safetensors")
-    torch.save({"model": "resnet"}, path)
-    with pytest.raises(ValueError, match="holds no state dict; expected tensors by name"):
-        downmix.load_published(ours(), path)
+    for content in ({"model": "resnet"}, {0: torch.zeros(1)}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match="holds no state dict; expected tensors by name"):
+            downmix.load_published(ours(), path)
     training_file(path, model_ema=None)
     with pytest.raises(ValueError, match=r"has no moving average \(model_ema\); ask for its weights themselves"):
         downmix.load_published(ours(), path, ema=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import statistics
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -117,7 +119,7 @@ def read_table(path: Path) -> tuple[str, list[Row]]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file; ValueError if it is none, or holds no row."""
+    """The rows of a CSV file; ValueError if it is none, holds no row, or one of another length than its first line."""
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -125,6 +127,8 @@ def read_rows(path: Path) -> list[Row]:
         raise ValueError(f"{path} is no CSV file ({error})") from error
     if not rows:
         raise ValueError(f"{path} holds no row")
+    if any(None in row or None in row.values() for row in rows):  # DictReader's words for cells too many, too few
+        raise ValueError(f"{path} has a row of another length than its first line; it may be cut off or damaged")
     return rows
 
 
@@ -182,7 +186,9 @@ def _training(folder: Path) -> tuple[tuple[str, str, int], float]:
 
 def network_name(recipe: dict[str, Any]) -> str:
     """The network of a recipe's fields, with what was replaced in it."""
-    changes = [
-        f"{key}={recipe[key]}" for key in ("squeeze", "pool", "convert") if recipe.get(key) not in (None, "none")
-    ]
+    changes = [f"{key}={recipe[key]}" for key in ("squeeze", "pool") if recipe.get(key) not in (None, "none")]
+    if config := recipe.get("convert"):
+        words = "+".join(str(config[kind]) for kind in ("squeeze", "pool") if config[kind])
+        number = zlib.crc32(json.dumps(config, sort_keys=True).encode())  # other layers, another network
+        changes.append(f"convert={words}-{number:08x}")
     return " ".join([recipe["model"], *changes])

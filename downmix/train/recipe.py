@@ -194,6 +194,9 @@ class Recipe:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name, known in _CHOICES.items():
             check_choice(name, getattr(self, name), known)
+        for name in ("data", "init"):  # as of a shell's variable that isn't set; Path takes it for this folder
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty; name what is meant, or leave it out")
         for name, value in vars(self).items():
             if isinstance(value, float) and not isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from dataclasses import fields
@@ -33,15 +34,15 @@ def read_recipe(name: str, also: Collection[str] = ()) -> dict[str, Any]:
         ValueError: if there is none, it is no YAML mapping, a field is unknown (the sentence names the nearest) or bad.
     """
     path: Any = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         path = _folder() / f"{name.removesuffix('.yaml')}.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ValueError(
                 f"there is no recipe {name!r}; give the path of a YAML file, or {', '.join(recipe_names())}"
             )
     try:
         given = yaml.load(path.read_text(), _Loader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no text, or no such day or number
         raise ValueError(f"the recipe {name} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"the recipe {name} must hold lines of `field: value`")
@@ -50,7 +51,7 @@ def read_recipe(name: str, also: Collection[str] = ()) -> dict[str, Any]:
             raise ValueError(f"the recipe {name} has an unknown field {field!r}{nearest(str(field), FIELDS)}")
     try:
         Recipe(**{field: value for field, value in given.items() if field in FIELDS})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"the recipe {name} can't be used: {error}") from error
     return given
 

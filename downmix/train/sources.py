@@ -164,7 +164,10 @@ def _class_folders(root: Path) -> dict[str, list[tuple[Path, int]]]:
     for label, folder in enumerate(folders):
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _EXTENSIONS)
         if not files:
-            raise DataError(f"the class folder {folder} holds no image; put images there or remove the folder")
+            raise DataError(
+                f"the class folder {folder} holds no image, a file that ends in {', '.join(_EXTENSIONS)}; put images "
+                "there or remove the folder"
+            )
         classes[folder.name] = [(path, label) for path in files]
     return classes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .checkpoint import write_whole
+from .checkpoint import CheckpointError, write_whole
 from .output import Output
 from .state import Epoch, State
 
@@ -44,7 +44,9 @@ class Watch:
                 if recipe.wandb:  # first: it may raise, and nothing is to be closed yet
                     self.wandb = self._closing.enter_context(_start_wandb(self.out))
                 # From the next step on: those that are done are not logged again.
-                self.board = SummaryWriter(str(self.out.folder / "tensorboard"), purge_step=state.done + 1)
+                with _refusal_told(folder := str(self.out.folder / "tensorboard")):
+                    self.board = SummaryWriter(folder, purge_step=state.done + 1)
+                self._closing.enter_context(_refusal_told(folder))
                 self._closing.callback(self.board.close)
         if self.on_step is None and self.speaks:
             progress = Progress(
@@ -93,10 +95,23 @@ class Watch:
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if self.board:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+            with _refusal_told(self.board.log_dir):
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, step)
         if self.wandb:
             self.wandb.log(values | {"step": self.state.done})
+
+
+@contextlib.contextmanager
+def _refusal_told(folder: str) -> Iterator[None]:
+    """Says it in a sentence where the disk refuses TensorBoard, which writes in a thread and tells at a later call."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} can't be written ({error}); what was written before stays: make room, or the folder writable, "
+            "then go on with --resume auto"
+        ) from error
 
 
 def _most_bytes(device: torch.device) -> int:

@@ -218,6 +218,20 @@ def test_an_unfinished_comparison(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("1,abc,0.5,1.0", r"epochs\.csv is no table of `downmix train` \(could not convert string to float: 'abc'\)"),
+        ("1,2.0", r"epochs\.csv has a row of another length than its first line; it may be cut off"),
+    ],
+)
+def test_a_damaged_table_is_named(row: str, sentence: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "resnet29_small", 0.5)
+    (run / "epochs.csv").write_text(f"epoch,train_loss,top1,val_loss\n{row}\n")
+    with pytest.raises(ValueError, match=sentence):
+        report([run], output=tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["nowhere.csv"], r"nowhere\.csv"),

@@ -73,6 +73,15 @@ def test_trainings_of_one_network_are_seeds(tmp_path: Path) -> None:
     assert found.accuracies[1].std is None
 
 
+def test_conversions_of_other_layers_are_other_networks_with_short_names(tmp_path: Path) -> None:
+    for name, layer in (("a", "conv1"), ("b", "conv2"), ("c", "conv2")):
+        conversion = {"squeeze": "pix", "pool": None, "layers": {layer: [], **{f"more{i}": [] for i in range(20)}}}
+        make_run(tmp_path / name, "resnet50", 0.5, convert=conversion)
+    found = read_results([tmp_path / name for name in "abc"]).accuracies
+    assert [accuracy.std for accuracy in found] == [None, 0.0]
+    assert all(re.fullmatch(r"resnet50 convert=pix-[0-9a-f]{8}", accuracy.network) for accuracy in found)
+
+
 def test_latencies_of_another_comparison_are_left_alone(tmp_path: Path) -> None:
     """They may be another machine's; those of a benchmark were asked for by its name."""
     (tmp_path / "compare.csv").write_bytes(COMPARISON.read_bytes())

@@ -41,6 +41,8 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
         ),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"clip_grad": float("nan")}, "clip_grad must be at least 0, got nan"),
+        ({"data": ""}, "data is empty; name what is meant, or leave it out"),
+        ({"init": ""}, "init is empty; name what is meant, or leave it out"),
         ({"lr": float("inf")}, "lr must be a finite number, got inf"),
         ({"aa": "foo"}, r"aa must be in timm's words, such as rand-m7.*, got 'foo' \(Unknown AA policy"),
         ({"aa": "random"}, "aa must be in timm's words, .*, got 'random'"),
@@ -124,6 +126,8 @@ def test_optimisers_that_need_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         ("segmentation: {crop: 5}", "mine.yaml can't be used: segmentation.crop must be a list"),
         ("lr: 5\nepochs: 2\nlr: 6", "mine.yaml can't be read: line 3 gives lr again; leave one out"),
         ("segmentation: {void: 1, void: 2}", "mine.yaml can't be read: line 1 gives void again"),
+        ("lr: 2026-13-01", "mine.yaml can't be read: month must be in 1..12"),
+        ("convert: nowhere.json", "mine.yaml can't be used: .*No such file or directory: 'nowhere.json'"),
     ],
 )
 def test_a_bad_file_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -167,6 +171,7 @@ def test_an_unknown_device_is_named(device: str) -> None:
     ("arguments", "sentence"),
     [
         (["--recipe", "cifar"], "there is no recipe 'cifar'; give the path of a YAML file, or camvid_pspnet"),
+        (["--recipe", 300 * "a"], "there is no recipe 'aaa"),
         (["--recipe", "FILE"], r"unknown field 'epohcs'; did you mean epochs\?"),
         (["--epohcs", "3"], r"did you mean --epochs\?"),
         (["--model", "pix_resnet29_smal"], "did you mean pix_resnet29_small"),

@@ -1,3 +1,4 @@
+import errno
 import io
 import re
 import sys
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from downmix.train import Interrupted, train
+from downmix.train.checkpoint import CheckpointError
 
 from .helpers import make_folders, quick_recipe, run
 from .test_resume import interrupted_at
@@ -29,6 +32,16 @@ def test_a_resumed_training_loses_no_point_of_its_curves(tmp_path: Path) -> None
     logged = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
     steps = [[point.step for point in logged.Scalars(name)] for name in ("train/loss", "epoch/top1")]
     assert steps == [list(range(1, 9)), [1, 2]]
+
+
+@pytest.mark.parametrize("call", ["__init__", "add_scalar", "close"])
+def test_a_disk_that_refuses_the_curves_is_named(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, call, refuse)
+    with pytest.raises(CheckpointError, match=r"out.tensorboard can't be written \(.*No space left .*make room, or"):
+        run(quick_recipe(make_folders(tmp_path / "data", count=20)), tmp_path / "out")
 
 
 class Run:

@@ -144,7 +144,11 @@ def _add_training(found: Inputs, training: Training, counted: bool = False) -> N
 
 def _read_training(folder: Path) -> Training:
     recipe = Recipe(**read_recipe(str(folder / "recipe.yaml")))
-    epochs = [{name: _value(text) for name, text in row.items()} for row in read_rows(folder / "epochs.csv")]
+    rows = read_rows(folder / "epochs.csv")
+    try:
+        epochs = [{name: _value(text) for name, text in row.items()} for row in rows]
+    except ValueError as error:
+        raise ValueError(f"{folder / 'epochs.csv'} is no table of `downmix train` ({error})") from error
     name = network_name(asdict(recipe))
     return Training(folder, recipe, epochs, name, name)
 
