@@ -108,8 +108,9 @@ def _fold(network: nn.Module, folds: list[tuple[list[str], str]]) -> None:
         conv: Any = network.get_submodule(name)
         old = conv.weight
         values = old, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias
-        doubled: list[Any] = [None if value is None else value.double() for value in values]
-        fused = fuse_conv_bn_weights(*doubled[:4], norm.eps, *doubled[4:])
+        doubled: Any = (None if value is None else value.double() for value in values)
+        weight, bias, mean, variance, scale, shift = doubled
+        fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
         conv.weight, conv.bias = (nn.Parameter(value.to(old.dtype), old.requires_grad) for value in fused)
         act: Any = noted(norm, getattr(norm, "act", nn.Identity()) if _is_known(norm) else nn.Identity())
         for place in names:
