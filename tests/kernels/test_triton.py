@@ -203,7 +203,8 @@ def test_means_alone(programs: int, layout: str, dtype: torch.dtype, monkeypatch
 def test_which_means_the_gpu_kernel_takes() -> None:
     kernel = importlib.import_module("downmix.kernels.triton.add_relu_mean")
     x = torch.zeros(2, 6, 16, 16, device=DEVICE)
-    assert kernel.why_not(x, None) is None
+    assert kernel.why_not(x, None) is kernel.why_not(x[:0], None) is None
+    assert kernel.forward(x[:0], None).shape == (0, 6)
     for other in (x.contiguous(memory_format=torch.channels_last), torch.zeros(2, 6, 16, 17, device=DEVICE)):
         assert kernel.why_not(other, None) == "torch's own mean is as fast"
 
