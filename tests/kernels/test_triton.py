@@ -280,6 +280,9 @@ def test_which_layers_are_three_launches(monkeypatch: pytest.MonkeyPatch) -> Non
     assert said() == said(shortcut=x * 1) == ""
     with torch.autocast(DEVICE, torch.bfloat16):
         assert said(x.bfloat16()) == ""
+        for dtype, expected in ((torch.float32, torch.bfloat16), (torch.float64, torch.float64)):
+            _, _, p = kernel.forward(x.to(dtype), None, layer.weight.detach().to(dtype), None, 1.0, *layer.rule)
+            assert p.dtype == expected
     assert "of one dtype" in said(x.double())
     assert "for 8 channels in groups of 4" in said(weight=layer.weight[:, :4])
     assert "all contiguous or all channels_last" in said(shortcut=x.contiguous(memory_format=torch.channels_last))

@@ -94,6 +94,7 @@ def _plan(
     gates = _pix_linear.forward_launch(mean, weight, bias is not None, slope)
     if isinstance(gates, str):
         return gates
-    p = (batch, groups), (groups, 1), autocast or x[2]
+    kind = x[2] if autocast is None or x[2] == torch.float64 else autocast  # which leaves float64 alone
+    p = (batch, groups), (groups, 1), kind
     y, fusion = pix.forward_launch((x, p), *rule)
     return _Plan(sums, gates, fusion, (mean, p, y))
