@@ -147,7 +147,7 @@ def backward_launch(logits: Layout, mean: Layout, weight: Layout, has_bias: bool
         "BLOCK_P": power_of_two(max(g_parts, c_parts), max(1, _ELEMENTS // 4 // (block_b * max(block_g, block_c)))),
         "BLOCK_G": block_g,
         "BLOCK_C": block_c,
-        "UNROLL": min(4, triton.cdiv(groups, block_g)),
+        "UNROLL": min(2, triton.cdiv(groups, block_g)),  # more would not fit into registers
     }
     arguments = batch, g_parts, c_parts, channels, groups
     return Launch(_gradient_of_linear_kernel, triton.cdiv(channels, block_c), arguments, constants)
