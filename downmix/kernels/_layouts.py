@@ -27,10 +27,10 @@ def are_pixels(*tensors: Tensor) -> bool:
     return all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors)
 
 
-def blank(layout: Layout) -> Tensor:
-    """A tensor of this layout, without memory."""
+def blank(layout: Layout, device: torch.device | str = "meta") -> Tensor:
+    """A tensor of this layout, without values; and without memory, unless a device is named."""
     shape, strides, dtype = layout
-    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
 def why_no_layer(

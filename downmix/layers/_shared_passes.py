@@ -155,9 +155,17 @@ class _PiX(torch.autograd.Function):
                 dx = dx if other is None else dx + other
                 dx = _before_relu(dx, x) if ctx.rectified else dx
             return dx, dx if ctx.rectified else None, *others, None
-        layer = {"mean": mean, "weight": weight, "has_bias": bias is not None}
         dx, dw, db = kernel.backward(
-            grad, x, p, *ctx.rule, slope=_SLOPES[ctx.gate], **layer, other=other, rectified=ctx.rectified
+            grad,
+            x,
+            p,
+            *ctx.rule,
+            slope=_SLOPES[ctx.gate],
+            mean=mean,
+            weight=weight,
+            has_bias=bias is not None,
+            other=other,
+            rectified=ctx.rectified,
         )
         return dx, dx if ctx.rectified else None, dw, db, None
 

@@ -14,6 +14,7 @@ import downmix
 from downmix import PiX
 from downmix.kernels import _linear as linear
 from downmix.kernels._layouts import layout as layout_of
+from downmix.layers._shared_passes import _SLOPES
 from downmix.ops import _define, pix, soft_pool
 from downmix.ops.add_relu_mean import add_relu_mean_, whole
 from downmix.tools._bench_networks import settle_batch_norms
@@ -34,8 +35,6 @@ from .random_cases import (
 triton = pytest.importorskip("triton")
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 _common = pytest.importorskip("downmix.kernels.triton._common")
-_overlapping = pytest.importorskip("downmix.kernels.triton._overlapping")
-_plan = pytest.importorskip("downmix.kernels.triton._plan")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy, about NaN and infinity
 
 
@@ -206,7 +205,7 @@ def test_which_means_the_gpu_kernel_takes() -> None:
 def probabilities(layer: PiX, mean: torch.Tensor) -> torch.Tensor:
     """p of a layer by its kernel, from the mean of its input or parts of it."""
     kernel = importlib.import_module("downmix.kernels.triton._pix_linear")
-    weight, slope = layer.weight.detach(), {"sigmoid": 1.0, "tanh": 2.0}[layer.gate]
+    weight, slope = layer.weight.detach(), _SLOPES[layer.gate]
     p = torch.empty(mean.shape[0], weight.shape[0], dtype=weight.dtype, device=DEVICE)
     launch = kernel.forward_launch(layout_of(mean), layout_of(weight), layer.bias is not None, slope)
     launch(mean, weight, weight if layer.bias is None else layer.bias.detach(), p)

@@ -66,10 +66,10 @@ def forward(x: Tensor, shortcut: Tensor | None) -> Tensor:
     if x.numel() == 0:
         return x.mean((2, 3))
     given = layout(x), None if shortcut is None else layout(shortcut)
-    (size, strides, dtype), launch = forward_launch(*given, x.dtype)
-    mean = torch.empty_strided(size, strides, dtype=dtype, device=x.device)
+    mean_layout, launch = forward_launch(*given, x.dtype)
+    mean = blank(mean_layout, x.device)
     launch(x, x if shortcut is None else shortcut, mean)
-    return mean.sum(1).to(x.dtype) if len(size) == 3 and size[1] > MOST_PARTS else mean
+    return mean.sum(1).to(x.dtype) if mean.dim() == 3 and mean.shape[1] > MOST_PARTS else mean
 
 
 @remembered

@@ -130,8 +130,8 @@ def forward(
 ) -> Tensor:
     if x.numel() == 0:
         return empty_output(x, (x.shape[0], p.shape[1], *x.shape[2:]))
-    y, launch = forward_launch((layout(x), layout(p)), reduction, threshold, fusion, operator, legacy_tail)
-    y = torch.empty_strided(y[0], y[1], dtype=x.dtype, device=x.device)
+    y_layout, launch = forward_launch((layout(x), layout(p)), reduction, threshold, fusion, operator, legacy_tail)
+    y = blank(y_layout, x.device)
     launch(x, p, y)
     return y
 

@@ -25,18 +25,10 @@ def why_not(*args: Any) -> str | None:
 def forward(
     x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, slope: float, *rule: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the layer gives, [B, G, H, W], the mean, [B, C] or [B, parts, C], and the probabilities, [B, G].
-
-    Args:
-        x (Tensor[B, C, H, W]): the map; ReLU(x + shortcut) is written over it where there is a shortcut.
-        shortcut (Tensor[B, C, H, W]): or None.
-        weight (Tensor[G, C, 1, 1]): W.
-        bias (Tensor[G]): b, or None.
-        slope: p = σ(slope · (W · mean + b)).
-        *rule: as :func:`downmix.kernels.triton.pix.forward` takes behind p.
-    """
+    """As :func:`downmix.kernels.numba.pix_sample.forward`; the mean may come in parts that add up to it, [B, parts, C],
+    and the probabilities are rounded as torch's own would be."""
     plan: Any = _plan_for(x, shortcut, weight, bias, slope, *rule)
-    mean, p, y = (torch.empty_strided(*sizes, dtype=dtype, device=x.device) for *sizes, dtype in plan.outputs)
+    mean, p, y = (blank(output, x.device) for output in plan.outputs)
     with on_device_of(x):
         plan.sums.here(x, x if shortcut is None else shortcut, mean)
         plan.gates.here(mean, weight, weight if bias is None else bias, p)
