@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for GPUs that need not be here.
 
-Prints its name, the GPU, its stack in bytes, and how many bytes a thread loads at once at most.
+Prints its name, the GPU, how many instructions spill registers, and how many bytes a thread loads at once at most.
 
 The kernels' own forward and backward say what they would launch, on CPU tensors that nothing reads.
 """
@@ -36,6 +36,11 @@ class Compiled:
 
     def launch(self, *args: Any, num_warps: int, enable_fp_fusion: bool, **constants: Any) -> None:
         names = self.arg_names
+        options = {
+            "num_warps": num_warps,
+            "enable_fp_fusion": enable_fp_fusion,
+            "maxnreg": constants.pop("maxnreg", None),
+        }
         fixed: dict[tuple[int, ...], Any] = {(names.index(name),): value for name, value in constants.items()}
         attributes: dict[tuple[int, ...], Any] = {}
 
@@ -56,13 +61,12 @@ class Compiled:
 
         types = {names[i]: type_of((i,), value) for i, value in enumerate(args)}
         types |= dict.fromkeys(constants, "constexpr")
-        options = {"num_warps": num_warps, "enable_fp_fusion": enable_fp_fusion}
         for target in TARGETS:
             source = ASTSource(self.kernel, {name: types[name] for name in names}, fixed, attributes)
             compiled = triton.compile(source, target=target, options=options)
             assert ".entry" in compiled.asm["ptx"]
-            stack, widest = stack_bytes(compiled.asm["cubin"]), widest_load(compiled.asm["ptx"])
-            print(self.kernel.__name__, target.arch, stack, widest, sep="\t")
+            spilled, widest = spills(compiled.asm["cubin"]), widest_load(compiled.asm["ptx"])
+            print(self.kernel.__name__, target.arch, spilled, widest, sep="\t")
 
 
 def widest_load(ptx: str) -> int:
@@ -71,16 +75,17 @@ def widest_load(ptx: str) -> int:
     return max(int(count or 1) * int(bits) // 8 for count, bits in loads)
 
 
-def stack_bytes(binary: bytes) -> int:
-    """What each thread keeps in memory because registers do not suffice, as far as Triton's own tools are here."""
+def spills(binary: bytes) -> int:
+    """How many instructions keep in memory what registers do not hold, as far as Triton's own tools are here."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not tool.exists():
         return 0
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    return max(int(found) for found in re.findall(r"STACK:(\d+)", report))
+        code = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
+    assert " EXIT " in code
+    return len(re.findall(r"\b(?:LDL|STL)\b", code))
 
 
 def main() -> None:
@@ -105,8 +110,8 @@ def main() -> None:
     for shape, kernel, stride, padding, layout, dtype in [
         ((2, 64, 56, 56), 2, 2, 0, torch.contiguous_format, torch.float16),
         ((2, 64, 56, 56), 2, 2, 0, torch.channels_last, torch.bfloat16),
-        ((2, 64, 56, 56), 3, 2, 1, torch.contiguous_format, torch.float32),
         ((2, 64, 56, 56), 3, 2, 1, torch.channels_last, torch.float16),
+        ((2, 64, 28, 28), 3, 2, 1, torch.contiguous_format, torch.float32),
         ((2, 64, 28, 28), 28, 28, 0, torch.channels_last, torch.float32),
         ((2, 64, 2048), 512, 1, 0, torch.contiguous_format, torch.float32),
         ((2, 8, 9, 9, 9), 3, 2, 1, torch.contiguous_format, torch.float64),

@@ -65,11 +65,18 @@ def maximum_of_numbers(builder: Any, left: Any, right: Any) -> Any:
     return builder.binary_op(left, right, numpy.fmax)
 
 
+def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """As compiled code has it, rounded once, of float32 at least."""
+    data = x.data.astype(numpy.float64) * y.data + z.data
+    return interpreter.TensorHandle(data.astype(x.data.dtype), x.dtype.scalar)
+
+
 @pytest.fixture(autouse=True)
 def triton_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if DEVICE == "cpu":
         monkeypatch.setattr(interpreter.InterpreterBuilder, "cast_impl", cast)
         monkeypatch.setattr(interpreter.InterpreterBuilder, "create_maxnumf", maximum_of_numbers)
+        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_fma", fma)
         monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)
     monkeypatch.setattr(_define, "_KERNEL_FOLDERS", {"cpu": "triton", "cuda": "triton"})
     _define._kernel_module.cache_clear()
@@ -137,6 +144,22 @@ def test_a_long_reduction_and_long_windows(layout: str) -> None:
     for shape, kernel, stride in [((1, 2, 33, 35), 33, 1), ((1, 2, 20, 24), 18, 2), ((1, 2, 5, 5), 5, 5)]:
         x = LAYOUTS[layout](10 * torch.randn(shape, device=DEVICE))
         check(soft_pool._soft_pool, [x], ([kernel] * 2, [stride] * 2, [0, 0], [1, 1], False, "exact"), layout)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("window", [(3, 2, 1), (5, 1, 2), (3, 1, 0), (2, 1, 1), (4, 3, 0)], ids=str)
+def test_overlapping_windows_of_calm_and_of_restless_values(window: tuple[int, ...], layout: str) -> None:
+    windows = (*([n] * 2 for n in window), [1, 1], window[0] == 4)
+    x, odd = (torch.randn(2, 3, 8, width, device=DEVICE) for width in (12, 11))  # of vectors, and of single columns
+    outliers, steep, low = x.clone(), odd.clone(), x.clone()
+    outliers[1, 2, 5, 3], outliers[1, 2, 7, 9] = 200, -math.inf
+    steep[:, :, 5:] += 60  # so that lanes are calm at first
+    low[:, :, 5:] -= 19  # calm, but for a large gradient
+    for values in (12 + 3 * odd, 500 + x, 15 * odd, outliers, steep, x.bfloat16(), odd.double()):
+        check(soft_pool._soft_pool, [LAYOUTS[layout](values)], (*windows, "exact"), layout)
+    for values, gradient, scale in ((x, "paper", 1.0), (x, "exact", 1e12), (low, "exact", 1e30)):
+        check(soft_pool._soft_pool, [LAYOUTS[layout](values)], (*windows, gradient), layout, grad_scale=scale)
 
 
 def test_whether_a_kernel_runs_twice_the_same() -> None:

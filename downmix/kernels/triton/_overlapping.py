@@ -5,29 +5,32 @@
 """Triton kernels of soft_pool for windows of one or two dimensions that overlap: x is read once, and written once.
 
 A lane walks down the rows of windows, CELLS of them side by side, and keeps in registers what the next row shares with
-this one: elements in forward, sums of gradients too in backward. There it computes the windows to its left as well,
-whose elements reach into its own columns, rather than wait for a neighbour. A cell is what lies between the starts of
-two windows.
+this one: elements and their weights in forward, sums of gradients too in backward. There it also computes the windows
+that reach into its own columns from both sides, rather than wait for a neighbour. A cell is what lies between the
+starts of two windows. Windows that are not calm (`_columns.py`) take a second walk, in which each has its own maximum.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from ._common import THREADS, Launch, aligned, larger, power_of_two
+from ._columns import add_gradients, bounded, center_of, columns_of, is_restless, weights_of, window_of
+from ._common import LOAD_BYTES, THREADS, Launch, alignment, larger, power_of_two
+from ._lanes import lanes_of, load_row, load_rows, pointers_to, rows_down, store_row
 from ._plan import Plan
-from ._softmax import below, element_gradient, exp, for_elements
-from ._windows import distance
+from ._softmax import LOWEST, below, element_gradient, exp, for_elements
 
 
 class Share(NamedTuple):
     """What a lane is given.
 
     Attributes:
-        columns: of x, about; as wide as registers allow, as the windows to the left are computed for each lane.
+        columns: of x, about; or 4, where more do not fit into registers.
         lanes: of a thread, side by side in memory, which make its loads wider.
         steps: rows of windows at least, as in backward those above are computed for each lane.
         programs: that keep all of the GPU busy; where there are more, lanes take more than that many steps.
@@ -39,59 +42,12 @@ class Share(NamedTuple):
     programs: int
 
 
-# By whether channels lie side by side; measured on an H200.
-FORWARD = {False: Share(4, 1, 8, 8192), True: Share(2, 4, 8, 8192)}
-BACKWARD = {False: Share(4, 1, 8, 2048), True: Share(4, 2, 8, 8192)}
-
-
-@triton.jit
-def _lanes(
-    rows, channels, depth, chunks, groups,
-    INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr,
-):  # fmt: skip
-    """b, c, d, the chunk of rows and the group of columns of this program's lanes, and which of these exist."""
-    l_tiles = tl.cdiv(channels, BLOCK_L) if CHANNELS_INNER else 1
-    row = (tl.program_id(0) // l_tiles).to(INDEX) * BLOCK_R + tl.arange(0, BLOCK_R)
-    row_exists = (row < rows)[:, None]
-    group = row % groups
-    row = row // groups
-    chunk = row % chunks
-    row = row // chunks
-    d = row % depth
-    row = row // depth
-    if CHANNELS_INNER:
-        b, c = row, tl.program_id(0) % l_tiles * BLOCK_L + tl.arange(0, BLOCK_L)
-        exists = row_exists & (c < aligned(channels, ALIGN))[None, :]
-    else:
-        b, c = row // channels, row % channels
-        exists = row_exists & (tl.arange(0, BLOCK_L) < 1)[None, :]
-    return b, c, d, chunk, group, exists
-
-
-@triton.jit
-def _pointers(ptr, strides, b, c, d, h, w, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr):
-    """Pointers to h, w of the lanes, [row, lane]; lanes are channels or but one."""
-    row = b.to(tl.int64) * strides[0] + d.to(tl.int64) * strides[2]
-    row += h.to(tl.int64) * strides[3] + w.to(tl.int64) * strides[4]
-    c = c.to(tl.int64) * strides[1]
-    return ptr + (aligned(row, ALIGN)[:, None] + c[None, :] if CHANNELS_INNER else (row + c)[:, None])
-
-
-@triton.jit
-def _load(
-    ptr, strides, h, w, height, width, exists, ROWS: tl.constexpr, COLS: tl.constexpr,
-    DTYPE: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
-):  # fmt: skip
-    """ROWS by COLS elements of each lane from h, w on, where ptr is; −∞ beyond the map."""
-    values = ()
-    for i in tl.static_range(ROWS):
-        row_exists = exists & ((h + i >= 0) & (h + i < height))[:, None]
-        for j in tl.static_range(COLS):
-            mask = row_exists & ((w + j >= 0) & (w + j < width))[:, None]
-            there = ptr + distance(strides, 0, i, j, CHANNELS_INNER, ALIGN)
-            values = values + (tl.load(there, mask, other=float("-inf")).to(DTYPE),)
-    return values
+# By whether channels lie side by side.
+FORWARD = {False: Share(8, 1, 8, 8192), True: Share(4, 2, 8, 8192)}
+BACKWARD = {False: Share(8, 1, 8, 2048), True: Share(8, 1, 8, 8192)}
+# How many numbers a lane may hold, so that, with all else, it does with 128 registers, and 16 warps share a
+# multiprocessor. Where they are many, the compiler would take a few registers more, and is told not to.
+_HELD, _MANY, _REGISTERS = 96, 60, 128
 
 
 @triton.jit
@@ -112,117 +68,233 @@ def _soften(values, FIRST: tl.constexpr, COLS: tl.constexpr, K_H: tl.constexpr, 
 
 
 @triton.jit
-def _soft_pool_rows_forward_kernel(
-    x_ptr, y_ptr, x_strides, y_strides, rows, chunks, groups, steps, sizes, out_sizes,
+def _forward(
+    program, x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes,
+    CALM: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, CELLS: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr, X_STEP: tl.constexpr, Y_STEP: tl.constexpr,
     X_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
+    """All rows of a program; where CALM, it says which lanes have windows that are not."""
     K_H: tl.constexpr = KERNEL[1]
     K_W: tl.constexpr = KERNEL[2]
     S_H: tl.constexpr = STRIDE[1]
     S_W: tl.constexpr = STRIDE[2]
     KEPT: tl.constexpr = K_H - S_H
+    FIRST: tl.constexpr = -PADDING[2]
     COLS: tl.constexpr = (CELLS - 1) * S_W + K_W
-    channels, depth, height, width = sizes
-    b, c, d, chunk, group, exists = _lanes(
-        rows, channels, depth, chunks, groups, INDEX, CHANNELS_INNER, X_ALIGN, BLOCK_R, BLOCK_L
-    )
+    OTHER: tl.constexpr = LOWEST if CALM else float("-inf")
+    _rows, _chunks, _groups, steps = counts
+    _channels, _depth, height, width = sizes
+    b, c, d, chunk, group, exists = lanes_of(program, counts, sizes, INDEX, CHANNELS_INNER, X_ALIGN, BLOCK_R, BLOCK_L)
     y_h, y_w = chunk * steps, group * CELLS
-    h, w = y_h * S_H - PADDING[1], y_w * S_W - PADDING[2]
-    x_ptr = _pointers(x_ptr, x_strides, b, c, d, h, w, CHANNELS_INNER, X_ALIGN)
-    y_ptr = _pointers(y_ptr, y_strides, b, c, d, y_h, y_w, CHANNELS_INNER, Y_ALIGN)
-    kept = _load(x_ptr, x_strides, h, w, height, width, exists, KEPT, COLS, DTYPE, CHANNELS_INNER, X_ALIGN)
+    h, w = y_h * S_H - PADDING[1], y_w * S_W
+    x_ptr = pointers_to(x_ptr, x_strides, b, c, d, h, w, CHANNELS_INNER, X_ALIGN)
+    y_ptr = pointers_to(y_ptr, y_strides, b, c, d, y_h, y_w, CHANNELS_INNER, Y_ALIGN)
+    kept = load_rows(
+        x_ptr, x_strides, h, w, height, width, exists, OTHER, KEPT, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN
+    )
+    middle = load_row(
+        x_ptr + rows_down(x_strides, K_H // 2, X_ALIGN), w, width, exists & (h + K_H // 2 < height)[:, None], LOWEST,
+        FIRST, K_W, X_STEP, VECTOR, DTYPE,
+    )  # fmt: skip
+    center, weights = center_of(middle), ()
+    if CALM:
+        kept = bounded(kept)
+        weights = weights_of(kept, center)
+    restless = tl.zeros([BLOCK_R, BLOCK_L], tl.int1)
     for _ in range(steps):
         inside = exists & (y_h < out_sizes[2])[:, None]
-        values = kept + _load(
-            x_ptr + distance(x_strides, 0, KEPT, 0, CHANNELS_INNER, X_ALIGN), x_strides, h + KEPT, w, height, width,
-            inside, S_H, COLS, DTYPE, CHANNELS_INNER, X_ALIGN,
+        fresh = load_rows(
+            x_ptr + rows_down(x_strides, KEPT, X_ALIGN), x_strides, h + KEPT, w, height, width, inside, OTHER,
+            S_H, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN,
         )  # fmt: skip
-        for n in tl.static_range(CELLS):
-            top, total, mean, _weights, _belows = _soften(values, n * S_W, COLS, K_H, K_W)
-            y = tl.where(tl.abs(top) == float("inf"), top, top + mean / total)
-            there = y_ptr + distance(y_strides, 0, 0, n, CHANNELS_INNER, Y_ALIGN)
-            tl.store(there, y.to(y_ptr.dtype.element_ty), inside & (y_w + n < out_sizes[3])[:, None])
-        kept = values[S_H * COLS :]
+        outputs = ()
+        if CALM:
+            fresh = bounded(fresh)
+            weights = weights + weights_of(fresh, center)
+            columns = columns_of(kept + fresh, weights, K_H, COLS)
+            found = tl.zeros([BLOCK_R, BLOCK_L], tl.int1)
+            for n in tl.static_range(CELLS):
+                top, _inverse, mean = window_of(columns, n * S_W, K_W)
+                outputs = outputs + (top + mean,)
+                found |= (y_w + n < out_sizes[3])[:, None] & is_restless(top, center)
+            restless |= inside & found
+            weights = weights[S_H * COLS :]
+        else:
+            for n in tl.static_range(CELLS):
+                top, total, mean, _weights, _belows = _soften(kept + fresh, n * S_W, COLS, K_H, K_W)
+                outputs = outputs + (tl.where(tl.abs(top) == float("inf"), top, top + mean / total),)
+        store_row(y_ptr, outputs, y_w, out_sizes[3], inside, CELLS, Y_STEP, Y_VECTOR)
+        kept = (kept + fresh)[S_H * COLS :]
         y_h += 1
         h += S_H
-        x_ptr += distance(x_strides, 0, S_H, 0, CHANNELS_INNER, X_ALIGN)
-        y_ptr += distance(y_strides, 0, 1, 0, CHANNELS_INNER, Y_ALIGN)
+        x_ptr += rows_down(x_strides, S_H, X_ALIGN)
+        y_ptr += rows_down(y_strides, 1, Y_ALIGN)
+    return restless
+
+
+@triton.jit
+def _soft_pool_rows_forward_kernel(
+    x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, CELLS: tl.constexpr,
+    DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr, X_STEP: tl.constexpr, Y_STEP: tl.constexpr,
+    X_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr,
+):  # fmt: skip
+    restless = _forward(
+        tl.program_id(0), x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes, True,
+        KERNEL, STRIDE, PADDING, CELLS, DTYPE, INDEX, CHANNELS_INNER, VECTOR, Y_VECTOR, X_STEP, Y_STEP,
+        X_ALIGN, Y_ALIGN, BLOCK_R, BLOCK_L,
+    )  # fmt: skip
+    found = tl.max(tl.max(restless.to(tl.int32), 1), 0)
+    if found > 0:
+        _forward(
+            _again(found), x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes, False,
+            KERNEL, STRIDE, PADDING, CELLS, DTYPE, INDEX, CHANNELS_INNER, VECTOR, Y_VECTOR, X_STEP, Y_STEP,
+            X_ALIGN, Y_ALIGN, BLOCK_R, BLOCK_L,
+        )  # fmt: skip
+
+
+@triton.jit
+def _again(found):
+    """The program, as if it depended on what was found, which is 1: else the compiler would keep in registers, through
+    all of the first walk, where the second begins."""
+    return tl.program_id(0) + (found - 1)
+
+
+@triton.jit
+def _backward(
+    program, grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes,
+    CALM: tl.constexpr, EXACT: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
+    CELLS: tl.constexpr, LEFT: tl.constexpr, WINDOWS: tl.constexpr,
+    DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    VECTOR: tl.constexpr, GRAD_VECTOR: tl.constexpr,
+    X_STEP: tl.constexpr, GRAD_STEP: tl.constexpr, DX_STEP: tl.constexpr,
+    X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr,
+):  # fmt: skip
+    """All rows of a program; where CALM, it says which lanes have windows that are not.
+
+    LEFT is the first window that reaches into a lane's own columns, from its first cell on, and WINDOWS how many do.
+    """
+    K_H: tl.constexpr = KERNEL[1]
+    K_W: tl.constexpr = KERNEL[2]
+    S_H: tl.constexpr = STRIDE[1]
+    S_W: tl.constexpr = STRIDE[2]
+    OWN: tl.constexpr = CELLS * S_W
+    KEPT: tl.constexpr = K_H - S_H
+    ABOVE: tl.constexpr = (K_H - 1) // S_H  # rows of windows above a cell that reach into it
+    FIRST: tl.constexpr = LEFT * S_W - PADDING[2]
+    COLS: tl.constexpr = (WINDOWS - 1) * S_W + K_W
+    OTHER: tl.constexpr = LOWEST if CALM else float("-inf")
+    _rows, _chunks, _groups, steps = counts
+    _channels, _depth, height, width = sizes
+    b, c, d, chunk, group, exists = lanes_of(program, counts, sizes, INDEX, CHANNELS_INNER, X_ALIGN, BLOCK_R, BLOCK_L)
+    y_h, y_w = chunk * steps - ABOVE, group * CELLS
+    h, w = y_h * S_H - PADDING[1], y_w * S_W
+    x_ptr = pointers_to(x_ptr, x_strides, b, c, d, h, w, CHANNELS_INNER, X_ALIGN)
+    dx_ptr = pointers_to(dx_ptr, dx_strides, b, c, d, h, w, CHANNELS_INNER, DX_ALIGN)
+    grad_ptr = pointers_to(grad_ptr, grad_strides, b, c, d, y_h, y_w, CHANNELS_INNER, GRAD_ALIGN)
+    kept = load_rows(
+        x_ptr, x_strides, h, w, height, width, exists, OTHER, KEPT, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN
+    )
+    MIDDLE: tl.constexpr = ABOVE * S_H + K_H // 2
+    middle = load_row(
+        x_ptr + rows_down(x_strides, MIDDLE, X_ALIGN), w, width, exists & (h + MIDDLE < height)[:, None], LOWEST,
+        -PADDING[2], K_W, X_STEP, VECTOR, DTYPE,
+    )  # fmt: skip
+    center, weights = center_of(middle), ()
+    if CALM:
+        kept = bounded(kept)
+        weights = weights_of(kept, center)
+    restless = tl.zeros([BLOCK_R, BLOCK_L], tl.int1)
+    zero = tl.zeros([BLOCK_R, BLOCK_L], DTYPE)
+    sums = (zero,) * (KEPT * OWN)
+    for step in range(steps + ABOVE):
+        fresh = load_rows(
+            x_ptr + rows_down(x_strides, KEPT, X_ALIGN), x_strides, h + KEPT, w, height, width, exists, OTHER,
+            S_H, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN,
+        )  # fmt: skip
+        inside = exists & ((y_h >= 0) & (y_h < out_sizes[2]))[:, None]
+        grads = load_row(
+            grad_ptr, y_w, out_sizes[3], inside, 0, LEFT, WINDOWS, GRAD_STEP, GRAD_VECTOR, DTYPE
+        )  # fmt: skip
+        sums = sums + (zero,) * (S_H * OWN)
+        if CALM:
+            fresh = bounded(fresh)
+            weights = weights + weights_of(fresh, center)
+            sums, found = add_gradients(
+                sums, kept + fresh, weights, grads, center, y_w + LEFT, out_sizes[3], EXACT,
+                K_H, K_W, S_W, OWN, FIRST, COLS, WINDOWS,
+            )  # fmt: skip
+            restless |= inside & found
+            weights = weights[S_H * COLS :]
+        else:
+            sums = _add_gradients(
+                sums, kept + fresh, grads, y_w + LEFT, out_sizes[3], inside, EXACT,
+                K_H, K_W, S_W, OWN, FIRST, COLS, WINDOWS,
+            )  # fmt: skip
+        for i in tl.static_range(S_H):
+            mask = exists & ((step >= ABOVE) & (h + i >= 0) & (h + i < height))[:, None]
+            row = dx_ptr + rows_down(dx_strides, i, DX_ALIGN)
+            store_row(row, sums[i * OWN : (i + 1) * OWN], w, width, mask, OWN, DX_STEP, VECTOR)
+        kept, sums = (kept + fresh)[S_H * COLS :], sums[S_H * OWN :]
+        y_h += 1
+        h += S_H
+        x_ptr += rows_down(x_strides, S_H, X_ALIGN)
+        dx_ptr += rows_down(dx_strides, S_H, DX_ALIGN)
+        grad_ptr += rows_down(grad_strides, 1, GRAD_ALIGN)
+    return restless
+
+
+@triton.jit
+def _add_gradients(
+    sums, values, grads, w, width, inside, EXACT: tl.constexpr, K_H: tl.constexpr, K_W: tl.constexpr,
+    S_W: tl.constexpr, OWN: tl.constexpr, FIRST: tl.constexpr, COLS: tl.constexpr, WINDOWS: tl.constexpr,
+):  # fmt: skip
+    """``add_gradients`` of windows of any kind."""
+    for n in tl.static_range(WINDOWS):
+        top, total, mean, weights, belows = _soften(values, n * S_W, COLS, K_H, K_W)
+        exists = inside & ((w + n >= 0) & (w + n < width))[:, None]
+        _top, scale, less = for_elements(top, total, mean, grads[n], exists)
+        added = ()
+        for k in tl.static_range(K_H * OWN):
+            if k % OWN - FIRST - n * S_W >= 0 and k % OWN - FIRST - n * S_W < K_W:  # the window has this column
+                weight = weights[k // OWN * K_W + k % OWN - FIRST - n * S_W]
+                a = belows[k // OWN * K_W + k % OWN - FIRST - n * S_W]
+                added = added + (sums[k] + element_gradient(weight, a, scale, less, EXACT),)
+            else:
+                added = added + (sums[k],)
+        sums = added
+    return sums
 
 
 @triton.jit
 def _soft_pool_rows_backward_kernel(
-    grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, rows, chunks, groups, steps, sizes, out_sizes,
-    EXACT: tl.constexpr,
-    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, CELLS: tl.constexpr,
+    grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes, EXACT: tl.constexpr,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
+    CELLS: tl.constexpr, LEFT: tl.constexpr, WINDOWS: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
+    VECTOR: tl.constexpr, GRAD_VECTOR: tl.constexpr,
+    X_STEP: tl.constexpr, GRAD_STEP: tl.constexpr, DX_STEP: tl.constexpr,
     X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
-    K_H: tl.constexpr = KERNEL[1]
-    K_W: tl.constexpr = KERNEL[2]
-    S_H: tl.constexpr = STRIDE[1]
-    S_W: tl.constexpr = STRIDE[2]
-    # How many windows above, and to the left, reach into a cell.
-    ABOVE: tl.constexpr = (K_H - 1) // S_H
-    LEFT: tl.constexpr = (K_W - 1) // S_W
-    KEPT: tl.constexpr = K_H - S_H
-    COLS: tl.constexpr = (CELLS + LEFT - 1) * S_W + K_W
-    OWN: tl.constexpr = CELLS * S_W
-    channels, depth, height, width = sizes
-    b, c, d, chunk, group, exists = _lanes(
-        rows, channels, depth, chunks, groups, INDEX, CHANNELS_INNER, X_ALIGN, BLOCK_R, BLOCK_L
-    )
-    y_h, y_w = chunk * steps - ABOVE, group * CELLS - LEFT
-    h, w = y_h * S_H - PADDING[1], y_w * S_W - PADDING[2]
-    x_ptr = _pointers(x_ptr, x_strides, b, c, d, h, w, CHANNELS_INNER, X_ALIGN)
-    dx_ptr = _pointers(dx_ptr, dx_strides, b, c, d, h, w + LEFT * S_W, CHANNELS_INNER, DX_ALIGN)
-    grad_ptr = _pointers(grad_ptr, grad_strides, b, c, d, y_h, y_w, CHANNELS_INNER, GRAD_ALIGN)
-    kept = _load(x_ptr, x_strides, h, w, height, width, exists, KEPT, COLS, DTYPE, CHANNELS_INNER, X_ALIGN)
-    zero = tl.zeros([BLOCK_R, BLOCK_L], DTYPE)
-    sums = (zero,) * (KEPT * OWN)
-    for step in range(steps + ABOVE):
-        values = kept + _load(
-            x_ptr + distance(x_strides, 0, KEPT, 0, CHANNELS_INNER, X_ALIGN), x_strides, h + KEPT, w, height, width,
-            exists, S_H, COLS, DTYPE, CHANNELS_INNER, X_ALIGN,
+    restless = _backward(
+        tl.program_id(0), grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes,
+        True, EXACT, KERNEL, STRIDE, PADDING, CELLS, LEFT, WINDOWS, DTYPE, INDEX, CHANNELS_INNER,
+        VECTOR, GRAD_VECTOR, X_STEP, GRAD_STEP, DX_STEP, X_ALIGN, GRAD_ALIGN, DX_ALIGN, BLOCK_R, BLOCK_L,
+    )  # fmt: skip
+    found = tl.max(tl.max(restless.to(tl.int32), 1), 0)
+    if found > 0:
+        _backward(
+            _again(found), grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes,
+            False, EXACT, KERNEL, STRIDE, PADDING, CELLS, LEFT, WINDOWS, DTYPE, INDEX, CHANNELS_INNER,
+            VECTOR, GRAD_VECTOR, X_STEP, GRAD_STEP, DX_STEP, X_ALIGN, GRAD_ALIGN, DX_ALIGN, BLOCK_R, BLOCK_L,
         )  # fmt: skip
-        sums = sums + (zero,) * (S_H * OWN)
-        for n in tl.static_range(CELLS + LEFT):
-            top, total, mean, weights, belows = _soften(values, n * S_W, COLS, K_H, K_W)
-            inside = (y_h >= 0) & (y_h < out_sizes[2]) & (y_w + n >= 0) & (y_w + n < out_sizes[3])
-            inside = exists & inside[:, None]
-            there = grad_ptr + distance(grad_strides, 0, 0, n, CHANNELS_INNER, GRAD_ALIGN)
-            grad = tl.load(there, inside, other=0).to(DTYPE)
-            _top, scale, less = for_elements(top, total, mean, grad, inside)
-            added = ()
-            for k in tl.static_range(K_H * OWN):
-                # The window's own column where it has one there.
-                if k % OWN + (LEFT - n) * S_W >= 0 and k % OWN + (LEFT - n) * S_W < K_W:
-                    added = added + (
-                        sums[k]
-                        + element_gradient(
-                            weights[k // OWN * K_W + k % OWN + (LEFT - n) * S_W],
-                            belows[k // OWN * K_W + k % OWN + (LEFT - n) * S_W],
-                            scale,
-                            less,
-                            EXACT,
-                        ),
-                    )
-                else:
-                    added = added + (sums[k],)
-            sums = added
-        for k in tl.static_range(S_H * OWN):
-            x_h, x_w = h + k // OWN, w + LEFT * S_W + k % OWN
-            mask = exists & ((step >= ABOVE) & (x_h >= 0) & (x_h < height) & (x_w >= 0) & (x_w < width))[:, None]
-            there = dx_ptr + distance(dx_strides, 0, k // OWN, k % OWN, CHANNELS_INNER, DX_ALIGN)
-            tl.store(there, sums[k].to(dx_ptr.dtype.element_ty), mask)
-        kept, sums = values[S_H * COLS :], sums[S_H * OWN :]
-        y_h += 1
-        h += S_H
-        x_ptr += distance(x_strides, 0, S_H, 0, CHANNELS_INNER, X_ALIGN)
-        dx_ptr += distance(dx_strides, 0, S_H, 0, CHANNELS_INNER, DX_ALIGN)
-        grad_ptr += distance(grad_strides, 0, 1, 0, CHANNELS_INNER, GRAD_ALIGN)
 
 
 def fits(plan: Plan) -> bool:
@@ -234,36 +306,79 @@ def fits(plan: Plan) -> bool:
 
 def forward_launch(plan: Plan) -> Launch:
     (x,), (y,) = plan.inputs, plan.outputs
-    programs, counts, constants = _share_out(plan, y.shape[3:], (0, 0), FORWARD[plan.channels_inner])
-    arguments = (x.stride(), y.stride(), *counts, tuple(x.shape[1:]), tuple(y.shape[1:]))
-    return Launch(_soft_pool_rows_forward_kernel, programs, arguments, constants | plan.alignments(X=x, Y=y))
+    kernel, stride = plan.kernel[2], plan.stride[2]
+
+    def held(width: int) -> int:
+        return 2 * plan.kernel[1] * ((width - 1) * stride + kernel)
+
+    programs, counts, constants = _share_out(plan, y.shape[3:], FORWARD[plan.channels_inner], held)
+    width = constants["CELLS"]
+    constants |= {"VECTOR": _vector(plan, width * stride, x), "Y_VECTOR": _vector(plan, width, y)}
+    arguments = (x.stride(), y.stride(), counts, tuple(x.shape[1:]), tuple(y.shape[1:]))
+    return Launch(_soft_pool_rows_forward_kernel, programs, arguments, constants | _layouts(plan, X=x, Y=y))
 
 
 def backward_launch(plan: Plan, exact: bool) -> Launch:
     (x, dx), (grad,) = plan.inputs, plan.outputs
-    cells = [triton.cdiv(x.shape[i + 2] + plan.padding[i], plan.stride[i]) for i in (1, 2)]
-    reach = [(plan.kernel[i] - 1) // plan.stride[i] for i in (1, 2)]
-    programs, counts, constants = _share_out(plan, cells, reach, BACKWARD[plan.channels_inner])
-    arguments = (grad.stride(), x.stride(), dx.stride(), *counts, tuple(x.shape[1:]), tuple(grad.shape[1:]))
-    constants |= {**plan.alignments(X=x, GRAD=grad, DX=dx), "EXACT": exact}
-    return Launch(_soft_pool_rows_backward_kernel, programs, arguments, constants)
+    (_, k_h, k_w), (_, s_h, s_w), (_, p_h, p_w) = plan.kernel, plan.stride, plan.padding
+    left = -((k_w - 1 - p_w) // s_w)  # the first window that reaches into a lane's own columns
+
+    def windows(width: int) -> int:
+        return (width * s_w - 1 + p_w) // s_w - left + 1
+
+    def held(width: int) -> int:
+        return 2 * k_h * ((windows(width) - 1) * s_w + k_w) + (k_h - s_h + 2) * width * s_w
+
+    cells = [triton.cdiv(x.shape[3] + p_h, s_h), triton.cdiv(x.shape[4], s_w)]
+    programs, counts, constants = _share_out(plan, cells, BACKWARD[plan.channels_inner], held)
+    width = constants["CELLS"]
+    constants |= {"LEFT": left, "WINDOWS": windows(width), "EXACT": exact}
+    constants |= {"VECTOR": _vector(plan, width * s_w, x, dx), "GRAD_VECTOR": _vector(plan, width, grad)}
+    arguments = (grad.stride(), x.stride(), dx.stride(), counts, tuple(x.shape[1:]), tuple(grad.shape[1:]))
+    return Launch(
+        _soft_pool_rows_backward_kernel, programs, arguments, constants | _layouts(plan, X=x, GRAD=grad, DX=dx)
+    )
+
+
+def _vector(plan: Plan, columns: int, *tensors: Tensor) -> int:
+    """How many columns of each tensor a lane takes at once."""
+    beside = not plan.channels_inner and all(tensor.stride(4) == 1 for tensor in tensors)
+    widest = LOAD_BYTES // max(4, tensors[0].element_size())
+    return math.gcd(widest, columns, *map(_divisor, tensors)) if beside else 1
+
+
+def _divisor(x: Tensor) -> int:
+    """What divides a row, and each step but that along it, where lanes do not lie side by side."""
+    return alignment(x.shape[4], *(x.stride(i) for i in range(4) if x.shape[i] > 1))
+
+
+def _layouts(plan: Plan, **tensors: Tensor) -> dict[str, int]:
+    """The constants that say of each tensor the step from column to column, and what divides the others."""
+    steps = {f"{name}_STEP": tensor.stride(4) for name, tensor in tensors.items()}
+    if plan.channels_inner:
+        return steps | plan.alignments(**tensors)
+    return steps | {f"{name}_ALIGN": _divisor(tensor) for name, tensor in tensors.items()}
 
 
 def _share_out(
-    plan: Plan, cells: Sequence[int], reach: Sequence[int], share: Share
+    plan: Plan, cells: Sequence[int], share: Share, held: Callable[[int], int]
 ) -> tuple[int, tuple[int, ...], dict[str, Any]]:
     """The number of programs; those of rows of tiles, chunks, groups and steps of each; and the kernels' constants.
 
     Args:
         plan: of the windows.
         cells: rows and columns of cells to compute.
-        reach: windows above and left of these that are computed too.
         share: of a lane.
+        held: how many numbers a lane holds, of how many cells it has.
     """
     batch, channels, depth = plan.inputs[0].shape[:3]
-    width = max(1, share.columns // plan.stride[2])
-    elements = plan.kernel[1] * ((width + reach[1] - 1) * plan.stride[2] + plan.kernel[2])
-    lanes = min(share.lanes, 1 << max(1, 64 // elements).bit_length() - 1)  # as many as registers hold elements of
+    size = 2 if plan.constants["DTYPE"] == tl.float64 else 1
+    for columns in (share.columns, 4):
+        width = max(1, columns // plan.stride[2])
+        numbers = size * held(width)
+        if numbers <= _HELD:
+            break
+    lanes = share.lanes if share.lanes * numbers <= _HELD else 1
     block_l = power_of_two(channels, 64) if plan.channels_inner else 1
     block_r = THREADS * lanes // block_l
     groups = triton.cdiv(cells[1], width)
@@ -276,4 +391,6 @@ def _share_out(
     names = ("KERNEL", "STRIDE", "PADDING", "DTYPE", "INDEX", "CHANNELS_INNER")
     constants = {name: plan.constants[name] for name in names}
     constants |= {"CELLS": width, "BLOCK_R": block_r, "BLOCK_L": block_l}
+    if _MANY < lanes * numbers <= _HELD and not torch.version.hip:  # whose compiler has no such option
+        constants["maxnreg"] = _REGISTERS
     return triton.cdiv(rows, block_r) * l_tiles, (rows, chunks, groups, steps), constants
