@@ -96,6 +96,8 @@ def main() -> None:
         ((2, 64, 56, 56), 4, torch.contiguous_format, torch.float16, "max+avg", "threshold"),
         ((2, 64, 56, 56), 4, torch.channels_last, torch.bfloat16, "max+avg", "weighted"),
         ((2, 25, 14, 14), 6, torch.channels_last, torch.float32, "min", "threshold"),
+        ((2, 60, 14, 14), 5, torch.channels_last, torch.float32, "max+avg", "threshold"),
+        ((2, 60, 14, 14), 3, torch.channels_last, torch.bfloat16, "max+avg", "weighted"),
         ((2, 1024, 7, 7), 512, torch.contiguous_format, torch.float32, "avg", "threshold"),
         ((2, 64, 8, 8), 2, torch.contiguous_format, torch.float64, "max", "weighted"),
         ((2, 64, 1, 1), 4, torch.contiguous_format, torch.float32, "max+avg", "threshold"),

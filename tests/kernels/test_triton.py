@@ -135,6 +135,21 @@ def test_soft_pool_in_random_cases(seed: int) -> None:
     check_soft_pool(seed, cases=12)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("channels", [24, 30, 41])
+@pytest.mark.parametrize("reduction", [5, 6, 7, 10])
+def test_groups_that_a_thread_has_whole(reduction: int, channels: int) -> None:
+    x = LAYOUTS["channels_last"](torch.randn(2, channels, 3, 5, device=DEVICE))
+    p = torch.rand(2, -(-channels // reduction), device=DEVICE)
+    plan = importlib.import_module("downmix.kernels.triton._pix_tiles").plan
+    for fusion, operator, legacy in (("threshold", "max+avg", False), ("weighted", "max+avg", True)):
+        assert plan({"X": x}, p, reduction, fusion, operator, legacy, loads=2)[2]["PACK"] == (4 if reduction % 2 else 2)
+        for values in (x, x.round(), torch.where(x > 1.5, math.nan, x)):  # the latter two with several winners
+            check(pix._pick_or_mix, [values, p], (reduction, 0.5, fusion, operator, legacy), "channels_last")
+    for operator in ("min", "avg", "max"):
+        check(pix._pick_or_mix, [x.bfloat16(), p], (reduction, 0.5, "threshold", operator, False), "channels_last")
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_long_reduction_and_long_windows(layout: str) -> None:
     x = LAYOUTS[layout](torch.randn(1, 130, 2, 3, device=DEVICE))

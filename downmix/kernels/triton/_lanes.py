@@ -11,7 +11,7 @@ a channel each. Else a lane's columns do: it takes VECTOR of them at a time, whi
 import triton
 import triton.language as tl
 
-from ._common import aligned
+from ._common import aligned, apart, side_by_side
 
 
 @triton.jit
@@ -106,30 +106,3 @@ def store_row(
         else:
             vector = side_by_side(values[i * VECTOR : (i + 1) * VECTOR], VECTOR)
             tl.store(there + tl.arange(0, VECTOR), vector.to(ptr.dtype.element_ty), within)
-
-
-@triton.jit
-def apart(vector, VECTOR: tl.constexpr):
-    """The columns of [row, column], each a tensor of one column."""
-    if VECTOR == 2:
-        a, b = tl.split(vector)
-        columns = a[:, None], b[:, None]
-    else:
-        even, odd = tl.split(tl.reshape(vector, [vector.shape[0], 2, 2]))
-        a, c = tl.split(even)
-        b, d = tl.split(odd)
-        columns = a[:, None], b[:, None], c[:, None], d[:, None]
-    return columns
-
-
-@triton.jit
-def side_by_side(columns, VECTOR: tl.constexpr):
-    """The opposite of ``apart``."""
-    ROWS: tl.constexpr = columns[0].shape[0]
-    if VECTOR == 2:
-        vector = tl.join(tl.reshape(columns[0], [ROWS]), tl.reshape(columns[1], [ROWS]))
-    else:
-        even = tl.join(tl.reshape(columns[0], [ROWS]), tl.reshape(columns[2], [ROWS]))
-        odd = tl.join(tl.reshape(columns[1], [ROWS]), tl.reshape(columns[3], [ROWS]))
-        vector = tl.reshape(tl.join(even, odd), [ROWS, 4])
-    return vector

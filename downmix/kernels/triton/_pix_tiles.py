@@ -6,6 +6,7 @@
 A program holds a tile of one sample: BLOCK_S positions by BLOCK_G groups. Where positions lie side by side in memory
 (NCHW) it walks the channels of its groups one after the other. Where channels do (channels_last), BLOCK_R channels of
 each group lie side by side in the tile too, so that its loads stay whole cache lines, and are brought together last.
+Where that would be 1 or 2 of 3, 5, 6 or so, each thread takes PACK whole groups instead, 4 channels at a time.
 """
 
 from typing import Any
@@ -15,7 +16,18 @@ import triton.language as tl
 from torch import Tensor
 
 from ...ops._define import compute_dtype
-from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, aligned, alignment, divide, larger, power_of_two
+from ._common import (
+    LOAD_BYTES,
+    THREADS,
+    TRITON_DTYPES,
+    aligned,
+    alignment,
+    apart,
+    divide,
+    larger,
+    power_of_two,
+    side_by_side,
+)
 
 
 @triton.jit
@@ -44,11 +56,21 @@ def program_of(groups, s_tiles, BLOCK_G: tl.constexpr):
 
 
 @triton.jit
-def channels_of(step, g_start, channels, REDUCTION: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr):
-    """The channel of each lane of a tile, its number within its group, and whether there is such a channel."""
+def channels_of(
+    step, g_start, channels,
+    REDUCTION: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
+):  # fmt: skip
+    """The channel of each lane of a tile, its number within its group, and whether there is such a channel.
+
+    With PACK, where 4 lanes hold several groups, the number is that within the lanes' first.
+    """
     lane = tl.arange(0, BLOCK_G * BLOCK_R)
     j = step * BLOCK_R + lane % BLOCK_R
-    if REDUCTION == BLOCK_R:
+    if PACK > 1:
+        j = step * 4 + lane % 4
+        c = g_start * REDUCTION + lane // 4 * (REDUCTION * PACK) + j
+        exists = c < channels
+    elif REDUCTION == BLOCK_R:
         c = g_start * REDUCTION + lane  # as below, but the compiler sees that they are contiguous
         exists = c < channels
     else:
@@ -75,10 +97,12 @@ def _by_group(lanes, BLOCK_R: tl.constexpr):
 
 
 @triton.jit
-def by_lane(groups, BLOCK_R: tl.constexpr):
-    """A value of each group for all of its lanes: [s, g] becomes [s, g · BLOCK_R]."""
+def by_lane(groups, BLOCK_R: tl.constexpr, PACK: tl.constexpr):
+    """A value of each group for all of its lanes: [s, g] becomes [s, g · BLOCK_R], or PACK tensors."""
     lanes = groups
-    if BLOCK_R > 1:
+    if PACK > 1:
+        lanes = apart(groups, PACK)
+    elif BLOCK_R > 1:
         repeated = tl.broadcast_to(groups[:, :, None], [groups.shape[0], groups.shape[1], BLOCK_R])
         lanes = tl.reshape(repeated, [groups.shape[0], groups.shape[1] * BLOCK_R])
     return lanes
@@ -92,20 +116,20 @@ def _share(values, size, REDUCTION: tl.constexpr, WHOLE: tl.constexpr):
 
 
 @triton.jit
-def reduce_groups(
+def _best_and_total(
     x_ptr, x_strides, b, s, g_start, channels, space, width,
-    REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr, SHORT_TAIL: tl.constexpr,
+    REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, SHORT_TAIL: tl.constexpr,
     DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """The reduction that p < t picks, the one it does not, the winner's number in its group, and the group's size."""
+    """Of each group the largest value (of −x for a minimum), its number, and the sum."""
     best = tl.full([BLOCK_S, BLOCK_G * BLOCK_R], float("-inf"), DTYPE)
     first = tl.zeros([BLOCK_S, BLOCK_G * BLOCK_R], tl.int32) + (tl.arange(0, BLOCK_G * BLOCK_R) % BLOCK_R)[None, :]
     total = tl.zeros([BLOCK_S, BLOCK_G * BLOCK_R], DTYPE)
     # A short loop of unrolled steps, so that their loads are under way together but the code stays small.
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         for k in tl.static_range(UNROLL):
-            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, 1)
             mask = (s < space)[:, None] & exists[None, :]
             offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
@@ -122,6 +146,59 @@ def reduce_groups(
         best = tl.reduce(lanes, 2, larger)
         wins = (lanes == best[:, :, None]) | (lanes != lanes)
         first = tl.min(tl.where(wins, first, REDUCTION), 2)
+    return best, first, total
+
+
+@triton.jit
+def _best_and_total_of_packs(
+    x_ptr, x_strides, b, s, g_start, channels, space, width,
+    REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, SHORT_TAIL: tl.constexpr,
+    DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
+):  # fmt: skip
+    """The same where each thread has PACK whole groups."""
+    values = ()
+    for step in tl.static_range(REDUCTION * PACK // 4):
+        c, _j, exists = channels_of(step, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
+        offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
+        tile = tl.load(x_ptr + offsets, (s < space)[:, None] & exists[None, :], other=0).to(DTYPE)
+        values = values + apart(tile, 4)
+    start = (g_start + tl.arange(0, BLOCK_G // PACK) * PACK) * REDUCTION
+    bests, firsts, totals = (), (), ()
+    for n in tl.static_range(PACK):
+        total = values[n * REDUCTION]
+        best = -total if OPERATOR == "min" else total
+        first = tl.zeros_like(total).to(tl.int32)
+        for j in tl.static_range(1, REDUCTION):
+            value = values[n * REDUCTION + j]
+            total += value
+            value = -value if OPERATOR == "min" else value
+            if SHORT_TAIL:
+                value = tl.where((start + (n * REDUCTION + j) < channels)[None, :], value, float("-inf"))
+            first = tl.where((value <= best) | (best != best), first, j)
+            best = larger(best, value)
+        bests, firsts, totals = bests + (best,), firsts + (first,), totals + (total,)
+    return side_by_side(bests, PACK), side_by_side(firsts, PACK), side_by_side(totals, PACK)
+
+
+@triton.jit
+def reduce_groups(
+    x_ptr, x_strides, b, s, g_start, channels, space, width,
+    REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr, SHORT_TAIL: tl.constexpr,
+    DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The reduction that p < t picks, the one it does not, the winner's number in its group, and the group's size."""
+    if PACK > 1:
+        best, first, total = _best_and_total_of_packs(
+            x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, SHORT_TAIL,
+            DTYPE, FLAT, CHANNELS_INNER, ALIGN, BLOCK_G, BLOCK_R, PACK,
+        )  # fmt: skip
+    else:
+        best, first, total = _best_and_total(
+            x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, SHORT_TAIL,
+            DTYPE, FLAT, CHANNELS_INNER, ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+        )  # fmt: skip
     size = tl.full([BLOCK_G], REDUCTION, tl.int64)
     if SHORT_TAIL and not LEGACY_TAIL:
         size = tl.minimum(size, channels - (g_start + tl.arange(0, BLOCK_G)) * REDUCTION)
@@ -155,9 +232,32 @@ def spread(
 
 
 @triton.jit
-def gradient_of_channel(j, first, to_winner, to_each, OPERATOR: tl.constexpr):
+def gradient_of_step(
+    step, j, first, to_winner, to_each, OPERATOR: tl.constexpr, REDUCTION: tl.constexpr, PACK: tl.constexpr
+):  # fmt: skip
+    """What the channels of a step get of it, [s, lane], from `by_lane`."""
+    if PACK > 1:
+        parts = ()
+        for i in tl.static_range(4):
+            parts = parts + (
+                _gradient_of_channel(
+                    (step * 4 + i) % REDUCTION,
+                    first[(step * 4 + i) // REDUCTION],
+                    to_winner[(step * 4 + i) // REDUCTION],
+                    to_each[(step * 4 + i) // REDUCTION],
+                    OPERATOR,
+                ),
+            )
+        dx = side_by_side(parts, 4)
+    else:
+        dx = _gradient_of_channel(j[None, :], first, to_winner, to_each, OPERATOR)
+    return dx
+
+
+@triton.jit
+def _gradient_of_channel(j, first, to_winner, to_each, OPERATOR: tl.constexpr):
     """What the channels of number j in their groups get of it."""
-    won = tl.where(first == j[None, :], to_winner, 0.0)
+    won = tl.where(first == j, to_winner, 0.0)
     if OPERATOR == "avg":
         dx = to_each
     elif OPERATOR == "max+avg":
@@ -188,8 +288,13 @@ def plan(
     channels_inner = has_channels_inner(x)
     block_r = _side_by_side(reduction) if channels_inner else 1
     steps = triton.cdiv(reduction, block_r)
+    packs = channels_inner and block_r < 4 and reduction > 2 and steps <= 8
     elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
-    if channels_inner and block_r == 1 < reduction:
+    if packs:
+        # 4 channels a thread and step, which is enough, as all steps are under way together.
+        block_g = max(4, power_of_two(groups, 32))
+        block_s = power_of_two(space, 4 * THREADS // (block_g * block_r))
+    elif channels_inner and block_r == 1 < reduction:
         # No load is wide here, and what hides the time they take is many small programs.
         block_g, block_s = power_of_two(groups, 32), power_of_two(space, 4 * loads)
     elif channels_inner:
@@ -212,6 +317,7 @@ def plan(
         "BLOCK_S": block_s,
         "BLOCK_G": block_g,
         "BLOCK_R": block_r,
+        "PACK": 4 // block_r if packs else 1,
         "UNROLL": triton.cdiv(steps, triton.cdiv(steps, 8)),  # at most 8, as even as can be
         **{f"{name}_ALIGN": _alignment(t, channels_inner) for name, t in maps.items()},
     }

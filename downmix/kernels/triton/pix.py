@@ -17,7 +17,7 @@ from ._common import Launch, empty_output
 from ._pix_tiles import (
     by_lane,
     channels_of,
-    gradient_of_channel,
+    gradient_of_step,
     has_channels_inner,
     limits_of,
     offsets_of,
@@ -39,7 +39,8 @@ def _pick_or_mix_forward_kernel(
     REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
     SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     X_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """y = p · (max where p < t, else mean), or p · max + (1 − p) · mean where WEIGHTED."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, Y_ALIGN)
@@ -47,7 +48,7 @@ def _pick_or_mix_forward_kernel(
     s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
     upper, lower, _, _ = reduce_groups(
         x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
-        DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+        DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, PACK, UNROLL,
     )  # fmt: skip
     p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     y = p * upper + (1 - p) * lower if WEIGHTED else p * tl.where(picks, upper, lower)
@@ -60,13 +61,14 @@ def _pick_or_mix_forward_kernel(
 def _write(
     dx_ptr, dx_strides, b, s, g_start, channels, space, width, to_winner, to_each, first,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
-    ALIGN: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The gradients of the channels of a tile of groups."""
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         for k in tl.static_range(UNROLL):
-            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
-            dx = gradient_of_channel(j, first, to_winner, to_each, OPERATOR)
+            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
+            dx = gradient_of_step(k, j, first, to_winner, to_each, OPERATOR, REDUCTION, PACK)
             offsets = offsets_of(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
 
@@ -78,7 +80,8 @@ def _pick_or_mix_backward_kernel(
     REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
     SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     AT_ONCE: tl.constexpr, X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     r"""Both gradients from one reading of x.
 
@@ -99,7 +102,7 @@ def _pick_or_mix_backward_kernel(
         s = s_start + k * BLOCK_S + tl.arange(0, BLOCK_S)
         upper, lower, first, size = reduce_groups(
             x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
-            DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+            DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, PACK, UNROLL,
         )  # fmt: skip
         offsets = offsets_of(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
         grad = tl.load(grad_ptr + offsets, (s < space)[:, None] & (g < groups)[None, :], other=0).to(DTYPE)
@@ -114,8 +117,8 @@ def _pick_or_mix_backward_kernel(
         to_winner, to_each = spread(grad, p, picks, size, REDUCTION, WEIGHTED, OPERATOR, LEGACY_TAIL or not SHORT_TAIL)
         _write(
             dx_ptr, dx_strides, b, s, g_start, channels, space, width,
-            by_lane(to_winner, BLOCK_R), by_lane(to_each, BLOCK_R), by_lane(firsts[k], BLOCK_R),
-            REDUCTION, OPERATOR, FLAT, CHANNELS_INNER, DX_ALIGN, BLOCK_G, BLOCK_R, UNROLL,
+            by_lane(to_winner, BLOCK_R, PACK), by_lane(to_each, BLOCK_R, PACK), by_lane(firsts[k], BLOCK_R, PACK),
+            REDUCTION, OPERATOR, FLAT, CHANNELS_INNER, DX_ALIGN, BLOCK_G, BLOCK_R, PACK, UNROLL,
         )  # fmt: skip
     dp_offsets = b * dp_strides[0] + g * dp_strides[1] + s_part * dp_strides[2]
     tl.store(dp_ptr + dp_offsets, tl.sum(dp, 0).to(dp_ptr.dtype.element_ty), g < groups)
@@ -184,7 +187,7 @@ def _backward_launch(
     maps = {"X": x, "GRAD": grad, "DX": dx}
     programs, s_tiles, constants = plan(maps, p, reduction, fusion, operator, legacy_tail, loads=loads)
     # So some small ones at once.
-    few = narrow or 1 < constants["BLOCK_R"] < reduction
+    few = narrow or constants["PACK"] > 1 or 1 < constants["BLOCK_R"] < reduction
     constants["AT_ONCE"] = min((2 if few else 4) if channels_inner else 1, s_tiles)
     s_parts = triton.cdiv(s_tiles, constants["AT_ONCE"])
     parts = torch.empty_like(p).unsqueeze(-1) if s_parts == 1 else p.new_empty(*p.shape, s_parts)

@@ -21,7 +21,7 @@ from ._common import Launch, on_device_of, shared_out
 from ._pix_tiles import (
     by_lane,
     channels_of,
-    gradient_of_channel,
+    gradient_of_step,
     limits_of,
     offsets_of,
     part_of_dp,
@@ -45,7 +45,8 @@ def _gradient_of_logits_kernel(
     REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr,
     SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """dp, as the kernel of both gradients has it, times slope · p (1 − p): [B, s_parts, G], each of ``tiles`` tiles."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
@@ -57,7 +58,7 @@ def _gradient_of_logits_kernel(
         s = (s_part * tiles + tile) * BLOCK_S + tl.arange(0, BLOCK_S)
         upper, lower, _first, _size = reduce_groups(
             x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
-            DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+            DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, PACK, UNROLL,
         )  # fmt: skip
         mask = (s < space)[:, None] & (g < groups)[None, :]
         offsets = offsets_of(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
@@ -74,13 +75,14 @@ def _write(
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr,
     CHANNELS_INNER: tl.constexpr, OTHER: tl.constexpr, RECTIFIED: tl.constexpr, OTHER_ALIGN: tl.constexpr,
     X_ALIGN: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """All gradients of the channels of a tile of groups."""
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         others, shut = (), ()  # before the first is written, as no load moves up past a store
         for k in tl.static_range(UNROLL):
-            c, _j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
+            c, _j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
             mask = (s < space)[:, None] & exists[None, :]
             other = tl.load(mean_ptr + b * channels + c, exists, other=0).to(DTYPE)[None, :] / space
             if OTHER:
@@ -92,8 +94,8 @@ def _write(
                 shut += (value == 0,)  # a NaN lets through, as torch's ReLU does
             others += (other,)
         for k in tl.static_range(UNROLL):
-            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R)
-            dx = others[k] + gradient_of_channel(j, first, to_winner, to_each, OPERATOR)
+            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
+            dx = others[k] + gradient_of_step(k, j, first, to_winner, to_each, OPERATOR, REDUCTION, PACK)
             if RECTIFIED:
                 dx = tl.where(shut[k], 0.0, dx)
             offsets = offsets_of(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
@@ -108,7 +110,8 @@ def _gradient_of_x_kernel(
     SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     OTHER: tl.constexpr, RECTIFIED: tl.constexpr, X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr,
     OTHER_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x through the fusion, its mean and, with OTHER, other readers; RECTIFIED, in front of a ReLU."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
@@ -117,7 +120,7 @@ def _gradient_of_x_kernel(
     p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     _upper, _lower, first, size = reduce_groups(
         x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
-        DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
+        DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, PACK, UNROLL,
     )  # fmt: skip
     offsets = offsets_of(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
     grad = tl.load(grad_ptr + offsets, (s < space)[:, None] & (g < groups)[None, :], other=0).to(DTYPE)
@@ -125,9 +128,9 @@ def _gradient_of_x_kernel(
     _write(
         dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, x_ptr, x_strides,
         b, s, g_start, channels, space, width,
-        by_lane(to_winner, BLOCK_R), by_lane(to_each, BLOCK_R), by_lane(first, BLOCK_R),
+        by_lane(to_winner, BLOCK_R, PACK), by_lane(to_each, BLOCK_R, PACK), by_lane(first, BLOCK_R, PACK),
         REDUCTION, OPERATOR, DTYPE, FLAT, CHANNELS_INNER, OTHER, RECTIFIED, OTHER_ALIGN, X_ALIGN, DX_ALIGN,
-        BLOCK_G, BLOCK_R, UNROLL,
+        BLOCK_G, BLOCK_R, PACK, UNROLL,
     )  # fmt: skip
 
 
@@ -201,8 +204,10 @@ def _launch_x(
     programs, s_tiles, meta = plan(maps, p, reduction, *rule, loads=4 if reduction == 1 else 2)
     flat = meta["FLAT"]
     strides = (strides_of(grad, flat), strides_of(x, flat), p.stride(), strides_of(other, flat), strides_of(dx, flat))
+    # More than 4 would not fit into registers, as what is added is held meanwhile; but a pack's are all or none.
+    unroll = meta["UNROLL"] if meta["PACK"] > 1 else min(meta["UNROLL"], 4)
     meta |= {
-        "UNROLL": min(meta["UNROLL"], 4),  # more would not fit into registers: what is added is held meanwhile
+        "UNROLL": unroll,
         "OTHER": has_other,
         "RECTIFIED": rectified,
     }
