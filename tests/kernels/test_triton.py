@@ -136,18 +136,33 @@ def test_soft_pool_in_random_cases(seed: int) -> None:
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("channels", [24, 30, 41])
-@pytest.mark.parametrize("reduction", [5, 6, 7, 10])
-def test_groups_that_a_thread_has_whole(reduction: int, channels: int) -> None:
-    x = LAYOUTS["channels_last"](torch.randn(2, channels, 3, 5, device=DEVICE))
-    p = torch.rand(2, -(-channels // reduction), device=DEVICE)
+@pytest.mark.parametrize(
+    ("reduction", "dtype", "channels", "pack"),
+    [
+        *((5, torch.float32, channels, 4) for channels in (24, 30, 41)),
+        (6, torch.float32, 30, 0),  # five groups, in pairs
+        (6, torch.float32, 23, 2),
+        (9, torch.float32, 48, 2),
+        (12, torch.float32, 31, 1),
+        (17, torch.float32, 20, 0),  # more than registers hold
+        (4, torch.float32, 24, 0),
+        (4, torch.bfloat16, 24, 2),
+        (2, torch.float16, 19, 4),
+        (3, torch.bfloat16, 41, 8),
+        (16, torch.bfloat16, 41, 1),
+        (3, torch.float64, 17, 2),
+    ],
+)
+def test_groups_that_a_thread_has_whole(reduction: int, dtype: torch.dtype, channels: int, pack: int) -> None:
+    x = LAYOUTS["channels_last"](torch.randn(2, channels, 3, 5, device=DEVICE).to(dtype))
+    p = torch.rand(2, -(-channels // reduction), device=DEVICE).to(dtype)
     plan = importlib.import_module("downmix.kernels.triton._pix_tiles").plan
     for fusion, operator, legacy in (("threshold", "max+avg", False), ("weighted", "max+avg", True)):
-        assert plan({"X": x}, p, reduction, fusion, operator, legacy, loads=2)[2]["PACK"] == (4 if reduction % 2 else 2)
+        assert plan({"X": x}, p, reduction, fusion, operator, legacy, loads=2)[2]["PACK"] == pack
         for values in (x, x.round(), torch.where(x > 1.5, math.nan, x)):  # the latter two with several winners
             check(pix._pick_or_mix, [values, p], (reduction, 0.5, fusion, operator, legacy), "channels_last")
     for operator in ("min", "avg", "max"):
-        check(pix._pick_or_mix, [x.bfloat16(), p], (reduction, 0.5, "threshold", operator, False), "channels_last")
+        check(pix._pick_or_mix, [x, p], (reduction, 0.5, "threshold", operator, False), "channels_last")
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

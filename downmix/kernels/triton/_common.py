@@ -88,31 +88,6 @@ def aligned(value, ALIGN: tl.constexpr):
     return value // ALIGN * ALIGN
 
 
-@triton.jit
-def apart(tile, N: tl.constexpr):
-    """[row, N · lane] as N tensors [row, lane], of the lanes' first elements and so on; N is 2 or 4.
-
-    A thread that has loaded N neighbours keeps them: nothing is exchanged.
-    """
-    if N == 2:
-        parts = tl.split(tl.reshape(tile, [tile.shape[0], tile.shape[1] // 2, 2]))
-    else:
-        even, odd = tl.split(tl.reshape(tile, [tile.shape[0], tile.shape[1] // 4, 2, 2]))
-        a, c = tl.split(even)
-        b, d = tl.split(odd)
-        parts = a, b, c, d
-    return parts
-
-
-@triton.jit
-def side_by_side(parts, N: tl.constexpr):
-    """The opposite of ``apart``."""
-    pairs = parts
-    if N == 4:
-        pairs = tl.join(parts[0], parts[2]), tl.join(parts[1], parts[3])
-    return tl.reshape(tl.join(pairs[0], pairs[1]), [parts[0].shape[0], parts[0].shape[1] * N])
-
-
 def why_not(**tensors: Tensor) -> str | None:
     """Why Triton can't compute with these tensors, or None: its dtypes and its GPUs are all that limits a kernel."""
     for name, tensor in tensors.items():

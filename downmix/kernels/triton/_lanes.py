@@ -11,7 +11,8 @@ a channel each. Else a lane's columns do: it takes VECTOR of them at a time, whi
 import triton
 import triton.language as tl
 
-from ._common import aligned, apart, side_by_side
+from ._common import aligned
+from ._vectors import apart, side_by_side
 
 
 @triton.jit

@@ -6,9 +6,10 @@
 A program holds a tile of one sample: BLOCK_S positions by BLOCK_G groups. Where positions lie side by side in memory
 (NCHW) it walks the channels of its groups one after the other. Where channels do (channels_last), BLOCK_R channels of
 each group lie side by side in the tile too, so that its loads stay whole cache lines, and are brought together last.
-Where that would be 1 or 2 of 3, 5, 6 or so, each thread takes PACK whole groups instead, 4 channels at a time.
+Or each thread takes PACK whole groups, PACK · BLOCK_R channels at a time, and has nothing to exchange with others.
 """
 
+import math
 from typing import Any
 
 import triton
@@ -16,18 +17,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ...ops._define import compute_dtype
-from ._common import (
-    LOAD_BYTES,
-    THREADS,
-    TRITON_DTYPES,
-    aligned,
-    alignment,
-    apart,
-    divide,
-    larger,
-    power_of_two,
-    side_by_side,
-)
+from ._common import LOAD_BYTES, THREADS, TRITON_DTYPES, aligned, alignment, divide, larger, power_of_two
+from ._vectors import apart, side_by_side
+
+# Channels that a thread holds, with the gradients of as many.
+_OF_A_THREAD = 32
 
 
 @triton.jit
@@ -56,19 +50,32 @@ def program_of(groups, s_tiles, BLOCK_G: tl.constexpr):
 
 
 @triton.jit
+def groups_of(g_start, BLOCK_G: tl.constexpr, PACK: tl.constexpr):
+    """The groups of a tile.
+
+    Where threads have several, the compiler is to see no more neighbours, or it would load and store more of them at
+    once and have threads exchange them.
+    """
+    g = g_start + tl.arange(0, BLOCK_G)
+    if PACK > 1:
+        g = tl.max_contiguous(g, PACK)
+    return g
+
+
+@triton.jit
 def channels_of(
     step, g_start, channels,
     REDUCTION: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """The channel of each lane of a tile, its number within its group, and whether there is such a channel.
 
-    With PACK, where 4 lanes hold several groups, the number is that within the lanes' first.
+    With PACK, the number is that within the first group of a thread.
     """
     lane = tl.arange(0, BLOCK_G * BLOCK_R)
     j = step * BLOCK_R + lane % BLOCK_R
-    if PACK > 1:
-        j = step * 4 + lane % 4
-        c = g_start * REDUCTION + lane // 4 * (REDUCTION * PACK) + j
+    if PACK > 0:
+        j = step * (PACK * BLOCK_R) + lane % (PACK * BLOCK_R)
+        c = g_start * REDUCTION + lane // (PACK * BLOCK_R) * (REDUCTION * PACK) + j
         exists = c < channels
     elif REDUCTION == BLOCK_R:
         c = g_start * REDUCTION + lane  # as below, but the compiler sees that they are contiguous
@@ -100,7 +107,7 @@ def _by_group(lanes, BLOCK_R: tl.constexpr):
 def by_lane(groups, BLOCK_R: tl.constexpr, PACK: tl.constexpr):
     """A value of each group for all of its lanes: [s, g] becomes [s, g · BLOCK_R], or PACK tensors."""
     lanes = groups
-    if PACK > 1:
+    if PACK > 0:
         lanes = apart(groups, PACK)
     elif BLOCK_R > 1:
         repeated = tl.broadcast_to(groups[:, :, None], [groups.shape[0], groups.shape[1], BLOCK_R])
@@ -129,7 +136,7 @@ def _best_and_total(
     # A short loop of unrolled steps, so that their loads are under way together but the code stays small.
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         for k in tl.static_range(UNROLL):
-            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, 1)
+            c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, 0)
             mask = (s < space)[:, None] & exists[None, :]
             offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
@@ -158,11 +165,11 @@ def _best_and_total_of_packs(
 ):  # fmt: skip
     """The same where each thread has PACK whole groups."""
     values = ()
-    for step in tl.static_range(REDUCTION * PACK // 4):
+    for step in tl.static_range(REDUCTION // BLOCK_R):
         c, _j, exists = channels_of(step, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
         offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
         tile = tl.load(x_ptr + offsets, (s < space)[:, None] & exists[None, :], other=0).to(DTYPE)
-        values = values + apart(tile, 4)
+        values = values + apart(tile, PACK * BLOCK_R)
     start = (g_start + tl.arange(0, BLOCK_G // PACK) * PACK) * REDUCTION
     bests, firsts, totals = (), (), ()
     for n in tl.static_range(PACK):
@@ -189,7 +196,7 @@ def reduce_groups(
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The reduction that p < t picks, the one it does not, the winner's number in its group, and the group's size."""
-    if PACK > 1:
+    if PACK > 0:
         best, first, total = _best_and_total_of_packs(
             x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, SHORT_TAIL,
             DTYPE, FLAT, CHANNELS_INNER, ALIGN, BLOCK_G, BLOCK_R, PACK,
@@ -233,22 +240,24 @@ def spread(
 
 @triton.jit
 def gradient_of_step(
-    step, j, first, to_winner, to_each, OPERATOR: tl.constexpr, REDUCTION: tl.constexpr, PACK: tl.constexpr
+    step, j, first, to_winner, to_each,
+    OPERATOR: tl.constexpr, REDUCTION: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """What the channels of a step get of it, [s, lane], from `by_lane`."""
-    if PACK > 1:
+    if PACK > 0:
+        VECTOR: tl.constexpr = PACK * BLOCK_R
         parts = ()
-        for i in tl.static_range(4):
+        for i in tl.static_range(VECTOR):
             parts = parts + (
                 _gradient_of_channel(
-                    (step * 4 + i) % REDUCTION,
-                    first[(step * 4 + i) // REDUCTION],
-                    to_winner[(step * 4 + i) // REDUCTION],
-                    to_each[(step * 4 + i) // REDUCTION],
+                    (step * VECTOR + i) % REDUCTION,
+                    first[(step * VECTOR + i) // REDUCTION],
+                    to_winner[(step * VECTOR + i) // REDUCTION],
+                    to_each[(step * VECTOR + i) // REDUCTION],
                     OPERATOR,
                 ),
             )
-        dx = side_by_side(parts, 4)
+        dx = side_by_side(parts, VECTOR)
     else:
         dx = _gradient_of_channel(j[None, :], first, to_winner, to_each, OPERATOR)
     return dx
@@ -286,17 +295,14 @@ def plan(
     batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     groups = triton.cdiv(channels, reduction)
     channels_inner = has_channels_inner(x)
-    block_r = _side_by_side(reduction) if channels_inner else 1
+    block_r, pack = _side_by_side(reduction, groups, x.element_size()) if channels_inner else (1, 0)
     steps = triton.cdiv(reduction, block_r)
-    packs = channels_inner and block_r < 4 and reduction > 2 and steps <= 8
     elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
-    if packs:
-        # 4 channels a thread and step, which is enough, as all steps are under way together.
-        block_g = max(4, power_of_two(groups, 32))
-        block_s = power_of_two(space, 4 * THREADS // (block_g * block_r))
-    elif channels_inner and block_r == 1 < reduction:
-        # No load is wide here, and what hides the time they take is many small programs.
-        block_g, block_s = power_of_two(groups, 32), power_of_two(space, 4 * loads)
+    if pack:
+        # 512 bytes of neighbouring channels or a little less, as below.
+        block_g = power_of_two(groups, max(pack, 1 << (512 // x.element_size() // reduction | 1).bit_length() - 1))
+        block_g = max(pack, block_g)
+        block_s = power_of_two(space, max(1, THREADS * max(1, loads // steps) * pack // block_g))
     elif channels_inner:
         # 512 bytes of neighbouring channels: whole cache lines, while many positions share the sum for dp.
         block_g = power_of_two(groups, max(1, 512 // x.element_size() // block_r))
@@ -317,19 +323,31 @@ def plan(
         "BLOCK_S": block_s,
         "BLOCK_G": block_g,
         "BLOCK_R": block_r,
-        "PACK": 4 // block_r if packs else 1,
-        "UNROLL": triton.cdiv(steps, triton.cdiv(steps, 8)),  # at most 8, as even as can be
+        "PACK": pack,
+        "UNROLL": steps if pack else triton.cdiv(steps, triton.cdiv(steps, 8)),  # at most 8, as even as can be
         **{f"{name}_ALIGN": _alignment(t, channels_inner) for name, t in maps.items()},
     }
     return batch * triton.cdiv(groups, block_g), s_tiles, constants
 
 
-def _side_by_side(reduction: int) -> int:
-    """The channels of a group that lie side by side in a tile of channels_last."""
+def _side_by_side(reduction: int, groups: int, size: int) -> tuple[int, int]:
+    """The channels of a group that lie side by side in a tile of channels_last, and how many groups a thread has whole.
+
+    The latter is 0 where threads share groups: where registers hold none, or the compiled code has fewer barriers so.
+    """
+    if reduction > 1 and (size != 4 or reduction & (reduction - 1)):
+        for vector in (8, 4, 2):  # channels that a thread loads at once
+            together = math.gcd(reduction, vector)
+            pack = vector // together
+            if vector * size > LOAD_BYTES or reduction * pack > _OF_A_THREAD:
+                continue
+            if reduction == vector or (pack == 2 and groups % 2):
+                break
+            return together, pack
     most = power_of_two(reduction, 64)
     divisor = min(reduction & -reduction, 64)
     # A few steps over a group leave no lane idle; many would read the same cache lines too often.
-    return divisor if reduction <= 7 * divisor else most
+    return (divisor if reduction <= 7 * divisor else most), 0
 
 
 def has_channels_inner(x: Tensor) -> bool:

@@ -18,6 +18,7 @@ from ._pix_tiles import (
     by_lane,
     channels_of,
     gradient_of_step,
+    groups_of,
     has_channels_inner,
     limits_of,
     offsets_of,
@@ -45,7 +46,7 @@ def _pick_or_mix_forward_kernel(
     """y = p · (max where p < t, else mean), or p · max + (1 − p) · mean where WEIGHTED."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, Y_ALIGN)
     b, s_tile, g_start = program_of(groups, s_tiles, BLOCK_G)
-    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
+    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), groups_of(g_start, BLOCK_G, PACK)
     upper, lower, _, _ = reduce_groups(
         x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
         DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, PACK, UNROLL,
@@ -68,7 +69,7 @@ def _write(
     for start in range(0, tl.cdiv(REDUCTION, BLOCK_R), UNROLL):
         for k in tl.static_range(UNROLL):
             c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
-            dx = gradient_of_step(k, j, first, to_winner, to_each, OPERATOR, REDUCTION, PACK)
+            dx = gradient_of_step(k, j, first, to_winner, to_each, OPERATOR, REDUCTION, BLOCK_R, PACK)
             offsets = offsets_of(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
 
@@ -94,7 +95,7 @@ def _pick_or_mix_backward_kernel(
     """
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
     b, s_part, g_start = program_of(groups, s_parts, BLOCK_G)
-    s_start, g = s_part * AT_ONCE * BLOCK_S, g_start + tl.arange(0, BLOCK_G)
+    s_start, g = s_part * AT_ONCE * BLOCK_S, groups_of(g_start, BLOCK_G, PACK)
     p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     # The loads of all tiles first, as none moves up past a store.
     uppers, lowers, firsts, grads = (), (), (), ()
@@ -187,7 +188,7 @@ def _backward_launch(
     maps = {"X": x, "GRAD": grad, "DX": dx}
     programs, s_tiles, constants = plan(maps, p, reduction, fusion, operator, legacy_tail, loads=loads)
     # So some small ones at once.
-    few = narrow or constants["PACK"] > 1 or 1 < constants["BLOCK_R"] < reduction
+    few = narrow or constants["PACK"] or 1 < constants["BLOCK_R"] < reduction
     constants["AT_ONCE"] = min((2 if few else 4) if channels_inner else 1, s_tiles)
     s_parts = triton.cdiv(s_tiles, constants["AT_ONCE"])
     parts = torch.empty_like(p).unsqueeze(-1) if s_parts == 1 else p.new_empty(*p.shape, s_parts)

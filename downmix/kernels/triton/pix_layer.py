@@ -22,6 +22,7 @@ from ._pix_tiles import (
     by_lane,
     channels_of,
     gradient_of_step,
+    groups_of,
     limits_of,
     offsets_of,
     part_of_dp,
@@ -51,7 +52,7 @@ def _gradient_of_logits_kernel(
     """dp, as the kernel of both gradients has it, times slope · p (1 − p): [B, s_parts, G], each of ``tiles`` tiles."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
     b, s_part, g_start = program_of(groups, s_parts, BLOCK_G)
-    g = g_start + tl.arange(0, BLOCK_G)
+    g = groups_of(g_start, BLOCK_G, PACK)
     p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     dp = tl.zeros([BLOCK_S, BLOCK_G], DTYPE)
     for tile in range(tiles):
@@ -95,7 +96,7 @@ def _write(
             others += (other,)
         for k in tl.static_range(UNROLL):
             c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
-            dx = others[k] + gradient_of_step(k, j, first, to_winner, to_each, OPERATOR, REDUCTION, PACK)
+            dx = others[k] + gradient_of_step(k, j, first, to_winner, to_each, OPERATOR, REDUCTION, BLOCK_R, PACK)
             if RECTIFIED:
                 dx = tl.where(shut[k], 0.0, dx)
             offsets = offsets_of(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
@@ -116,7 +117,7 @@ def _gradient_of_x_kernel(
     """The gradient of x through the fusion, its mean and, with OTHER, other readers; RECTIFIED, in front of a ReLU."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
     b, s_tile, g_start = program_of(groups, s_tiles, BLOCK_G)
-    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), g_start + tl.arange(0, BLOCK_G)
+    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), groups_of(g_start, BLOCK_G, PACK)
     p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
     _upper, _lower, first, size = reduce_groups(
         x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
@@ -205,7 +206,7 @@ def _launch_x(
     flat = meta["FLAT"]
     strides = (strides_of(grad, flat), strides_of(x, flat), p.stride(), strides_of(other, flat), strides_of(dx, flat))
     # More than 4 would not fit into registers, as what is added is held meanwhile; but a pack's are all or none.
-    unroll = meta["UNROLL"] if meta["PACK"] > 1 else min(meta["UNROLL"], 4)
+    unroll = meta["UNROLL"] if meta["PACK"] else min(meta["UNROLL"], 4)
     meta |= {
         "UNROLL": unroll,
         "OTHER": has_other,
