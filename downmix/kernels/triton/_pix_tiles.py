@@ -299,9 +299,8 @@ def plan(
     steps = triton.cdiv(reduction, block_r)
     elements = THREADS * LOAD_BYTES // x.element_size() * max(1, loads // steps)
     if pack:
-        # 512 bytes of neighbouring channels or a little less, as below.
-        block_g = power_of_two(groups, max(pack, 1 << (512 // x.element_size() // reduction | 1).bit_length() - 1))
-        block_g = max(pack, block_g)
+        fitting = max(1, 512 // x.element_size() // reduction)  # as below, or a little less
+        block_g = max(pack, power_of_two(groups, triton.next_power_of_2(fitting + 1) // 2))
         block_s = power_of_two(space, max(1, THREADS * max(1, loads // steps) * pack // block_g))
     elif channels_inner:
         # 512 bytes of neighbouring channels: whole cache lines, while many positions share the sum for dp.
