@@ -349,11 +349,9 @@ def test_which_layers_are_three_launches(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("most_read", [0, 2**26])  # whether parts of means are to be added up in front of the gates
 def test_networks_give_what_the_reference_gives(most_read: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = "downmix.kernels.triton"
-    launches = [
-        importlib.import_module(f"{kernels}.pix_sample")._plan,
-        importlib.import_module(f"{kernels}._pix_linear").forward_launch,
-    ]
-    monkeypatch.setattr(f"{kernels}._pix_linear._MOST_READ", most_read)
+    linear_map = importlib.import_module(f"{kernels}._pix_linear")
+    launches = [importlib.import_module(f"{kernels}.pix_sample")._plan, linear_map.forward_launch]
+    monkeypatch.setattr(linear_map, "_MOST_READ", most_read)
     for remembered in launches:
         remembered.cache_clear()
     network = timm.create_model("test_pix_resnet", layers=(2, 1, 1, 1)).to(DEVICE).double()
