@@ -145,7 +145,6 @@ def test_soft_pool_in_random_cases(seed: int) -> None:
         (9, torch.float32, 48, 2),
         (12, torch.float32, 31, 1),
         (17, torch.float32, 20, 0),  # more than registers hold
-        (4, torch.float32, 24, 0),
         (4, torch.bfloat16, 24, 2),
         (2, torch.float16, 19, 4),
         (3, torch.bfloat16, 41, 8),
@@ -190,6 +189,22 @@ def test_overlapping_windows_of_calm_and_of_restless_values(window: tuple[int, .
         check(soft_pool._soft_pool, [LAYOUTS[layout](values)], (*windows, "exact"), layout)
     for values, gradient, scale in ((x, "paper", 1.0), (x, "exact", 1e12), (low, "exact", 1e30)):
         check(soft_pool._soft_pool, [LAYOUTS[layout](values)], (*windows, gradient), layout, grad_scale=scale)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="what runs on a device cannot say so")
+@pytest.mark.parametrize(("window", "height"), [((3, 2, 1), 144), ((5, 1, 2), 71), ((4, 3, 0), 217)], ids=str)
+def test_calm_windows_take_one_walk(window: tuple[int, ...], height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(found: object) -> None:
+        raise AssertionError("a second walk")
+
+    overlapping = importlib.import_module("downmix.kernels.triton._overlapping")
+    monkeypatch.setattr(overlapping, "_again", again)
+    windows = (*([n] * 2 for n in window), [1, 1], True, "exact")
+    x = (100 + torch.randn(1, 2, height, 7)).requires_grad_()  # chunks of rows, the last but the edge of a window
+    soft_pool._soft_pool(x, *windows).sum().backward()
+    x = (torch.arange(20.0) > 11).mul(100.0).view(1, 1, 20, 1).expand(1, 1, 20, 7)
+    with pytest.raises(Exception, match="a second walk"):
+        soft_pool._soft_pool(x, *windows)
 
 
 def test_whether_a_kernel_runs_twice_the_same() -> None:

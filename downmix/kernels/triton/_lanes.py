@@ -94,6 +94,17 @@ def load_rows(
 
 
 @triton.jit
+def load_middle(
+    ptr, strides, h, w, height, width, exists, DOWN: tl.constexpr, FIRST: tl.constexpr, COLS: tl.constexpr,
+    STEP: tl.constexpr, VECTOR: tl.constexpr, DTYPE: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """A row so far DOWN from h, where ptr is, or the map's last where that is above: −∞ is beyond its sides only."""
+    down = tl.minimum(DOWN, height - 1 - h).to(tl.int64)
+    row = ptr + aligned(down * strides[3], ALIGN)[:, None]
+    return load_row(row, w, width, exists, float("-inf"), FIRST, COLS, STEP, VECTOR, DTYPE)
+
+
+@triton.jit
 def store_row(
     ptr, values, w, width, mask, COLS: tl.constexpr, STEP: tl.constexpr, VECTOR: tl.constexpr
 ):  # fmt: skip

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ._columns import add_gradients, bounded, center_of, columns_of, is_restless, weights_of, window_of
 from ._common import LOAD_BYTES, THREADS, Launch, alignment, larger, power_of_two
-from ._lanes import lanes_of, load_row, load_rows, pointers_to, rows_down, store_row
+from ._lanes import lanes_of, load_middle, load_row, load_rows, pointers_to, rows_down, store_row
 from ._plan import Plan
 from ._softmax import LOWEST, below, element_gradient, exp, for_elements
 
@@ -95,10 +95,9 @@ def _forward(
     kept = load_rows(
         x_ptr, x_strides, h, w, height, width, exists, OTHER, KEPT, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN
     )
-    middle = load_row(
-        x_ptr + rows_down(x_strides, K_H // 2, X_ALIGN), w, width, exists & (h + K_H // 2 < height)[:, None], LOWEST,
-        FIRST, K_W, X_STEP, VECTOR, DTYPE,
-    )  # fmt: skip
+    middle = load_middle(
+        x_ptr, x_strides, h, w, height, width, exists, K_H // 2, FIRST, K_W, X_STEP, VECTOR, DTYPE, X_ALIGN
+    )
     center, weights = center_of(middle), ()
     if CALM:
         kept = bounded(kept)
@@ -201,10 +200,9 @@ def _backward(
     kept = load_rows(
         x_ptr, x_strides, h, w, height, width, exists, OTHER, KEPT, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN
     )
-    MIDDLE: tl.constexpr = ABOVE * S_H + K_H // 2
-    middle = load_row(
-        x_ptr + rows_down(x_strides, MIDDLE, X_ALIGN), w, width, exists & (h + MIDDLE < height)[:, None], LOWEST,
-        -PADDING[2], K_W, X_STEP, VECTOR, DTYPE,
+    middle = load_middle(
+        x_ptr, x_strides, h, w, height, width, exists, ABOVE * S_H + K_H // 2, -PADDING[2], K_W,
+        X_STEP, VECTOR, DTYPE, X_ALIGN,
     )  # fmt: skip
     center, weights = center_of(middle), ()
     if CALM:
@@ -233,7 +231,7 @@ def _backward(
             restless |= inside & found
             weights = weights[S_H * COLS :]
         else:
-            sums = _add_gradients(
+            sums = _add_gradients_of_any(
                 sums, kept + fresh, grads, y_w + LEFT, out_sizes[3], inside, EXACT,
                 K_H, K_W, S_W, OWN, FIRST, COLS, WINDOWS,
             )  # fmt: skip
@@ -251,7 +249,7 @@ def _backward(
 
 
 @triton.jit
-def _add_gradients(
+def _add_gradients_of_any(
     sums, values, grads, w, width, inside, EXACT: tl.constexpr, K_H: tl.constexpr, K_W: tl.constexpr,
     S_W: tl.constexpr, OWN: tl.constexpr, FIRST: tl.constexpr, COLS: tl.constexpr, WINDOWS: tl.constexpr,
 ):  # fmt: skip
