@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from downmix.ops import soft_pool
 
 from .by_the_book import pool_by_the_book, window_of
-from .standard import StandardTests, with_gradients
+from .standard import LAYOUTS, StandardTests, with_gradients
 
 POOLS = {1: soft_pool.soft_pool1d, 2: soft_pool.soft_pool2d, 3: soft_pool.soft_pool3d}
 
@@ -49,6 +49,21 @@ class TestSoftPool(StandardTests):
     def test_equals_the_specification(self, option: dict[str, Any]) -> None:
         (x,) = self.inputs()
         torch.testing.assert_close(self.call(x, **option), by_the_book(x, **option).to(x.device))
+
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    @pytest.mark.parametrize("kernel_size", [2, 3, 4])
+    def test_what_no_window_has_changes_nothing(self, kernel_size: int, layout: str) -> None:
+        """It lies where the next windows would, with rows and columns that the last ones have too."""
+        option = {"kernel_size": kernel_size, "stride": 2}
+        x = LAYOUTS[layout](torch.randn(2, 3, kernel_size + 5, kernel_size + 5, device=self.inputs()[0].device))
+        windows = [slice(kernel_size + 4)] * 2
+        expected = with_gradients(lambda t: self.call(t, **option), [x], torch.ones_like)
+        for value in (math.inf, math.nan, 1e30):
+            other = torch.full_like(x, value)
+            other[..., *windows] = x[..., *windows]
+            got = with_gradients(lambda t: self.call(t, **option), [other], torch.ones_like)
+            for ours, theirs in zip(got, expected, strict=True):
+                torch.testing.assert_close(ours, theirs)
 
     def test_the_paper_gradient_is_the_weights(self, option: dict[str, Any]) -> None:
         """Where weights are constants, the gradient is that of Σ w a with the weights left out of the graph."""

@@ -103,13 +103,8 @@ def is_restless(top, center):
 
 
 @triton.jit
-def is_large(grad):
-    return (tl.abs(grad) <= _LARGEST_GRADIENT) == 0
-
-
-@triton.jit
 def add_gradients(
-    sums, values, weights, grads, center, w, width, EXACT: tl.constexpr, K_H: tl.constexpr, K_W: tl.constexpr,
+    sums, values, weights, grads, center, w, width, inside, EXACT: tl.constexpr, K_H: tl.constexpr, K_W: tl.constexpr,
     S_W: tl.constexpr, OWN: tl.constexpr, FIRST: tl.constexpr, COLS: tl.constexpr, WINDOWS: tl.constexpr,
 ):  # fmt: skip
     """Sums of the OWN columns' gradients, K_H rows of them, with those of a row of windows; and where that has any that
@@ -123,16 +118,19 @@ def add_gradients(
         center: c.
         w: of the first window.
         width: in windows.
+        inside: whether the map has this row of windows.
         EXACT: see ``soft_pool``.
     """
     columns = columns_of(values, weights, K_H, COLS)
     tops, _totals, _means = columns
     zero = tl.zeros_like(center)
-    a, b, restless = (zero,) * OWN, (zero,) * OWN, zero != zero
+    a, b, restless = (zero,) * OWN, (zero,) * OWN, inside & False
     for n in tl.static_range(WINDOWS):
         top, inverse, mean = window_of(columns, n * S_W, K_W)
-        exists = ((w + n >= 0) & (w + n < width))[:, None]
-        restless |= exists & (is_restless(top, center) | is_large(grads[n]))
+        exists = inside & ((w + n >= 0) & (w + n < width))[:, None]
+        # Large also where there is no window: what lies beyond the last is read, and infinity times 0 would be NaN.
+        calm = (top - center <= _FARTHEST) & (tl.abs(grads[n]) <= _LARGEST_GRADIENT)
+        restless |= (calm == 0) | (exists & (top - center < -_FARTHEST))
         scale = grads[n] * inverse
         more_a, more_b = (), ()
         for j in tl.static_range(OWN):

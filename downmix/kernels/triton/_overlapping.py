@@ -225,10 +225,10 @@ def _backward(
             fresh = bounded(fresh)
             weights = weights + weights_of(fresh, center)
             sums, found = add_gradients(
-                sums, kept + fresh, weights, grads, center, y_w + LEFT, out_sizes[3], EXACT,
+                sums, kept + fresh, weights, grads, center, y_w + LEFT, out_sizes[3], inside, EXACT,
                 K_H, K_W, S_W, OWN, FIRST, COLS, WINDOWS,
             )  # fmt: skip
-            restless |= inside & found
+            restless |= found
             weights = weights[S_H * COLS :]
         else:
             sums = _add_gradients_of_any(
