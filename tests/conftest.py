@@ -67,7 +67,7 @@ def each_way(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("by_operators")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def without_kernels() -> Iterator[None]:
     """They are compiled for each window and reduction, for seconds; tests/kernels and tests/ops are for them."""
     with downmix.use_backend("reference"):

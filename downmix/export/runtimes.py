@@ -41,8 +41,8 @@ def load(path: str | Path, threads: int | None = None, shape: Sequence[int] | No
 
     Args:
         path: ``.onnx``, ``.xml`` or ``.pt2``.
-        shape: of the images, where it is known: OpenVINO fuses more then, and takes no other.
         threads: of the runtime; torch's are those of :func:`torch.set_num_threads`.
+        shape: of the images, where it is known: OpenVINO fuses more then, and takes no other.
 
     Raises:
         ValueError: if the suffix is none of ours.

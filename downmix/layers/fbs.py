@@ -262,7 +262,7 @@ def linear_density(epoch: float, epochs: float, density: float) -> float:
         density (float): at its end, above 0 and at most 1.
 
     Raises:
-        ValueError: if ``density`` is out of range.
+        ValueError: if ``epochs`` or ``density`` is out of range.
 
     Example:
         >>> [linear_density(epoch, 4, 0.5) for epoch in range(6)]
@@ -271,6 +271,8 @@ def linear_density(epoch: float, epochs: float, density: float) -> float:
     Source:
         Gao et al. lower the density in the course of training; the straight line is ours.
     """
+    if not epochs > 0:
+        raise ValueError(f"epochs must be above 0, got {epochs}")
     return 1 + (check_density(density) - 1) * min(epoch / epochs, 1)
 
 

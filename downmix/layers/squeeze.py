@@ -50,7 +50,7 @@ class ConvSqueeze(nn.Sequential):
         dtype: torch.dtype | None = None,
     ):
         outputs, remainder = divmod(in_channels, check_reduction(reduction))
-        if remainder or in_channels % groups or outputs % groups:
+        if groups < 1 or remainder or in_channels % groups or outputs % groups:
             raise ValueError(
                 f"a squeeze of {in_channels} channels by {reduction} in {groups} groups does not come out even; "
                 "choose numbers that divide"

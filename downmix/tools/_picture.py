@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..train.images import UNREADABLE
+
 _GAP, _TITLE, _SIDE, _DPI = 16, 40, 320, 100  # pixels; the last per inch
 
 
@@ -30,7 +32,7 @@ def read_picture(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             values = _values(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} can't be read as a picture: {reason}; save it anew as PNG or JPEG") from error
     return torch.from_numpy(values).movedim(2, 0).contiguous()

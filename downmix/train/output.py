@@ -95,10 +95,9 @@ class Output:
 
     def note_differences(self, saved: dict[str, Any]) -> None:
         """Names the fields in which a checkpoint's recipe is another one."""
-        now = asdict(self.recipe)
-        for name in now.keys() - _FREE:
-            if name in saved and saved[name] != now[name]:
-                self.warn(f"the checkpoint was made with {name} {saved[name]}; this goes on with {now[name]}")
+        for name, value in asdict(self.recipe).items():
+            if name in saved and name not in _FREE and saved[name] != value:
+                self.warn(f"the checkpoint was made with {name} {saved[name]}; this goes on with {value}")
 
     def set_aside_later(self, saved: dict[str, Any]) -> None:
         """Moves what came later than ``saved``, to which training goes back, out of the way of what comes now."""

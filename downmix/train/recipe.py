@@ -268,6 +268,10 @@ class Recipe:
         device = torch.device(name)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use cpu or auto")
+        if device.index is not None and device.index >= (count := torch.cuda.device_count()):
+            raise ValueError(
+                f"device {name!r} was asked for, but torch sees {count} CUDA devices, cuda:0 to cuda:{count - 1}"
+            )
         if device.type != "cuda" and self.opt.lower().rpartition("_")[2].startswith(_ON_CUDA):
             raise ValueError(f"opt {self.opt} computes on CUDA devices alone, and device is {name}; choose another opt")
         return device

@@ -8,6 +8,8 @@ import downmix
 from downmix import create_pool
 from downmix.layers.pools import POOLS
 
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("name", POOLS)

@@ -173,6 +173,8 @@ def test_density_can_be_lowered_while_training() -> None:
         set_density(model, 1.5)
     with pytest.raises(ValueError, match="FBSSqueeze has no FBSConv2d"):
         set_density(FBSSqueeze(8, 2), 0.5)
+    with pytest.raises(ValueError, match="epochs must be above 0, got 0"):
+        linear_density(0, 0, 0.5)
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 import downmix
 
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 NETWORKS = [downmix.SimplifiedLogit, lambda channels, dims=2: downmix.BottleneckLogit(channels, 4, dims)]
 AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 

@@ -10,6 +10,8 @@ from torch import nn
 
 import downmix
 
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 POOLS = ("SoftPool", "PowerAvgPool", "StochasticPool", "S3Pool", "MixedPool")
 
 

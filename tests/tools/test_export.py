@@ -25,8 +25,6 @@ from downmix.train.classification import evaluation_transform
 from downmix.train.sources import load_data
 from tests.refused import refused
 
-pytestmark = pytest.mark.usefixtures("without_kernels")
-
 
 def test_the_command_writes_a_checkpoint_checks_it_and_keeps_its_facts(tmp_path: Path, capsys: Any) -> None:
     network = timm.create_model("test_pix_resnet", num_classes=3)

@@ -210,6 +210,7 @@ def test_a_picture_of_one_colour_has_no_contrast_to_keep(tmp_path: Path, capsys:
         (["FOLDER"], "there is no file .*; give the path of a picture"),
         (["FOLDER/text.png"], "text.png can't be read as a picture: cannot identify image file"),
         (["FOLDER/cut.png"], "cut.png can't be read as a picture"),
+        (["FOLDER/damaged.dds"], "damaged.dds can't be read as a picture"),
         (["FOLDER/float.tif"], "its values, from -1 to 2 of white, are no grey levels"),
         (["FOLDER/a.png", "--method", "hard"], "'max', 'avg', .*got 'hard'"),
         (["FOLDER/a.png", "--kernel_size", "9"], "a picture of 8×6 pixels is too small for windows of 9×9; choose"),
@@ -227,6 +228,10 @@ def test_bad_input_ends_in_one_sentence_and_code_2(
     colours((np.random.default_rng(0).random((6, 8)) * 255).tolist()).save(tmp_path / "a.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     colours([[-1.0, 2.0]], np.float32).save(tmp_path / "float.tif")
+    Image.new("RGB", (8, 8)).save(tmp_path / "damaged.dds")
+    content = bytearray((tmp_path / "damaged.dds").read_bytes())
+    content[80:84] = bytes(4)  # what kind of pixels there are; Pillow answers with NotImplementedError
+    (tmp_path / "damaged.dds").write_bytes(content)
     arguments = [word.replace("FOLDER", str(tmp_path)) for word in arguments]
     refused(["pool", "--output", str(tmp_path / "grid.png"), *arguments], sentence, capsys)
 

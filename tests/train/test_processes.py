@@ -139,20 +139,6 @@ def test_two_processes_are_one_with_their_batch(tmp_path: Path) -> None:
     assert len(read_checkpoint(tmp_path / "two" / "best.pt")["processes"]) == 2
 
 
-def test_the_first_process_names_what_the_others_could_not_read(tmp_path: Path) -> None:
-    data, names = make_folders(tmp_path / "data", count=15), ("ant/4", "ant/9", "bee/4")  # 1, 2 and 4 of the held out
-    for name in names:
-        (data / f"{name}.png").write_bytes(b"junk")
-    fields = ["--model=tiny_net", "--epochs=2", "--batch-size=4", "--image-size=8", "--device=cpu"]
-    arguments = [*fields, f"--data={data}", "--on-bad-image=skip", "--output", str(tmp_path / "out")]
-    result = run_command(["train", *arguments], processes=2)
-    assert result.returncode == 0, result.stderr
-    shown = " ".join(result.stdout.split())
-    assert [shown.count(f"{name}.png can't be read") for name in names] == [1, 1, 1]
-    assert "3 images could not be read" in shown
-    assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["bad_images"]) == 3
-
-
 class BesideAnother(World):
     """The first or second process of two, where the other one found ``OTHER`` bad."""
 
@@ -211,12 +197,13 @@ def end_among_two(rank: int, port: int, ends: Any, call: Callable[[], object]) -
     os.environ.update({name: str(value) for name, value in group.items()})
     try:
         call()
+        ends.put((rank, "well"))
     except (ValueError, OSError, SystemExit) as end:
         ends.put((rank, str(end)))
 
 
 def ends_of_two(call: Callable[[], object]) -> list[str]:
-    """What ``call`` ends with in each of two processes that torchrun would start."""
+    """How ``call`` ends in each of two processes that torchrun would start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -265,6 +252,24 @@ def test_the_first_process_alone_says_that_there_is_no_score(tmp_path: Path) -> 
     first, second = ends_of_two(partial(validate, tmp_path / "out" / "best.pt", on_bad_image="skip"))
     assert first.startswith("none of the images can be read")
     assert second == "2"
+
+
+def train_aloud(recipe: Recipe, folder: Path) -> None:
+    with open(folder / f"said-{os.environ['RANK']}.txt", "w") as file:
+        train(recipe, folder / "out", console=Console(file=file), on_step=lambda done, total: None)
+
+
+def test_the_first_process_names_what_the_others_could_not_read(tmp_path: Path) -> None:
+    data, names = make_folders(tmp_path / "data", count=15), ("ant/4", "ant/9", "bee/4")  # 1, 2 and 4 of the held out
+    for name in names:
+        (data / f"{name}.png").write_bytes(b"junk")
+    recipe = quick_recipe(data, epochs=2, batch_size=4, on_bad_image="skip")
+    assert ends_of_two(partial(train_aloud, recipe, tmp_path)) == ["well", "well"]
+    first, second = ((tmp_path / f"said-{rank}.txt").read_text() for rank in (0, 1))
+    assert [first.count(f"{name}.png can't be read") for name in names] == [1, 1, 1]
+    assert "3 images could not be read" in first
+    assert second == ""
+    assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["bad_images"]) == 3
 
 
 def train_until_told(recipe: Recipe, output: Path, told: Any) -> None:

@@ -167,6 +167,14 @@ def test_an_unknown_device_is_named(device: str) -> None:
         Recipe(device=device).torch_device()
 
 
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert Recipe(device="cuda:1").torch_device() == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="device 'cuda:2' was asked for, but torch sees 2 CUDA devices, .* cuda:1$"):
+        Recipe(device="cuda:2").torch_device()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,13 @@ def test_another_network_is_refused_in_a_short_sentence(model: str, data: str, t
     with pytest.raises(ValueError, match=sentence) as refusal:
         train(quick_recipe(data, model=model), tmp_path, resume="auto")
     assert len(str(refusal.value)) < 400
+
+
+def test_fields_that_differ_are_named_in_the_recipe_s_order(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(quick_recipe(data), tmp_path)
+    changes: dict[str, Any] = {"epochs": 2, "lr": 0.5, "weight_decay": 0.1, "smoothing": 0.2, "hflip": 0.5}
+    run(quick_recipe(data, **changes, log_every=3), tmp_path, resume="auto")  # how often is logged makes no difference
+    said = re.findall(r"was made with (\w+) \S+; this goes on with (\S+)", capsys.readouterr().err)
+    assert said == [(name, str(value)) for name, value in changes.items()]
