@@ -61,7 +61,8 @@ class ChannelPool(nn.Module):
             ones = x.new_ones(*x.shape[:-3], outputs)
             whole = x[..., : outputs * self.kernel_size, :, :]
             return pick_or_mix(whole, ones, self.kernel_size, operator=operator)
-        windows = x.unfold(-3, self.kernel_size, self.stride)  # [B, G, H, W, k]
+        # Counted from the front, as the old ONNX exporter takes -3 for another dimension.
+        windows = x.unfold(x.dim() - 3, self.kernel_size, self.stride)  # [B, G, H, W, k]
         return windows.max(-1).values if self.mode == "max" else windows.mean(-1)
 
     def extra_repr(self) -> str:

@@ -70,9 +70,9 @@ def gather_windows(
 
     Places in the window come first: arithmetic then runs along maps, not along a handful of values.
     """
-    x, out = _padded(x, fill, kernel_size, stride, padding, dilation, ceil_mode)
+    x = _padded(x, fill, kernel_size, stride, padding, dilation, ceil_mode)
     if exporting() and all(isinstance(k, int) for k in kernel_size) and math.prod(kernel_size) <= _MOST_PARTS:
-        return torch.cat(_places(x, out, kernel_size, stride, dilation))  # runtimes are slow to transpose windows
+        return torch.cat(_places(x, kernel_size, stride, dilation))  # runtimes are slow to transpose windows
     for i, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True)):
         if isinstance(k, torch.SymInt) and k == x.shape[2 + i]:  # a whole map of any size, which unfold would fix
             x = x.movedim(2 + i, -1).unsqueeze(2 + i)
@@ -86,24 +86,24 @@ def part_windows(x: Tensor, fill: float, *window: Any) -> list[Tensor]:
     kernel_size, stride, _, dilation, _ = window
     if exporting() or not torch.compiler.is_compiling() or math.prod(kernel_size) > _MOST_PARTS:
         return [gather_windows(x, fill, *window)]
-    x, out = _padded(x, fill, *window)
-    return _places(x, out, kernel_size, stride, dilation)
+    return _places(_padded(x, fill, *window), kernel_size, stride, dilation)
 
 
-def _places(
-    x: Tensor, out: Sequence[int], kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> list[Tensor]:
+def _places(x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[Tensor]:
     """The value of each window at each of its places, K of [1, B, C, *out], from a padded map."""
     parts = []
     for place in itertools.product(*map(range, kernel_size)):
-        starts = [i * d for i, d in zip(place, dilation, strict=True)]
-        steps = [slice(a, a + (o - 1) * s + 1, s) for a, o, s in zip(starts, out, stride, strict=True)]
+        # Up to where the last window that fits may have this place: by no size, which a graph would be bound to.
+        steps = [
+            slice(i * d, (i - k + 1) * d or None, s)
+            for i, k, s, d in zip(place, kernel_size, stride, dilation, strict=True)
+        ]
         parts.append(x[:, :, *steps].unsqueeze(0))
     return parts
 
 
-def _padded(x: Tensor, fill: float, *window: Any) -> tuple[Tensor, list[int]]:
-    """The map with what its windows may reach of its surroundings, and the sizes of the output.
+def _padded(x: Tensor, fill: float, *window: Any) -> Tensor:
+    """The map with what its windows may reach of its surroundings.
 
     What is added does not depend on the map's size, so that an exported graph holds for others too.
     """
@@ -111,7 +111,7 @@ def _padded(x: Tensor, fill: float, *window: Any) -> tuple[Tensor, list[int]]:
     pads: list[int] = []
     for k, s, p, d in zip(kernel_size, stride, padding, dilation, strict=True):
         pads = [p, min(p + s - 1, (k - 1) * d) if ceil_mode else p, *pads]
-    return (F.pad(x, pads, value=fill) if any(pads) else x), output_sizes(x.shape[2:], *window)
+    return F.pad(x, pads, value=fill) if any(pads) else x
 
 
 def count_values(x: Tensor, *window: Any) -> Tensor:

@@ -64,7 +64,8 @@ def lip_pool2d(
 
     Raises:
         TypeError: if ``x`` or ``logits`` is no floating-point tensor, or a size no integer.
-        ValueError: if the shapes of ``x`` and ``logits`` differ, a size is out of range, or the windows don't fit.
+        ValueError: if the shapes or devices of ``x`` and ``logits`` differ, a size is out of range, or the windows
+            don't fit.
 
     Example:
         >>> x = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
@@ -99,6 +100,10 @@ def _lip_pool_nd(n: int, x: Tensor, logits: Tensor, *window: Any) -> Tensor:
         raise ValueError(
             f"logits must have the shape of x, {list(x.shape)}, one for each value, got {list(logits.shape)}; "
             "expand those that several values share"
+        )
+    if logits.device != x.device:  # whose memory a kernel would read as that of its own device
+        raise ValueError(
+            f"x and logits must be on one device, got x on {x.device} and logits on {logits.device}; move logits there"
         )
     return call_batched(n, _lip_pool, [x, logits], *arguments)
 

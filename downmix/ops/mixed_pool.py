@@ -108,10 +108,13 @@ def _mix(
     ceil_mode: bool,
 ) -> Tensor:
     n, window = len(kernel_size), (kernel_size, stride, padding, dilation, ceil_mode)
-    if set(dilation) == {1}:
+    larger = n == 3 and any(k > size for k, size in zip(kernel_size, x.shape[2:], strict=True))
+    if set(dilation) == {1} and not larger:
         top = getattr(F, f"max_pool{n}d")(x, *window)
         mean = getattr(F, f"avg_pool{n}d")(x, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
-    else:  # torch has no dilated average pooling, and its max_pool1d knows less padding
+    else:
+        # Torch has no dilated average pooling, none in 3d of windows larger than the map, and its max_pool1d knows less
+        # padding.
         top = gather_windows(x, -torch.inf, *window).max(0).values
         mean = gather_windows(x, 0.0, *window).sum(0) / count_values(x, *window)
     return alpha * top + (1 - alpha) * mean

@@ -130,6 +130,8 @@ def _s3_pool_nd(n: int, x: Tensor, window: tuple[Any, ...], grid_size: Size | No
             y = y.index_select(dim, _draw(y.shape[dim], s, g, out, y.device))
     else:
         wide = y.to(compute_dtype(x))
+        if n == 3:  # whose average pooling takes no window larger than the map, as ceil_mode and padding make them
+            size = [min(s, positions) for s, positions in zip(size, y.shape[-3:], strict=True)]
         # With padding the last square may lack positions, and behind it one more may start than there are outputs.
         y = getattr(F, f"avg_pool{n}d")(wide, size, ceil_mode=ceil_mode or any(padding), count_include_pad=False)
         if any(padding):

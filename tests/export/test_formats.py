@@ -100,6 +100,18 @@ def test_rounded_up_windows_at_any_size(word: str, tmp_path: Path) -> None:
         check(network, tmp_path / file, [(1, 3, 17, 15), (3, 3, 16, 18), (1, 3, 19, 19)])
 
 
+@pytest.mark.parametrize("word", ["soft", "power", "stochastic", "lip"])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_sizes_that_a_caller_named(word: str, ceil_mode: bool) -> None:
+    """Where windows ended was once compared to the map's size, by which torch.export takes no range of sizes."""
+    pool = downmix.create_pool(word, 3, 2, 1, ceil_mode=ceil_mode, **({"in_channels": 4} if word == "lip" else {}))
+    sizes = {2: torch.export.Dim("height", min=5, max=64), 3: torch.export.Dim("width", min=5, max=64)}
+    program = torch.export.export(pool.eval(), (torch.rand(2, 4, 16, 16),), dynamic_shapes=(sizes,)).module()
+    for size in ((5, 64), (17, 18), (32, 7)):
+        x = torch.rand(2, 4, *size)
+        torch.testing.assert_close(program(x), pool(x))
+
+
 def test_adaptive_windows_at_any_size_are_refused(tmp_path: Path) -> None:
     network, images = nn.Sequential(downmix.AdaptiveSoftPool2d((4, 1))).eval(), torch.randn(2, 3, 16, 16)
     with pytest.raises(ValueError, match=r"no graph of output_size=\(4, 1\) holds for all; export with a fixed size"):

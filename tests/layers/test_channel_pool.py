@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -41,6 +43,24 @@ def test_gradcheck_and_layouts(mode: str, kernel_size: int, stride: int) -> None
     assert torch.autograd.gradcheck(layer, x)
     torch.testing.assert_close(layer(x.to(memory_format=torch.channels_last)), layer(x))
     assert layer(x).shape[1] == (8 - kernel_size) // stride + 1
+
+
+@pytest.mark.filterwarnings("ignore")  # that it is deprecated
+@pytest.mark.parametrize("mode", ["max", "mean"])
+def test_the_old_onnx_exporter_finds_the_channels(mode: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer, file, x = ChannelPool(3, 2, mode=mode).eval(), tmp_path / "pool.onnx", torch.randn(5, 8, 9, 11)
+    torch.onnx.export(
+        layer,
+        (torch.randn(2, 8, 6, 6),),
+        str(file),
+        dynamo=False,
+        input_names=["x"],
+        dynamic_axes={"x": {0: "batch", 2: "height", 3: "width"}},
+    )
+    (y,) = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), layer(x))
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -61,6 +61,9 @@ def test_what_the_kernel_does_not_take() -> None:
     assert not runs_kernel(x, torch.randn(2, 6, 1, 1))
     assert not runs_kernel(x, torch.randn(2, 6, 4, 4).double())
     assert not runs_kernel(x.to("meta"), x.to("meta"))
+    assert add_relu_mean.why_not(x, x.to("meta")) == (
+        "the CPU kernel takes two maps that lie in the CPU's memory, got one on meta"
+    )
     assert add_relu_mean_.run(x[:0], x[:0]).shape == (0, 6)
 
 

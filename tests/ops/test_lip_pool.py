@@ -158,6 +158,7 @@ def test_operations() -> None:
             ValueError,
             r"shape of x, \[2, 2, 4, 4\], one for each value, got \[2, 1, 4, 4\]; exp",
         ),
+        (torch.zeros(2, 2, 4, 4, device="meta"), ValueError, "got x on cpu and logits on meta; move logits there"),
         (torch.zeros(2, 2, 4, 4, dtype=torch.int64), TypeError, "logits must be a floating-point.*int64"),
         (None, TypeError, "logits must be a floating-point tensor, got NoneType"),
     ],

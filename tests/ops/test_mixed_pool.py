@@ -22,6 +22,8 @@ POOLS = {1: mixed_pool.mixed_pool1d, 2: mixed_pool.mixed_pool2d, 3: mixed_pool.m
         (2, {"kernel_size": 2, "ceil_mode": True}),
         (2, {"kernel_size": (2, 3), "stride": (1, 2), "padding": (1, 1), "dilation": (2, 1)}),
         (3, {"kernel_size": 2, "stride": 2, "padding": 1}),
+        (3, {"kernel_size": (2, 5, 4), "stride": 2, "padding": (0, 1, 1)}),  # larger than the map
+        (3, {"kernel_size": 4, "ceil_mode": True}),
     ],
 )
 def test_equals_the_specification(n: int, window: dict[str, Any]) -> None:

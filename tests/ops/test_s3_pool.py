@@ -69,6 +69,15 @@ def test_equals_the_specification(padding: int, ceil_mode: bool, grid: Any, trai
         torch.testing.assert_close(y[:, :, i, j], maxima(x, 2, rows, columns).mean((2, 3)))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize(("size", "padding", "starts"), [(4, 0, (0, 1, 2)), (6, 2, (0, 0, 0, 1, 2))])
+def test_windows_larger_than_the_map(n: int, size: int, padding: int, starts: tuple[int, ...]) -> None:
+    x = torch.randn(1, 1, *[3] * n)
+    cut_off = [x[:, :, *(slice(start, None) for start in at)] for at in itertools.product(starts, repeat=n)]
+    expected = torch.stack([window.max() for window in cut_off]).mean()
+    torch.testing.assert_close(POOLS[n](x, size, None, padding, ceil_mode=True).flatten(), expected[None])
+
+
 def test_the_expectation_is_the_evaluation() -> None:
     x = torch.randn(1, 1, 5, 6)
     many = torch.func.vmap(

@@ -24,6 +24,8 @@ PIXELS = 32  # of a task in channels_last, whose sum is rounded less than that o
 def why_not(x: Tensor, shortcut: Tensor) -> str | None:
     if x.dtype not in ELEMENT or shortcut.dtype != x.dtype:
         return f"the CPU kernel takes two maps of one floating dtype, got {x.dtype} and {shortcut.dtype}"
+    if not shortcut.is_cpu:
+        return f"the CPU kernel takes two maps that lie in the CPU's memory, got one on {shortcut.device}"
     if x.dim() != 4 or shortcut.shape != x.shape:
         return f"the CPU kernel takes two maps [B, C, H, W], got {list(x.shape)} and {list(shortcut.shape)}"
     if not (are_planes(x, shortcut) or are_pixels(x, shortcut)):
