@@ -145,7 +145,7 @@ def main() -> None:
         mean = torch.empty(shape[0], parts, shape[1], dtype=torch.promote_types(dtype, torch.float32))
         weight, bias = torch.empty(shape[1] // 4, shape[1], 1, 1, dtype=dtype), torch.empty(shape[1] // 4, dtype=dtype)
         for means in (mean, mean[:, 0].to(dtype)):
-            launch = _pix_linear.forward_launch(layout_of(means), layout_of(weight), True, 1.0)
+            launch = _pix_linear.forward_launch(layout_of(means), layout_of(weight), True, 1.0, dtype)
             assert not isinstance(launch, str), launch
             launch(means, weight, bias, torch.empty(shape[0], weight.shape[0], dtype=dtype))
             logits = torch.empty(shape[0], parts, weight.shape[0], dtype=mean.dtype)

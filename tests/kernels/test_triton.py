@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy
 import pytest
 import timm
 import torch
@@ -33,51 +32,25 @@ from .random_cases import (
 )
 
 triton = pytest.importorskip("triton")
-interpreter = pytest.importorskip("triton.runtime.interpreter")
+interpreter = pytest.importorskip("tests.kernels.interpreter")
 _common = pytest.importorskip("downmix.kernels.triton._common")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy, about NaN and infinity
 
 
-def cast(
-    builder: Any, source: Any, target: Any, interpreters: Callable[..., Any] = interpreter.InterpreterBuilder.cast_impl
-) -> Any:
-    """The interpreter's cast, but as compiled code has it: bfloat16 rounded, not cut off, from float64 too."""
-    bfloat16, types = triton.language.bfloat16, (source.dtype.scalar, target.scalar)
-    if bfloat16 not in types:
-        return interpreters(builder, source, target)
-    values = torch.from_numpy(numpy.ascontiguousarray(source.data))
-    values = values.view(torch.bfloat16) if types[0] == bfloat16 else values
-    if types[1] == bfloat16:
-        data = values.to(torch.bfloat16).view(torch.uint16).numpy()
-    else:
-        data = values.double().numpy().astype(f"float{types[1].primitive_bitwidth}")
-    return interpreter.TensorHandle(data.reshape(source.data.shape), target.scalar)
-
-
-def patch_tensor(tensor: Any, scope: Any, interpreters: Callable[..., None] = interpreter._patch_lang_tensor) -> None:
-    """Tensors that count loops as those of Triton 3.9's interpreter do; NumPy 2.4 refuses Triton 3.6's."""
-    interpreters(tensor, scope)
-    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
-
-
-def maximum_of_numbers(builder: Any, left: Any, right: Any) -> Any:
-    """As compiled code and Triton 3.9's interpreter have it; in Triton 3.6's NaN wins."""
-    return builder.binary_op(left, right, numpy.fmax)
-
-
-def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    """As compiled code has it, rounded once, of float32 at least."""
-    data = x.data.astype(numpy.float64) * y.data + z.data
-    return interpreter.TensorHandle(data.astype(x.data.dtype), x.dtype.scalar)
+def launched_with_what_it_was_compiled_for(
+    launch: Any, *tensors: torch.Tensor, here: Callable[..., None] = _common.Launch.here
+) -> None:
+    """As a launch keeps its code, another dtype would be read and written as the first; the interpreter has no code."""
+    dtypes = [tensor.dtype for tensor in tensors]
+    assert launch.__dict__.setdefault("dtypes", dtypes) == dtypes
+    here(launch, *tensors)
 
 
 @pytest.fixture(autouse=True)
 def triton_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if DEVICE == "cpu":
-        monkeypatch.setattr(interpreter.InterpreterBuilder, "cast_impl", cast)
-        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_maxnumf", maximum_of_numbers)
-        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_fma", fma)
-        monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)
+        interpreter.compute_as_compiled_code(monkeypatch)
+    monkeypatch.setattr(_common.Launch, "here", launched_with_what_it_was_compiled_for)
     monkeypatch.setattr(_define, "_KERNEL_FOLDERS", {"cpu": "triton", "cuda": "triton"})
     _define._kernel_module.cache_clear()
     yield
@@ -275,7 +248,7 @@ def probabilities(layer: PiX, mean: torch.Tensor) -> torch.Tensor:
     kernel = importlib.import_module("downmix.kernels.triton._pix_linear")
     weight, slope = layer.weight.detach(), _SLOPES[layer.gate]
     p = torch.empty(mean.shape[0], weight.shape[0], dtype=weight.dtype, device=DEVICE)
-    launch = kernel.forward_launch(layout_of(mean), layout_of(weight), layer.bias is not None, slope)
+    launch = kernel.forward_launch(layout_of(mean), layout_of(weight), layer.bias is not None, slope, p.dtype)
     launch(mean, weight, weight if layer.bias is None else layer.bias.detach(), p)
     return p
 

@@ -33,7 +33,8 @@ _STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class Launch:
     """A kernel with all that it is launched with, but for the tensors in front.
 
-    It keeps what Triton has compiled: to find that again takes Triton longer than all else that a launch does.
+    It keeps what Triton has compiled: to find that again takes Triton longer than all else that a launch does. So its
+    tensors have the same dtypes each time.
 
     Args:
         kernel: what ``triton.jit`` gives.

@@ -8,6 +8,7 @@ For small batches, in which launches cost more than the work: torch takes four e
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
@@ -55,9 +56,11 @@ def _pix_probabilities_kernel(
 
 
 @remembered
-def forward_launch(mean_layout: Layout, weight_layout: Layout, has_bias: bool, slope: float) -> Launch | str:
+def forward_launch(
+    mean_layout: Layout, weight_layout: Layout, has_bias: bool, slope: float, dtype: torch.dtype
+) -> Launch | str:
     """The launch with a mean, [B, C], or parts of it, [B, parts, C], a weight, [G, C, 1, 1], a bias, [G], or anything,
-    and p, [B, G]; or why there should be none."""
+    and p, [B, G], of this dtype; or why there should be none."""
     mean, weight = blank(mean_layout), blank(weight_layout)
     (groups, channels), batch = weight.shape[:2], mean.shape[0]
     parts = mean.shape[1] if mean.dim() == 3 else 1

@@ -83,10 +83,10 @@ def _plan(
     if reason := _common.why_not(x=blank(x), weight=blank(weight)):
         return reason
     mean, sums = add_relu_mean.forward_launch(x, shortcut, compute_dtype(blank(x)))
-    gates = _pix_linear.forward_launch(mean, weight, bias is not None, slope)
+    kind = x[2] if autocast is None or x[2] == torch.float64 else autocast  # which leaves float64 alone
+    gates = _pix_linear.forward_launch(mean, weight, bias is not None, slope, kind)
     if isinstance(gates, str):
         return gates
-    kind = x[2] if autocast is None or x[2] == torch.float64 else autocast  # which leaves float64 alone
     p = (batch, groups), (groups, 1), kind
     y, fusion = pix.forward_launch((x, p), *rule)
     return _Plan(sums, gates, fusion, (mean, p, y))
