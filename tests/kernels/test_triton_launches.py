@@ -45,13 +45,13 @@ KERNELS = {
 }
 
 
-def run_without_the_interpreter(module: str) -> list[str]:
+def run_without_the_interpreter(module: str, *arguments: str) -> list[str]:
     """What a module of these tests prints, which has Triton compile."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", f"tests.kernels.{module}"]
+    command = [sys.executable, "-m", f"tests.kernels.{module}", *arguments]
     root = Path(__file__).parents[2]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout.splitlines()
 
 
@@ -78,6 +78,14 @@ def test_every_kernel_compiles_for_gpus() -> None:
         "_pix_probabilities_kernel": "16",
         "_gradient_of_linear_kernel": "16",
     }
+
+
+def test_compiled_code_computes_what_it_should() -> None:
+    """Some of test_triton.py, in which Triton's interpreter runs otherwise; ``run_ptx`` takes all of it."""
+    some = "random_cases and 0 or no_window_has and 3 or linear and 5-9-torch.float32"
+    lines = run_without_the_interpreter("run_ptx", "tests/kernels/test_triton.py", "-p", "no:xdist", "-k", some)
+    ran = {line.split(":")[0] for line in lines if "times as many in sectors" in line}
+    assert ran == KERNELS
 
 
 @pytest.mark.parametrize(
