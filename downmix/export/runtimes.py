@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._extras import need
 from .formats import METADATA_FILE
 
 _OPENVINO_TYPES = {"f32": "float32", "f16": "float16"}
@@ -47,6 +48,7 @@ def load(path: str | Path, threads: int | None = None, shape: Sequence[int] | No
     Raises:
         ValueError: if the suffix is none of ours.
         FileNotFoundError: if there is no such file.
+        ImportError: if the runtime is missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,6 +63,7 @@ def load(path: str | Path, threads: int | None = None, shape: Sequence[int] | No
 
 
 def _load_onnx(path: Path, threads: int | None) -> Exported:
+    need("export", "onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -82,12 +85,14 @@ def openvino_core() -> Any:
     Each brings a stack for signal handlers and takes it away again; of two that go in the order they came, the thread
     is left with a stack that is no more, and the next signal, as a loader's worker that ends, kills the process.
     """
+    need("export", "openvino")
     import openvino
 
     return openvino.Core()
 
 
 def _load_openvino(path: Path, threads: int | None, shape: Sequence[int] | None) -> Exported:
+    need("export", "openvino")
     import openvino
 
     model = openvino_core().read_model(path)

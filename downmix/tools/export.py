@@ -69,13 +69,6 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    try:
-        _run(args)
-    except ImportError as error:
-        raise ValueError(f"export needs more packages ({error}): pip install 'downmix[export]'") from error
-
-
-def _run(args: Any) -> None:
     names = read_class_names(args.classes) if args.classes else []
     count = args.num_classes or len(names) or None
     if names and len(names) != count:
