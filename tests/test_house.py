@@ -108,3 +108,16 @@ def test_where_a_package_is_missing_it_is_said_what_brings_it(package: str, code
     reason = f"this needs more packages (import of {package} halted; None in sys.modules)"
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == said.format(reason)
+
+
+FOR_A_GPU = """
+import sys
+for name in ("timm", "jsonargparse", "torchmetrics", "safetensors", "onnx", "scipy"):
+    sys.modules[name] = None
+import benchmarks.ops
+import tests.kernels.test_cuda, tests.kernels.test_triton
+"""
+
+
+def test_operators_are_tested_and_timed_without_what_networks_need() -> None:
+    subprocess.run([sys.executable, "-c", FOR_A_GPU], check=True, cwd=ROOT.parent)
