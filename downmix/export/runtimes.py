@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .._extras import need
-from .formats import METADATA_FILE
+from .formats import FORMATS, METADATA_FILE
 
 _OPENVINO_TYPES = {"f32": "float32", "f16": "float16"}
 Run = Callable[[np.ndarray], np.ndarray]
@@ -46,20 +46,25 @@ def load(path: str | Path, threads: int | None = None, shape: Sequence[int] | No
         threads: of the runtime; torch's are those of :func:`torch.set_num_threads`.
 
     Raises:
-        ValueError: if the suffix is none of ours.
+        ValueError: if the suffix is none of ours, or the runtime can't read the file.
         FileNotFoundError: if there is no such file.
         ImportError: if the runtime is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".onnx":
-        return _load_onnx(path, threads)
-    if path.suffix == ".xml":
-        return _load_openvino(path, threads, shape)
-    if path.suffix == ".pt2":
+    if path.suffix not in FORMATS.values():
+        raise ValueError(f"an exported network ends in .onnx, .xml or .pt2, got {path.name}")
+    try:
+        if path.suffix == ".onnx":
+            return _load_onnx(path, threads)
+        if path.suffix == ".xml":
+            return _load_openvino(path, threads, shape)
         return _load_torch(path)
-    raise ValueError(f"an exported network ends in .onnx, .xml or .pt2, got {path.name}")
+    except ImportError:
+        raise
+    except Exception as error:  # runtimes raise what they like
+        raise ValueError(f"{path} can't be read as an exported network: {error}") from error
 
 
 def _load_onnx(path: Path, threads: int | None) -> Exported:

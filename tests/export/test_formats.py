@@ -134,6 +134,10 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"\.onnx, \.xml or \.pt2"):
         load(tmp_path / "a.txt")
+    for damaged in (tmp_path / "a.onnx", tmp_path / "a.xml", tmp_path / "a.pt2"):
+        damaged.write_text("<junk")
+        with pytest.raises(ValueError, match=f"{damaged} can't be read as an exported network: "):
+            load(damaged)
 
 
 def test_a_signal_after_openvino_s_networks_have_gone(tmp_path: Path) -> None:
