@@ -158,11 +158,13 @@ def export(
     size = (3, image_size, image_size) if image_size else own_input_size(name, network, "--image_size")
     how = view(network, image_size)
     noise = torch.randn(2, *size)
-    fast, report = regroup(fold_batch_norms(network, noise)[0], noise)
     about = _metadata(network, name, how, classes, dtype)
-    write(
-        fast.to(getattr(torch, dtype)), noise.to(getattr(torch, dtype)), output, format, dynamic=dynamic, metadata=about
-    )
+    to = getattr(torch, dtype)
+    try:
+        fast, report = regroup(fold_batch_norms(network, noise)[0], noise)
+        write(fast.to(to), noise.to(to), output, format, dynamic=dynamic, metadata=about)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{name} can't be exported for images of {'×'.join(map(str, size))}: {error}") from error
     batches = {"random": _random(size, dynamic)}
     if images:
         batches["real"] = [read_images(network, [path], image_size)[0] for path in images]
