@@ -24,12 +24,12 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import downmix
+from downmix.layers._cudnn import convolutions_by_time
 from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 from downmix.ops._windows import output_sizes
 from downmix.tools._environment import commit, environment
 from downmix.tools._results import read_rows, write_rows
 from downmix.tools._timing import interleave, summarize, wall_ms
-from downmix.train._cudnn import convolutions_by_time
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RESULTS = Path(__file__).parent / "results"

@@ -18,10 +18,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from downmix.layers._cudnn import convolutions_by_time
 from downmix.models._networks import create_network
 from downmix.tools._timing import train_step
 from downmix.train import Recipe
-from downmix.train._cudnn import convolutions_by_time
 from downmix.train.classification import Classification
 from downmix.train.distributed import World
 from downmix.train.engine import Training

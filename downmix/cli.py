@@ -9,19 +9,23 @@ from argparse import ArgumentError
 from itertools import islice
 from typing import Any
 
+from ._extras import need
+
 COMMANDS = (
     *("bench", "compare", "convert", "explain", "export", "models", "playground"),
     *("pool", "profile", "report", "tables", "train", "validate"),
 )
-_BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError)
+_BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``downmix`` and ``python -m downmix``. Bad input ends in one sentence and exit code 2."""
     try:
-        from jsonargparse import ArgumentParser
-    except ImportError:
-        sys.exit("downmix: the command line needs more packages: pip install 'downmix[train]'")
+        need("train", "jsonargparse", "matplotlib", "rich", "safetensors", "timm", "torchmetrics")
+    except ImportError as error:
+        sys.exit(f"downmix: {error}")
+    from jsonargparse import ArgumentParser
+
     from ._version import __version__
 
     about = "Cheaper ConvNets that keep more of the signal where they shrink it."

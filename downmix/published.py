@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._extras import need
+
 _STEM = {"conv_stem": "conv1", "bn_stem": "bn1", "classifier": "fc"}
 _BLOCK = {
     "conv_sqz": "conv1",
@@ -47,6 +49,7 @@ def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | N
         FileNotFoundError: if there is no such file.
         ValueError: if reading the file could run code, it is no checkpoint, the average asked for is not in it, or
             its tensors don't fit ``model``; the sentence lists every missing, unexpected and misshapen one.
+        ImportError: for ``*.safetensors`` without the package of that name.
 
     Source:
         The names of the repository published with Kumar et al., *Pick-or-Mix*, CVPR 2024. Its classifier is a 1×1
@@ -127,7 +130,8 @@ def read_file(path: str | PathLike[str]) -> Any:
 
 
 def _read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError  # comes with timm; downmix alone does not need it
+    need("models", "safetensors")  # which comes with timm
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if os.path.isdir(path):  # of which safetensors says "No such device", without a name

@@ -10,7 +10,7 @@ import pytest
 import downmix
 
 ROOT = Path(downmix.__file__).parent
-# A room may import from itself and from those listed.
+# A room may import from itself, from those listed, and from _extras, which imports none.
 MAY_IMPORT = {
     "ops": set(),
     "kernels": {"ops"},
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "tools": {"ops", "layers", "cost", "convert", "explain", "export", "fuse", "models", "train", "_version"},
     "cli": {"tools", "_version"},
     "__main__": {"cli"},
+    "_extras": set(),
     "__init__": {"ops", "layers", "convert", "fuse", "published", "_version"},
     "_version": set(),
 }
@@ -65,7 +66,7 @@ def test_imports_go_one_way(path: Path) -> None:
     for name in imports(path):
         top, *rest = name.split(".")
         if top == "downmix" and rest:
-            assert rest[0] == room or rest[0] in MAY_IMPORT[room], f"{room} must not import {name}"
+            assert rest[0] in {room, "_extras"} | MAY_IMPORT[room], f"{room} must not import {name}"
         if top in ONLY:
             assert place.startswith(ONLY[top]), f"{place} must not import {top}"
 
@@ -90,3 +91,33 @@ def test_the_package_init_holds_imports_only() -> None:
             is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             assert isinstance(node, ast.Import | ast.ImportFrom) or is_all or is_docstring, path
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "said"),
+    [
+        ("timm", "import downmix.models", "ImportError: {}: pip install 'downmix[models]'"),
+        ("rich", "import downmix.train", "ImportError: {}: pip install 'downmix[train]'"),
+        ("jsonargparse", "import downmix.__main__", "downmix: {}: pip install 'downmix[train]'"),
+        ("rich", "import downmix.__main__", "downmix: {}: pip install 'downmix[train]'"),
+    ],
+)
+def test_where_a_package_is_missing_it_is_said_what_brings_it(package: str, code: str, said: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; {code}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    reason = f"this needs more packages (import of {package} halted; None in sys.modules)"
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == said.format(reason)
+
+
+FOR_A_GPU = """
+import sys
+for name in ("timm", "jsonargparse", "torchmetrics", "safetensors", "onnx", "scipy"):
+    sys.modules[name] = None
+import benchmarks.ops
+import tests.kernels.test_cuda, tests.kernels.test_triton
+"""
+
+
+def test_operators_are_tested_and_timed_without_what_networks_need() -> None:
+    subprocess.run([sys.executable, "-c", FOR_A_GPU], check=True, cwd=ROOT.parent)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,9 @@ def test_bad_files_get_a_sentence(tmp_path: Path) -> None:
     torch.save(published_network(1).state_dict(), path)
     with pytest.raises(ValueError, match="is a plain state dict and says nothing of averages; leave ema out"):
         downmix.load_published(ours(), path, ema=True)
+
+
+def test_safetensors_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"needs more packages .*: pip install 'downmix\[models\]'"):
+        downmix.load_published(ours(), "file.safetensors")

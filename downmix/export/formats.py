@@ -12,11 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._extras import need
 from ..ops._define import check_choice
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2"}
 DYNAMIC = ("batch", "size")
 OPSET = 18
+_NEEDED = {
+    "onnx": ("onnx", "onnxscript"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch-export": (),
+    "aoti": (),
+}
 METADATA_FILE = "downmix.json"  # within a program of torch.export
 
 
@@ -43,6 +50,7 @@ def write(
     Raises:
         ValueError: if an option is unknown, the suffix is not the format's, the network is in training mode, or the
             batch is dynamic and has fewer than 2 images.
+        ImportError: if a package that the format needs is missing.
     """
     check_choice("format", format, tuple(FORMATS))
     for what in dynamic:
@@ -57,6 +65,7 @@ def write(
             "'batch'"
         )
     metadata = metadata or {}
+    need("export", *_NEEDED[format])
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn of their own insides
@@ -120,6 +129,7 @@ def _write_openvino(
 
 def convert_to_openvino(source: Path, path: Path, metadata: dict[str, str], compress: bool) -> None:
     """An ONNX file as OpenVINO's, with its weights in float16 if ``compress``."""
+    need("export", "openvino")
     import openvino
 
     model = openvino.convert_model(source)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .._extras import need
 from .formats import convert_to_openvino
 from .runtimes import openvino_core
 
@@ -31,7 +32,9 @@ def quantise(source: Path, target: Path, batches: Iterable[np.ndarray]) -> None:
 
     Raises:
         ValueError: if ``target`` has another suffix.
+        ImportError: if ONNX Runtime is missing.
     """
+    need("export", "onnx", "onnxruntime")
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -82,6 +85,7 @@ def float_nodes(path: Path) -> dict[str, int]:
 
 
 def _float_operators(path: Path) -> Iterable[str]:
+    need("export", "onnx", "onnxruntime")
     import onnx
     import onnxruntime
 

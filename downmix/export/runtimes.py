@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .formats import METADATA_FILE
+from .._extras import need
+from .formats import FORMATS, METADATA_FILE
 
 _OPENVINO_TYPES = {"f32": "float32", "f16": "float16"}
 Run = Callable[[np.ndarray], np.ndarray]
@@ -45,22 +46,29 @@ def load(path: str | Path, threads: int | None = None, shape: Sequence[int] | No
         shape: of the images, where it is known: OpenVINO fuses more then, and takes no other.
 
     Raises:
-        ValueError: if the suffix is none of ours.
+        ValueError: if the suffix is none of ours, or the runtime can't read the file.
         FileNotFoundError: if there is no such file.
+        ImportError: if the runtime is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".onnx":
-        return _load_onnx(path, threads)
-    if path.suffix == ".xml":
-        return _load_openvino(path, threads, shape)
-    if path.suffix == ".pt2":
+    if path.suffix not in FORMATS.values():
+        raise ValueError(f"an exported network ends in .onnx, .xml or .pt2, got {path.name}")
+    try:
+        if path.suffix == ".onnx":
+            return _load_onnx(path, threads)
+        if path.suffix == ".xml":
+            return _load_openvino(path, threads, shape)
         return _load_torch(path)
-    raise ValueError(f"an exported network ends in .onnx, .xml or .pt2, got {path.name}")
+    except ImportError:
+        raise
+    except Exception as error:  # runtimes raise what they like
+        raise ValueError(f"{path} can't be read as an exported network: {error}") from error
 
 
 def _load_onnx(path: Path, threads: int | None) -> Exported:
+    need("export", "onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -82,12 +90,14 @@ def openvino_core() -> Any:
     Each brings a stack for signal handlers and takes it away again; of two that go in the order they came, the thread
     is left with a stack that is no more, and the next signal, as a loader's worker that ends, kills the process.
     """
+    need("export", "openvino")
     import openvino
 
     return openvino.Core()
 
 
 def _load_openvino(path: Path, threads: int | None, shape: Sequence[int] | None) -> Exported:
+    need("export", "openvino")
     import openvino
 
     model = openvino_core().read_model(path)

@@ -51,10 +51,7 @@ def bench_exported(
     power = measure_device(seconds=0.2).flops_per_s
     facts = {"device": environment(torch.device("cpu"))["device"], "threads": threads, "gflops": f"{power / 1e9:.1f}"}
     facts |= {"rounds": rounds, "commit": commit()}
-    try:
-        exported = {path: load(path, threads) for path in files}
-    except ImportError as error:
-        raise ValueError(f"the files need more packages ({error}): pip install 'downmix[export]'") from error
+    exported = {path: load(path, threads) for path in files}
     size: int = image_size or json.loads(exported[files[0]].metadata.get("input_size", "[224]"))[-1]
     clash = len({path.name for path in files}) < len(files)
     names = {path: str(path) if clash else path.name for path in files}

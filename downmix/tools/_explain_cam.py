@@ -123,10 +123,7 @@ def look(
     looks = []
     for start in range(0, len(files), batch_size):
         batch, seen = read_images(network, files[start : start + batch_size], image_size)
-        try:
-            found = attend(network, batch, method=method, layer=layer, target=target)
-        except ImportError as error:
-            raise ValueError(error) from error  # which the command line shows as a sentence
+        found = attend(network, batch, method=method, layer=layer, target=target)
         looks += map(Look, seen, found.maps, found.scores, found.targets.tolist())
     return looks
 

@@ -71,7 +71,7 @@ def signal(
 def _choose(channels: list[int] | None, output: Tensor) -> list[int]:
     count = len(output)
     if channels is None:
-        return output.flatten(1).std(1).argsort(descending=True)[:6].tolist()
+        return output.flatten(1).std(1, correction=0).argsort(descending=True)[:6].tolist()
     for channel in channels:
         if not 0 <= channel < count:
             raise ValueError(f"the layer has the output channels 0 to {count - 1}, got {channel}")

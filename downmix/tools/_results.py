@@ -121,7 +121,7 @@ def read_table(path: Path) -> tuple[str, list[Row]]:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV file; ValueError if it is none, holds no row, or one of another length than its first line."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file ({error})") from error
@@ -135,7 +135,7 @@ def read_rows(path: Path) -> list[Row]:
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes a CSV file with the columns of the last row; cells that other rows lack stay empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[-1])
         writer.writeheader()
         writer.writerows(rows)

@@ -146,7 +146,7 @@ def read_class_names(path: Path) -> list[str]:
     if path.is_dir():
         root = path / "train" if (path / "train").is_dir() else path
         return sorted(folder.name for folder in root.iterdir() if folder.is_dir())
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def default_names(count: int) -> list[str]:

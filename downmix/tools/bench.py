@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 
 from ..cost import Cost
+from ..layers._cudnn import convolutions_by_time
 from ..models._networks import create_network, own_input_size
 from ..ops._define import check_choice
 from ..train import Recipe
-from ..train._cudnn import convolutions_by_time
 from . import _bench_report as report
 from ._bench_exported import bench_exported
 from ._bench_networks import DTYPES, ENGINES, FAILURES, LAYOUTS, MODES, Configuration, Subject

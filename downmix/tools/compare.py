@@ -14,8 +14,8 @@ from rich.progress import Progress
 from torch import nn
 
 from ..cost import Cost, measure_cost
+from ..layers._cudnn import convolutions_by_time
 from ..train import Epoch, Recipe, train
-from ..train._cudnn import convolutions_by_time
 from ..train.classification import Classification
 from ..train.data import Batch
 from ..train.distributed import World

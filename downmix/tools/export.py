@@ -69,13 +69,6 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
-    try:
-        _run(args)
-    except ImportError as error:
-        raise ValueError(f"export needs more packages ({error}): pip install 'downmix[export]'") from error
-
-
-def _run(args: Any) -> None:
     names = read_class_names(args.classes) if args.classes else []
     count = args.num_classes or len(names) or None
     if names and len(names) != count:
@@ -165,11 +158,13 @@ def export(
     size = (3, image_size, image_size) if image_size else own_input_size(name, network, "--image_size")
     how = view(network, image_size)
     noise = torch.randn(2, *size)
-    fast, report = regroup(fold_batch_norms(network, noise)[0], noise)
     about = _metadata(network, name, how, classes, dtype)
-    write(
-        fast.to(getattr(torch, dtype)), noise.to(getattr(torch, dtype)), output, format, dynamic=dynamic, metadata=about
-    )
+    to = getattr(torch, dtype)
+    try:
+        fast, report = regroup(fold_batch_norms(network, noise)[0], noise)
+        write(fast.to(to), noise.to(to), output, format, dynamic=dynamic, metadata=about)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{name} can't be exported for images of {'×'.join(map(str, size))}: {error}") from error
     batches = {"random": _random(size, dynamic)}
     if images:
         batches["real"] = [read_images(network, [path], image_size)[0] for path in images]

@@ -17,9 +17,9 @@ from torch import nn
 from ..cost import CONVENTIONS, Device, Profile, measure_device
 from ..cost import profile as count
 from ..cost._run import images
+from ..layers._cudnn import convolutions_by_time
 from ..models._networks import create_network, own_input_size
 from ..train import Recipe
-from ..train._cudnn import convolutions_by_time
 from . import _profile_report as report
 from ._console import wide_console
 from ._timing import interleave, summarize, synchronize

@@ -1,5 +1,6 @@
 """Training: recipes, data, the loop, checkpoints."""
 
+from . import _needed as _needed
 from .engine import train
 from .recipe import Recipe
 from .recipe_files import read_recipe, recipe_names

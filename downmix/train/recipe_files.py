@@ -41,7 +41,7 @@ def read_recipe(name: str, also: Collection[str] = ()) -> dict[str, Any]:
                 f"there is no recipe {name!r}; give the path of a YAML file, or {', '.join(recipe_names())}"
             )
     try:
-        given = yaml.load(path.read_text(), _Loader)  # a SafeLoader
+        given = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no text, or no such day or number
         raise ValueError(f"the recipe {name} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):

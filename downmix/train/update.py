@@ -43,7 +43,7 @@ class Update:
             images, targets = self.task.augment(images, targets)
             with self._gradients_shared(last=i == len(batches)):
                 with self.autocast():
-                    loss = self.task.loss(self.network(images), targets)
+                    loss = self.task.loss(self._outputs(images), targets)
                     if self.recipe.fbs_l1:
                         loss = loss + self.recipe.fbs_l1 * fbs_penalty(state.model)
                     loss = loss / len(batches)
@@ -61,6 +61,17 @@ class Update:
         if state.ema:
             state.ema.update(state.model, step=state.done + 1)
         return total
+
+    def _outputs(self, images: Tensor) -> Any:
+        try:
+            return self.network(images)
+        except (RuntimeError, AssertionError) as error:
+            if (
+                self.state.done or self.world.size > 1
+            ):  # there it may have another reason, such as another process's end
+                raise
+            size = "×".join(map(str, images.shape[2:]))
+            raise ValueError(f"{self.recipe.model} can't process images of {size} pixels: {error}") from error
 
     def autocast(self) -> Any:
         """The mixed precision that the recipe asks for, as a context."""

@@ -3,6 +3,8 @@
 import gc
 import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import nn
 
 import downmix
-from downmix.export import load, regroup, write
+from downmix.export import float_nodes, load, quantise, regroup, write
 
 pytestmark = pytest.mark.usefixtures("without_kernels")
 
@@ -144,6 +146,10 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"\.onnx, \.xml or \.pt2"):
         load(tmp_path / "a.txt")
+    for damaged in (tmp_path / "a.onnx", tmp_path / "a.xml", tmp_path / "a.pt2"):
+        damaged.write_text("<junk")
+        with pytest.raises(ValueError, match=f"{damaged} can't be read as an exported network: "):
+            load(damaged)
 
 
 def test_a_signal_after_openvino_s_networks_have_gone(tmp_path: Path) -> None:
@@ -159,3 +165,22 @@ def test_a_signal_after_openvino_s_networks_have_gone(tmp_path: Path) -> None:
         subprocess.run(["true"], check=True)
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize(
+    ("package", "call"),
+    [
+        ("onnx", lambda path: write(nn.ReLU().eval(), torch.zeros(2, 3), path, "onnx")),
+        ("openvino", lambda path: write(nn.ReLU().eval(), torch.zeros(2, 3), path.with_suffix(".xml"), "openvino")),
+        ("onnxruntime", load),
+        ("onnxruntime", lambda path: quantise(path, path, [])),
+        ("onnxruntime", float_nodes),
+    ],
+)
+def test_where_a_package_is_missing_it_is_said_what_brings_it(
+    package: str, call: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.onnx").touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"needs more packages .*: pip install 'downmix\[export\]'"):
+        call(tmp_path / "a.onnx")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import timm
 import torch
 
 import downmix
@@ -336,6 +335,7 @@ def test_which_layers_are_three_launches(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("most_read", [0, 2**26])  # whether parts of means are to be added up in front of the gates
 def test_networks_give_what_the_reference_gives(most_read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
     kernels = "downmix.kernels.triton"
     linear_map = importlib.import_module(f"{kernels}._pix_linear")
     launches = [importlib.import_module(f"{kernels}.pix_sample")._plan, linear_map.forward_launch]

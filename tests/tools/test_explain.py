@@ -195,6 +195,10 @@ class TestSignal:
         main(self.arguments(tmp_path, "softpool_resnet18", "--channels", "3", "0"))
         assert size(tmp_path / "signal.png") == (880, 480)
 
+    def test_a_global_pool(self, tmp_path: Path) -> None:
+        main(self.arguments(tmp_path, "tiny_resnet"))
+        assert size(tmp_path / "signal.png") == (880, 1320)
+
     @pytest.mark.parametrize(
         ("more", "sentence"),
         [

@@ -155,6 +155,7 @@ def test_a_file_that_computes_something_else_is_reported(tmp_path: Path, monkeyp
         (["test_pix_resnet", "--dtype", "int8", "--format", "aoti"], "pass --format onnx or openvino, not aoti"),
         (["test_pix_resnet", "--format", "tflite"], "tflite"),
         (["no_such_net"], "there is no network"),
+        (["vgg_small", "--image_size", "7"], "vgg_small can't be exported for images of 3×7×7: .*too small"),
         ([], "name a network, or give a checkpoint of `downmix train`"),
     ],
 )

@@ -234,3 +234,9 @@ def test_the_rate_rises_as_long_as_tanh_may_warm_up(data: Path) -> None:
 def test_the_rate_that_is_written_is_that_of_the_highest_layer(data: Path) -> None:
     recipe = quick_recipe(data, model="tiny_pix_resnet", sched="constant", lr=1e-3, layer_decay=0.5)
     assert run(recipe)[0].lr == pytest.approx(1e-3)
+
+
+def test_a_network_for_images_of_another_size_is_refused(data: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(7, 2))
+    with pytest.raises(ValueError, match="tiny_net can't process images of 8×8 pixels: .*cannot be multiplied"):
+        run(quick_recipe(data), model=model)

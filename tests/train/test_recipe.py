@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,30 @@ def test_recipes_come_with_the_package_and_hold_good_fields() -> None:
     assert {"digits", "pix_paper_imagenet", "pix_readme_imagenet"} <= set(recipe_names())
     for name in recipe_names():
         Recipe(**read_recipe(name))
+
+
+ANY_LOCALE = r"""
+import sys
+from pathlib import Path
+from downmix.tools._report.page import render
+from downmix.tools._results import read_rows, write_rows
+from downmix.tools._trained import read_class_names
+from downmix.train import read_recipe
+
+file = Path(sys.argv[1])
+file.write_bytes("data: v\u00f6gel\n".encode())
+assert read_recipe(str(file)) == {"data": "v\u00f6gel"}
+assert read_class_names(file) == ["data: v\u00f6gel"]
+write_rows(file, [{"data": "v\u00f6gel"}])
+assert read_rows(file) == [{"data": "v\u00f6gel"}]
+render("v\u00f6gel", "", [], [])
+"""
+
+
+def test_files_are_utf_8_in_any_locale(tmp_path: Path) -> None:
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # ASCII here, as cp1252 on Windows
+    command = [sys.executable, "-c", ANY_LOCALE, str(tmp_path / "file.yaml")]
+    subprocess.run(command, env=os.environ | locale, check=True)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def render(title: str, made: str, notes: list[str], sections: list[Section]) -> 
 
 
 def _read(name: str) -> str:
-    return (files(__package__ or "") / "templates" / name).read_text()
+    return (files(__package__ or "") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _hash(script: str) -> str:

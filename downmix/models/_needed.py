@@ -1,0 +1,5 @@
+"""What this package needs beyond torch: loaded before all else in it, so that the error says what brings it."""
+
+from .._extras import need
+
+need("models", "timm")
