@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import downmix
-from downmix.layers._cudnn import convolutions_by_time
+from downmix._cudnn import convolutions_by_time
 from downmix.ops import lip_pool, pix, power_pool, soft_pool, stochastic_pool
 from downmix.ops._windows import output_sizes
 from downmix.tools._environment import commit, environment

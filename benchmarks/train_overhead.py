@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from downmix.layers._cudnn import convolutions_by_time
+from downmix._cudnn import convolutions_by_time
 from downmix.models._networks import create_network
 from downmix.tools._timing import train_step
 from downmix.train import Recipe

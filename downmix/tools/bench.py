@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from .._cudnn import convolutions_by_time
 from ..cost import Cost
-from ..layers._cudnn import convolutions_by_time
 from ..models._networks import create_network, own_input_size
 from ..ops._define import check_choice
 from ..train import Recipe

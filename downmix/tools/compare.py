@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
+from .._cudnn import convolutions_by_time
 from ..cost import Cost, measure_cost
-from ..layers._cudnn import convolutions_by_time
 from ..train import Epoch, Recipe, train
 from ..train.classification import Classification
 from ..train.data import Batch

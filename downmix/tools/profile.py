@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from .._cudnn import convolutions_by_time
 from ..cost import CONVENTIONS, Device, Profile, measure_device
 from ..cost import profile as count
 from ..cost._run import images
-from ..layers._cudnn import convolutions_by_time
 from ..models._networks import create_network, own_input_size
 from ..train import Recipe
 from . import _profile_report as report

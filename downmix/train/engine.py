@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
+from .._cudnn import convolutions_by_time
 from ..layers import linear_density, set_density
-from ..layers._cudnn import convolutions_by_time
 from . import evaluation
 from .checkpoint import find_newest, has_checkpoints, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, deaths_told, set_position

@@ -66,9 +66,8 @@ class Update:
         try:
             return self.network(images)
         except (RuntimeError, AssertionError) as error:
-            if (
-                self.state.done or self.world.size > 1
-            ):  # there it may have another reason, such as another process's end
+            # Later, or among several processes, it may have another reason, such as another's end.
+            if self.state.done or self.world.size > 1:
                 raise
             size = "×".join(map(str, images.shape[2:]))
             raise ValueError(f"{self.recipe.model} can't process images of {size} pixels: {error}") from error
