@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .program import TYPES, UNSIGNED, Instruction, registers, to_bits
+from .program import TYPES, UNSIGNED, WARP, Instruction, registers
 
 if TYPE_CHECKING:
     from .machine import Lanes, Machine
 
-WARP = 32
 ORDERED: dict[str, Callable[..., Any]] = {
     **{"eq": operator.eq, "ne": operator.ne, "lt": operator.lt},
     **{"le": operator.le, "gt": operator.gt, "ge": operator.ge},
@@ -181,11 +180,10 @@ def load(machine: "Machine", i: Instruction, lanes: "Lanes") -> None:
     targets = registers(i.operands[0])
     if i.modifiers[0] == "param":
         value, kind = machine.parameter(i.operands[1])
-        numbers = np.full(machine.threads, value, TYPES[kind if kind[0] == "f" else f"s{kind[1:]}"])
-        if i.type[0] == "s":  # into a register that may be wider
-            machine.write(targets[0], numbers, "b64" if targets[0].startswith("%rd") else i.type, lanes)
-        else:
-            machine.write(targets[0], to_bits(numbers, kind if kind[0] == "f" else f"s{kind[1:]}"), i.type, lanes)
+        numbers = np.full(machine.threads, value, TYPES[kind])
+        if i.type[0] == "s" and targets[0].startswith("%rd"):
+            kind = "s64"  # a register may be wider than what is loaded
+        machine.write(targets[0], numbers, kind, lanes)
         return
     memory, address = machine.place(i.operands[1], i.modifiers[0], i.bytes * len(targets), lanes)
     for k, target in enumerate(targets):

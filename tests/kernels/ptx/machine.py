@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .instructions import INSTRUCTIONS
-from .program import TYPES, UNSIGNED, Program, of_bits, to_bits
+from .program import TYPES, UNSIGNED, WARP, Program, of_bits, to_bits
 
-WARP = 32
 AT_ONCE = 64  # blocks
 # The threads that take part; None is all.
 Lanes = np.ndarray | None
@@ -118,9 +117,10 @@ class Machine:
             self.registers[register] = bits if lanes is None else np.where(lanes, bits, self.bits(register))
 
     def parameter(self, operand: str) -> tuple[float, str]:
-        """A parameter's value and type."""
+        """A parameter's value and type; integers as signed ones, which Triton's are."""
         k = int(re.search(r"_param_(\d+)", operand)[1])
-        return self.arguments[k], self.program.parameters[k]
+        kind = self.program.parameters[k]
+        return self.arguments[k], kind if kind[0] == "f" else f"s{kind[1:]}"
 
     def place(self, operand: str, space: str, size: int, lanes: Lanes) -> tuple[np.ndarray, np.ndarray]:
         """A memory, and where in it each thread reads or writes ``size`` bytes; those that don't are at 0."""

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+WARP = 32
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 # bfloat16 is computed with in float32 and rounded when it is written.
 TYPES = {
