@@ -74,6 +74,7 @@ class NoInterpreter:
 def main() -> int:
     if "TRITON_INTERPRET" in os.environ:  # which Triton has read by now
         sys.exit("run_ptx: unset TRITON_INTERPRET, with which Triton compiles nothing")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tensors have to lie where NumPy reads them
     driver.set_active(Driver())
     CompiledKernel._init_handles = _with_code
     _common.Launch.here = _with_places
