@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 
+# Of the extra "train", without what its command line needs.
+TRAINING = ("matplotlib", "rich", "safetensors", "timm", "torchmetrics")
+
 
 def need(extra: str, *packages: str) -> None:
     """Raises an ImportError that names ``extra`` where one of ``packages`` can't be imported."""

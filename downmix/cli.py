@@ -9,7 +9,7 @@ from argparse import ArgumentError
 from itertools import islice
 from typing import Any
 
-from ._extras import need
+from ._extras import TRAINING, need
 
 COMMANDS = (
     *("bench", "compare", "convert", "explain", "export", "models", "playground"),
@@ -21,7 +21,7 @@ _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``downmix`` and ``python -m downmix``. Bad input ends in one sentence and exit code 2."""
     try:
-        need("train", "jsonargparse", "matplotlib", "rich", "safetensors", "timm", "torchmetrics")
+        need("train", "jsonargparse", *TRAINING)
     except ImportError as error:
         sys.exit(f"downmix: {error}")
     from jsonargparse import ArgumentParser

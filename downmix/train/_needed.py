@@ -1,5 +1,5 @@
 """What this package needs beyond torch: loaded before all else in it, so that the error says what brings it."""
 
-from .._extras import need
+from .._extras import TRAINING, need
 
-need("train", "matplotlib", "rich", "safetensors", "timm", "torchmetrics")
+need("train", *TRAINING)

@@ -2,6 +2,7 @@
 
 import collections
 import ctypes
+import functools
 import re
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from .program import TYPES, UNSIGNED, WARP, Program, of_bits, to_bits
 AT_ONCE = 64  # blocks
 # The threads that take part; None is all.
 Lanes = np.ndarray | None
+_program = functools.cache(Program)
 
 
 def launch(
@@ -31,7 +33,7 @@ def launch(
         How many instructions of a kind warps ran; the ``bytes`` that threads asked global memory for; and the
         ``sectors`` of 32 bytes that hold them, counted for each warp and instruction anew, as a GPU moves them.
     """
-    program, memory = Program(ptx), Memory(places)
+    program, memory = _program(ptx), Memory(places)
     counts: collections.Counter[str] = collections.Counter()
     for first in range(0, grid, AT_ONCE):
         blocks = range(first, min(grid, first + AT_ONCE))
