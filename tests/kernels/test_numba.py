@@ -312,9 +312,9 @@ def test_channels_more_than_2_31_elements_apart() -> None:
 
 
 def test_where_no_folder_can_keep_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     x, p = torch.randn(1, 8, 2, 2), torch.rand(1, 2)
     expected = downmix.pick_or_mix(x, p, 4)
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     make = _pix_planes.forward
     monkeypatch.setattr(_pix_planes, "forward", make.__wrapped__)  # compiles anew
     pix_kernels._plan.cache_clear()

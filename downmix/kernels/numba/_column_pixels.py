@@ -13,6 +13,7 @@ from ._column_sums import (
     LOWEST,
     OF_COLUMNS,
     OF_WINDOWS,
+    all_inside,
     give_column,
     join_columns,
     restless_ones,
@@ -29,9 +30,10 @@ from ._window_memory import clip
 from ._window_pixels import clear_channels
 from ._window_walker import Method
 
-# The fewest windows of a row, and vectors of a pixel's channels, whose lines are kept: few enough for the cache, and
-# enough that the memory is read in runs. Wide windows take more, as the pieces of a row share columns, too.
-_AT_ONCE, _VECTORS = 8, 4
+# The fewest windows of a row, and the most vectors of a pixel's channels, whose lines are kept: few enough for the
+# cache, into which fewer of the backward pass's many lines fit, and enough that the memory is read in runs. Wide
+# windows take more of a row, as its pieces share columns, too.
+_AT_ONCE, _VECTORS, _VECTORS_BACKWARD = 8, 16, 4
 
 
 @functools.cache
@@ -40,7 +42,6 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
     element, number, lanes, real = compiled_for(element, number)
     depth, height, width = window
     both = method.other == "values"
-    wide = _VECTORS * lanes
 
     @kernel(method.name)
     def run(at):
@@ -54,6 +55,7 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
             KD, KH, KW = depth, height, width
         constants = spread(real(0)), spread(real(LOWEST)), KD * KH >= PIECE
         at_once = max(_AT_ONCE, 2 * KW)
+        wide = min(_VECTORS, (channels + lanes - 1) // lanes) * lanes
         length = ((min(at_once, OW) - 1) * SW + KW) * wide
         line_array = np.empty(OF_COLUMNS * length, number.dtype)
         lines, every, edges = memory(line_array.ctypes.data, number), all_lanes(number), (0, 0, 0, 0)
@@ -68,9 +70,9 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
                 c, first = piece % parts * wide, piece // parts * at_once
                 windows, left, some = min(OW - first, at_once), first * SW - PW, min(wide, channels - c)
                 start = b * xb + i_d * xd + i_h * xh + left * xw + c
-                line = left, W, (windows - 1) * SW + KW, lanes, length
+                line = left, W, (windows - 1) * SW + KW, lanes, length, wide
                 sizes = _sum_columns(
-                    tensors, start, xw, SH * xh, some, rows, steps, constants, lines, line, False, both
+                    tensors, start, xw, SH * xh, some, rows, (KD, KH), steps, constants, lines, line, False, both
                 )
                 if restless_ones(sizes):
                     restless[0] = 1
@@ -90,7 +92,7 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
     element, number, lanes, real = compiled_for(element, number)
     depth, height, width = window
     both = method.other == "values"
-    wide = _VECTORS * lanes
+    wide = _VECTORS_BACKWARD * lanes
 
     @kernel(method.name)
     def run(at):
@@ -132,9 +134,9 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
                     cleared = end
                 count = (windows - 1) * SW + KW
                 start = b * xb + i_d * xd + i_h * xh + left * xw + c
-                line = left, W, count, lanes, length
+                line = left, W, count, lanes, length, wide
                 size, others = _sum_columns(
-                    tensors, start, xw, SH * xh, some, rows, steps, constants, lines, line, True, both
+                    tensors, start, xw, SH * xh, some, rows, (KD, KH), steps, constants, lines, line, True, both
                 )
                 for ow in range(windows):
                     at_line, out = ow * SW * wide, ((b * OD * OH + row) * OW + first + ow) * channels + c
@@ -146,6 +148,7 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
                 if restless_ones((size, others)):
                     restless[0] = 1
                 to_start = (((b * D + i_d) * H + i_h) * W + left) * channels + c
+                whole = all_inside(rows, KD, KH)
                 for n in range(max(0, -left), min(count, W - left)):
                     nearest = max(n % SW, n - (windows - 1) * SW)  # where in its nearest window the column is
                     for v in range(0, some, lanes):
@@ -156,8 +159,8 @@ def backward(method: Method, window: tuple[int, ...], element: Any, number: Any)
                             here -= wide
                         found, kept = (top, slope * slopes, shares), (lines, weights + n * wide + v, length)
                         here, target = start + n * xw + v, (targets, to_start + n * channels + v, to_steps)
-                        if v + lanes <= some:
-                            give_column(x, here, rows, steps, every, found, kept, target, both)
+                        if whole and v + lanes <= some:
+                            give_column(x, here, (0, KD, 0, KH), steps, every, found, kept, target, both)
                         else:
                             mask = lanes_between(number, 0, some - v)
                             give_column(x, here, rows, steps, mask, found, kept, target, both)
@@ -175,12 +178,12 @@ def _clear(targets, first_pixel, end, channels, c0, c1, both):
 
 
 @njit(inline="always")
-def _sum_columns(tensors, at, step, next_row, some, rows, steps, constants, lines, line, keep, both):
+def _sum_columns(tensors, at, step, next_row, some, rows, window, steps, constants, lines, line, keep, both):
     """Writes the lines of columns, and with ``keep`` of all e^l; the largest sizes of any logit and value."""
-    left, W, count, lanes, length = line
-    zero, lowest, _ = constants
+    left, W, count, lanes, length, wide = line
+    (zero, lowest, _), (KD, KH) = constants, window
     sizes, every, weights = (zero, zero), all_lanes(lines), (OF_COLUMNS + OF_WINDOWS) * length
-    wide = _VECTORS * lanes
+    whole = all_inside(rows, KD, KH)
     for n in range(count):
         for v in range(0, some, lanes):
             here, to, top, sums, means = at + n * step + v, n * wide + v, lowest, zero, zero
@@ -189,9 +192,9 @@ def _sum_columns(tensors, at, step, next_row, some, rows, steps, constants, line
                 for kh in range(rows[2], rows[3]):
                     prefetch(tensors[0], here + kh * steps[1] + next_row)
                 kept = lines, weights + to, length
-                if v + lanes <= some:
+                if whole and v + lanes <= some:
                     top, sums, means, sizes = sum_column(
-                        tensors, here, rows, steps, every, sizes, constants, kept, keep, both
+                        tensors, here, (0, KD, 0, KH), steps, every, sizes, constants, kept, keep, both
                     )
                 else:
                     mask = lanes_between(lines, 0, some - v)

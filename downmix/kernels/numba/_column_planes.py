@@ -13,6 +13,7 @@ from ._column_sums import (
     LOWEST,
     OF_COLUMNS,
     OF_WINDOWS,
+    all_inside,
     give_column,
     join_columns,
     restless_ones,
@@ -68,7 +69,7 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
                     base + i_d * xd + i_h * xh + left,
                     (left, W, (windows - 1) * SW + KW, lanes, length, row_length),
                 )
-                sizes = _sum_columns(tensors, start, rows, steps, constants, lines, line, False, both)
+                sizes = _sum_columns(tensors, start, rows, (KD, KH), steps, constants, lines, line, False, both)
                 if restless_ones(sizes):
                     restless[0] = 1
                 out = (task * OD * OH + row) * OW + first
@@ -123,7 +124,7 @@ def backward(method: Method, window: tuple[int, ...], lane_step: int, element: A
                 windows, left = min(OW - first, _AT_ONCE), first * SW - PW
                 count = (windows - 1) * SW + KW
                 start, line = base + i_d * xd + i_h * xh + left, (left, W, count, lanes, length, row_length)
-                size, others = _sum_columns(tensors, start, rows, steps, constants, lines, line, True, both)
+                size, others = _sum_columns(tensors, start, rows, (KD, KH), steps, constants, lines, line, True, both)
                 out = (task * OD * OH + row) * OW + first
                 for j in range(0, windows, lanes):
                     mask, to = lanes_between(number, 0, windows - j), of_windows + j
@@ -138,13 +139,13 @@ def backward(method: Method, window: tuple[int, ...], lane_step: int, element: A
                     restless[0] = 1
                 hand_back(lines, count, of_windows, windows, KW, SW, length, lanes, zero, slope)
                 to_start = ((task * D + i_d) * H + i_h) * W + left
-                end = min(count, W - left)
+                end, whole = min(count, W - left), all_inside(rows, KD, KH)
                 for n in range(max(0, -left), end, lanes):
                     slopes, shares = load(lines, n + length, every), load(lines, n + 2 * length, every)
                     found, kept = (load(lines, n, every), slope * slopes, shares), (lines, weights + n, row_length)
                     target = targets, to_start + n, to_steps
-                    if n + lanes <= end:
-                        give_column(x, start + n, rows, steps, every, found, kept, target, both)
+                    if whole and n + lanes <= end:
+                        give_column(x, start + n, (0, KD, 0, KH), steps, every, found, kept, target, both)
                     else:
                         mask = lanes_between(number, 0, end - n)
                         give_column(x, start + n, rows, steps, mask, found, kept, target, both)
@@ -161,19 +162,19 @@ def _lengths(OW, SW, KW, lanes):
 
 
 @njit(inline="always")
-def _sum_columns(tensors, at, rows, steps, constants, lines, line, keep, both):
+def _sum_columns(tensors, at, rows, window, steps, constants, lines, line, keep, both):
     """Writes the lines of columns, and with ``keep`` of all e^l; the largest sizes of any logit and value."""
     left, W, count, lanes, length, row_length = line
-    zero, lowest, _ = constants
-    begin, end = max(0, -left), min(count, W - left)
+    (zero, lowest, _), (KD, KH) = constants, window
+    begin, end, whole = max(0, -left), min(count, W - left), all_inside(rows, KD, KH)
     sizes, every, weights = (zero, zero), all_lanes(lines), (OF_COLUMNS + OF_WINDOWS) * length
     for n in range(0, begin, lanes):
         store_lines(lines, n, length, (lowest, zero, zero), every)
     for n in range(begin, end, lanes):
         kept = lines, weights + n, row_length
-        if n + lanes <= end:
+        if whole and n + lanes <= end:
             top, sums, means, sizes = sum_column(
-                tensors, at + n, rows, steps, every, sizes, constants, kept, keep, both
+                tensors, at + n, (0, KD, 0, KH), steps, every, sizes, constants, kept, keep, both
             )
         else:
             mask = lanes_between(lines, 0, end - n)

@@ -57,18 +57,19 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
                 w0, w1 = clip(i_w, W, KW, LW)
                 whole = d1 - d0 == KD and h1 - h0 == KH and w1 - w0 == KW
                 start = b * xb + i_d * xd + i_h * xh + i_w * xw
-                for c in range(0, channels, lanes):
-                    if whole and c + lanes <= channels:
-                        mask = all_lanes(number)
-                        places = start + c, (0, KD, 0, KH, 0, KW), steps, edges, mask
-                        walk(ask_ahead, 0, tensors, places, 1, False, kept, False, constants)
-                        found = reduce(tensors, out + c, places, 1, False, kept, False, constants)
-                        store(y, out + c, found[0], mask)
-                    else:
-                        mask = lanes_between(number, 0, channels - c)
-                        places = start + c, (d0, d1, h0, h1, w0, w1), steps, edges, mask
-                        found = reduce(tensors, out + c, places, 1, False, kept, False, constants)
-                        store(y, out + c, found[0], mask)
+                # A loop of their own leaves vectors of whole windows all registers.
+                done = channels // lanes * lanes if whole else 0
+                for c in range(0, done, lanes):
+                    mask = all_lanes(number)
+                    places = start + c, (0, KD, 0, KH, 0, KW), steps, edges, mask
+                    walk(ask_ahead, 0, tensors, places, 1, False, kept, False, constants)
+                    found = reduce(tensors, out + c, places, 1, False, kept, False, constants)
+                    store(y, out + c, found[0], mask)
+                for c in range(done, channels, lanes):
+                    mask = lanes_between(number, 0, channels - c)
+                    places = start + c, (d0, d1, h0, h1, w0, w1), steps, edges, mask
+                    found = reduce(tensors, out + c, places, 1, False, kept, False, constants)
+                    store(y, out + c, found[0], mask)
 
     return run
 

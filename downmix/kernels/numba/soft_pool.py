@@ -32,8 +32,8 @@ def _reduce(tensors, out, window, lane_step, padded, kept, keep, constants):
     # Said to be one tensor, so that the compiler keeps what the first walk loads for the second.
     start, tensors = (lowest, is_nan(zero)), (tensors[0], tensors[0])
     tops, nans = walk(see_largest, start, tensors, window, lane_step, padded, kept, keep, (zero, lowest))
-    tops = choose(nans, nan, tops)
     sums, means, _ = add_up(_see, zero, tensors, window, lane_step, padded, kept, keep, (zero, lowest, tops))
+    tops = choose(nans, nan, tops)
     mean = choose(is_infinite(tops), zero, means / sums)
     return tops + mean, tops, sums, mean
 
