@@ -1,6 +1,7 @@
 """Compiles every Triton kernel for GPUs that need not be here.
 
-Prints its name, the GPU, how many instructions spill registers, and how many bytes a thread loads at once at most.
+Prints its name, the GPU, how many bytes of a thread's numbers are kept in memory, as registers do not hold them, and
+how many bytes a thread loads at once at most.
 
 The kernels' own forward and backward say what they would launch, on CPU tensors that nothing reads.
 """
@@ -76,16 +77,16 @@ def widest_load(ptx: str) -> int:
 
 
 def spills(binary: bytes) -> int:
-    """How many instructions keep in memory what registers do not hold, as far as Triton's own tools are here."""
+    """The bytes of a thread's numbers that are in memory, as far as Triton's own tools are here to say so."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not tool.exists():
         return 0
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        code = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
-    assert " EXIT " in code
-    return len(re.findall(r"\b(?:LDL|STL)\b", code))
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    (stack,), (local,) = (re.findall(rf" {word}:(\d+)", said) for word in ("STACK", "LOCAL"))
+    return int(stack) + int(local)
 
 
 def main() -> None:

@@ -29,31 +29,29 @@ from .random_cases import (
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="random cases are made for the GPU there")
 
 
+# All seeds of an operator are one test: tests that run at the same time would each compile the kernels of the others.
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize(
-    ("check_cases", "seed"),
+    ("check_cases", "seeds"),
     [
-        pytest.param(check_cases, seed, id=f"{check_cases.__name__}-{seed}")
-        for check_cases, seeds in (
-            (check_pick_or_mix, 10),
-            (check_whole_pix_layer, 6),
-            (check_soft_pool, 10),
-            (check_lip_pool, 4),
-            (check_power_pool, 2),
-            (check_stochastic_mean, 2),
-            (check_stochastic_pool, 2),
-        )
-        for seed in range(100, 100 + seeds)
+        (check_pick_or_mix, 10),
+        (check_whole_pix_layer, 6),
+        (check_soft_pool, 10),
+        (check_lip_pool, 4),
+        (check_power_pool, 2),
+        (check_stochastic_mean, 2),
+        (check_stochastic_pool, 2),
     ],
 )
-def test_random_cases(check_cases: Callable[[int, int], None], seed: int) -> None:
-    check_cases(seed, 100)
+def test_random_cases(check_cases: Callable[[int, int], None], seeds: int) -> None:
+    for seed in range(100, 100 + seeds):
+        check_cases(seed, 100)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("seed", range(100, 110))
-def test_gradients_of_pix_layers_in_random_cases(seed: int) -> None:
-    check_pix_layer(seed, cases=100, roundings=1)
+def test_gradients_of_pix_layers_in_random_cases() -> None:
+    for seed in range(100, 110):
+        check_pix_layer(seed, cases=100, roundings=1)
 
 
 @pytest.mark.usefixtures("poisoned_memory")

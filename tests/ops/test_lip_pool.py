@@ -61,7 +61,7 @@ def test_is_soft_pool_where_logits_are_the_values(n: int) -> None:
         finite = x.nan_to_num(posinf=1, neginf=0)[:1, :1].requires_grad_()
         exact, ours = (
             torch.autograd.grad(y.sum(), finite)[0]
-            for y in (SOFT_POOLS[n](finite, 2, 1), POOLS[n](finite, finite, 2, 1))
+            for y in (SOFT_POOLS[n](finite, 3, 2, 1), POOLS[n](finite, finite, 3, 2, 1))
         )
         torch.testing.assert_close(ours, exact)
         assert torch.autograd.gradcheck(

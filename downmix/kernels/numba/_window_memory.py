@@ -57,6 +57,21 @@ def clip(typingctx, start, size, count, dilation):
     return types.UniTuple(number, 2)(number, number, number, number), codegen
 
 
+@intrinsic
+def place_of(typingctx, at, kd, kh, kw, steps):
+    """Where a place lies in memory, of a window that starts ``at``."""
+
+    def codegen(context, builder, signature, args):
+        at, *numbers, steps = args
+        for i, number in enumerate(numbers):
+            step = builder.mul(number, builder.extract_value(steps, i), flags=("nsw",))
+            at = builder.add(at, step, flags=("nsw",))
+        return at
+
+    number = types.int64
+    return number(number, number, number, number, steps), codegen
+
+
 @intrinsic(prefer_literal=True)
 def inside(typingctx, kw, edges, lane_step, padded, mask):
     """The lanes of the mask whose place ``kw`` lies in the map; all of them where nothing is padded."""

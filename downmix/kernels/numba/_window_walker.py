@@ -16,7 +16,7 @@ from numba import njit
 from ._sums import PIECE, carry, settle
 from ._vector_memory import prefetch
 from ._vectors import choose, is_nan, larger
-from ._window_memory import inside, kept_pair, read
+from ._window_memory import inside, kept_pair, place_of, read
 
 _AHEAD = 512  # numbers
 
@@ -47,13 +47,13 @@ class Method(NamedTuple):
 @njit(inline="always")
 def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
     """``state`` after ``visit`` has seen each place; ``values`` are what it needs."""
-    at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
+    at, (d0, d1, h0, h1, w0, w1), steps, edges, mask = window
     n = 0
     for kd in range(d0, d1):
         for kh in range(h0, h1):
             for kw in range(w0, w1):
                 here = inside(kw, edges, lane_step, padded, mask)
-                place = at + kd * step_d + kh * step_h + kw * step_w
+                place = place_of(at, kd, kh, kw, steps)
                 state = visit(state, tensors, place, here, edges, lane_step, kept, n, keep, values)
                 n += 1
     return state
@@ -62,14 +62,14 @@ def walk(visit, state, tensors, window, lane_step, padded, kept, keep, values):
 @njit(inline="always")
 def add_up(visit, third, tensors, window, lane_step, padded, kept, keep, values):
     """Two sums over all places, and what ``third`` has become; the first two ``values`` are 0 and −∞."""
-    at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), edges, mask = window
+    at, (d0, d1, h0, h1, w0, w1), steps, edges, mask = window
     zero, nothing = values[0], values[0] / values[1]  # −0: to add to it, unlike to 0, is nothing to compute
     piece, firsts, seconds, n = (nothing, nothing, third), (zero, zero), (zero, zero), 0
     for kd in range(d0, d1):
         for kh in range(h0, h1):
             for kw in range(w0, w1):
                 here = inside(kw, edges, lane_step, padded, mask)
-                place = at + kd * step_d + kh * step_h + kw * step_w
+                place = place_of(at, kd, kh, kw, steps)
                 piece = visit(piece, tensors, place, here, edges, lane_step, kept, n, keep, values)
                 n += 1
                 if n % PIECE == 0:
@@ -85,7 +85,7 @@ def add_up(visit, third, tensors, window, lane_step, padded, kept, keep, values)
 def share_out(gradients, give, targets, window, kept, found, incoming, count, constants):
     """Gives the gradients of all places to the first ``count`` targets, in which they lie as ``window`` says; ``give``
     is `store` or `add`."""
-    at, (d0, d1, h0, h1, w0, w1), (step_d, step_h, step_w), _, mask = window
+    at, (d0, d1, h0, h1, w0, w1), steps, _, mask = window
     n = 0
     for kd in range(d0, d1):
         for kh in range(h0, h1):
@@ -93,7 +93,7 @@ def share_out(gradients, give, targets, window, kept, found, incoming, count, co
                 pair = kept_pair(kept, n)
                 n += 1
                 first, second = gradients(found, pair, incoming, constants)
-                place = at + kd * step_d + kh * step_h + kw * step_w
+                place = place_of(at, kd, kh, kw, steps)
                 give(targets[0], place, first, mask)
                 if count == 2:
                     give(targets[1], place, second, mask)
