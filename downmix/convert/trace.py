@@ -118,7 +118,8 @@ class _Recorder(TorchDispatchMode):
     def listening(self, model: nn.Module) -> Iterator[None]:
         with ExitStack() as handles:
             for module, known in names_of(model).items():
-                atomic = is_norm(module) or not any(True for _ in module.children())
+                # A weight that parametrize computes has modules for that within its layer.
+                atomic = is_norm(module) or all(name == "parametrizations" for name, _ in module.named_children())
                 enter, leave = self._layer_hooks(known, module) if atomic else self._container_hooks(known[0])
                 for ours in (
                     module.register_forward_pre_hook(self._hooks_begin, prepend=True),

@@ -56,7 +56,7 @@ class ConvSqueeze(nn.Sequential):
                 "choose numbers that divide"
             )
         super().__init__()
-        self.in_channels = in_channels
+        self.in_channels, self.out_channels = in_channels, outputs
         self.conv = nn.Conv2d(in_channels, outputs, 1, groups=groups, bias=False, device=device, dtype=dtype)
         self.norm = nn.BatchNorm2d(outputs, device=device, dtype=dtype)
         self.act = nn.ReLU(inplace=True)

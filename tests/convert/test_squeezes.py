@@ -198,6 +198,9 @@ LEFT: dict[str, Callable[[], nn.Module]] = {
     "such as weight_norm": lambda: Calls(
         lambda m, x: m.end(m.conv(x).relu()), conv=weight_computed_by_a_hook(), end=end()
     ),
+    "has a weight or bias that something else computes": lambda: Calls(
+        lambda m, x: m.end(m.conv(x).relu()), conv=nn.utils.parametrizations.weight_norm(squeeze()), end=end()
+    ),
     "such as weight_norm or prune": lambda: Calls(
         lambda m, x: m.end(m.conv(x).relu()), conv=pruned_bias(), end=end()
     ),

@@ -101,6 +101,13 @@ def test_a_plain_squeeze_stays_where_the_plain_one_is_asked_for() -> None:
     assert reasons(report) == {"a": "is a convolution already, which squeeze='conv' stands for"}
 
 
+@pytest.mark.parametrize("word", ["pix", "fbs", "group"])
+def test_a_squeeze_keeps_the_channels_of_the_convolution_for_who_asks(word: str) -> None:
+    network, report = convert(Net(), squeeze=word, example_input=X)
+    assert (network.a.in_channels, network.a.out_channels) == (Net().a.in_channels, Net().a.out_channels)
+    assert report.replaced[0].now.endswith(f" {Net().a.in_channels}→{Net().a.out_channels}")
+
+
 def test_numbers_that_a_word_refuses_leave_the_layer() -> None:
     model = nn.Sequential(nn.Conv2d(30, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3))
     report = convert(model, squeeze="group", example_input=torch.randn(1, 30, 8, 8))[1]

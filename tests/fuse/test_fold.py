@@ -99,6 +99,10 @@ def normalise_weight(network: nn.Sequential) -> None:
     torch.nn.utils.weight_norm(network[0])
 
 
+def parametrize_weight(network: nn.Sequential) -> None:
+    torch.nn.utils.parametrizations.spectral_norm(network[0])
+
+
 def double_convolution(network: nn.Sequential) -> None:
     network[0].register_forward_hook(lambda module, args, output: 2 * output)
 
@@ -118,6 +122,7 @@ def double_norm(network: nn.Sequential) -> None:
         (prune_weight, "reads a convolution with a weight that something else computes"),
         (prune_bias, "reads a convolution with a weight that something else computes"),
         (normalise_weight, "reads a convolution with a weight that something else computes"),
+        (parametrize_weight, "reads a convolution with a weight that something else computes"),
         (double_convolution, "does not read a convolution"),  # but what the hook made of its output
         (double_input, "reads a convolution that carries a forward hook"),
         (double_norm, "carries a forward hook"),
