@@ -31,7 +31,15 @@ def test_a_resumed_training_loses_no_point_of_its_curves(tmp_path: Path) -> None
     run(recipe, tmp_path / "out", resume="auto")
     logged = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
     steps = [[point.step for point in logged.Scalars(name)] for name in ("train/loss", "epoch/top1")]
-    assert steps == [list(range(1, 9)), [1, 2]]
+    assert steps == [list(range(1, 9)), [4, 8]]
+
+
+def test_going_back_takes_the_curves_back_too(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20), epochs=3, keep_every=1)
+    run(recipe, tmp_path / "out")
+    run(recipe, tmp_path / "out", resume=str(tmp_path / "out" / "epoch-0001.pt"))
+    logged = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    assert [point.step for point in logged.Scalars("epoch/top1")] == [4, 8, 12]
 
 
 @pytest.mark.parametrize("call", ["__init__", "add_scalar", "close"])
