@@ -75,7 +75,7 @@ class Watch:
         if self.bar:
             self.bar.update(self.line, completed=done, note=self._note(loss))
         if self.board and done % self.out.recipe.log_every == 0 and loss == loss:
-            self._log({"train/loss": loss, "train/lr": self.state.lr}, done)
+            self._log({"train/loss": loss, "train/lr": self.state.lr})
 
     def epoch(self, epoch: Epoch, number: int) -> None:
         """After an epoch and its evaluation."""

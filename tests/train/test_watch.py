@@ -1,7 +1,9 @@
 import errno
 import io
+import itertools
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +24,12 @@ def test_the_bar_says_loss_rate_and_memory(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     train(quick_recipe(make_folders(tmp_path, count=20)), console=console)
     assert re.search(r"tiny_net .* 4/4 .*loss 0\.\d+ .*images/s  \d+\.\d GiB", console.file.getvalue())
+
+
+def test_the_bar_says_the_rate_of_long_steps_too(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120, get_time=partial(next, itertools.count(step=40.0)))
+    train(quick_recipe(make_folders(tmp_path, count=20)), console=console)
+    assert re.search(r" 0\.\d images/s", console.file.getvalue())
 
 
 def test_a_resumed_training_loses_no_point_of_its_curves(tmp_path: Path) -> None:
