@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from ..train.checkpoint import write_whole
+from ..train.output import without_nan
 from ._results import write_rows
 
 if TYPE_CHECKING:
@@ -91,7 +92,10 @@ def write(result: Comparison, output: Path) -> None:
 
 def write_json(result: Comparison, output: Path) -> None:
     """Writes compare.json in one step, so that a kill leaves the old or the new file, never a half."""
-    text = json.dumps(asdict(result), indent=1)
+    saved = asdict(result)
+    for epoch in (epoch for run in saved["runs"] for epoch in run["epochs"]):
+        epoch |= without_nan({"train_loss": epoch["train_loss"]}) | {"metrics": without_nan(epoch["metrics"])}
+    text = json.dumps(saved, indent=1)
     write_whole(output / "compare.json", lambda file: file.write(text.encode()))
 
 

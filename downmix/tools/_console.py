@@ -16,4 +16,5 @@ def wide_console() -> Console:
 def progress_bars(console: Console, *, width: int = 42, transient: bool = False) -> Progress:
     """Bars with counts and the time left; descriptions fill ``width``, so that bars stay in place."""
     columns = (TextColumn(f"{{task.description:{width}}}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=transient)
+    # Over all the time: of rich's own 30 seconds, a training takes more.
+    return Progress(*columns, console=console, transient=transient, speed_estimate_period=float("inf"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -189,7 +192,7 @@ def _loader(dataset: Any, recipe: Recipe, world: World, on_bad: str, batches: Sa
         "num_workers": recipe.workers,
         "persistent_workers": recipe.workers > 0,
         "pin_memory": world.device.type == "cuda",
-        "worker_init_fn": _leave_signals_to_the_parent,
+        "worker_init_fn": _begin_worker,
         # Of its own, so that starting an epoch draws nothing from the generator that training draws from.
         "generator": torch.Generator().manual_seed(recipe.seed),
     }
@@ -214,10 +217,19 @@ def _collate_stream(samples: list[tuple[Any, Any]]) -> Batch:
     return Batch(images, targets, [], [])
 
 
-def _leave_signals_to_the_parent(worker_id: int) -> None:
-    """Ctrl-C and torchrun reach the whole process group; the step that is finished still needs its loader."""
+def _begin_worker(worker_id: int) -> None:
+    # Ctrl-C and torchrun reach the whole process group; the step that is finished still needs its loader.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    """torch asks a worker's parent, which with forkserver, Python's way from 3.14 on, is a server that never ends."""
+    training = multiprocessing.parent_process()
+    if training:
+        training.join()
+        os._exit(1)
 
 
 def _factors(recipe: Recipe, world: World) -> str:

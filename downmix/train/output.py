@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
-from math import isnan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +201,8 @@ class Output:
 
 
 def without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
-    """The metrics as JSON can hold them, which has no NaN."""
-    return {name: None if isnan(value) else value for name, value in metrics.items()}
+    """The metrics as JSON can hold them, which has neither NaN nor infinity."""
+    return {name: value if isfinite(value) else None for name, value in metrics.items()}
 
 
 def _table(history: list[Epoch]) -> str:

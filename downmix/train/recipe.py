@@ -237,6 +237,11 @@ class Recipe:
                 "sched tanh warms up to where it is by then, in the last tenth of the epochs below 2 % of lr; "
                 f"warmup_epochs must be at most 0.9 × epochs = {0.9 * self.epochs:.1f}, got {self.warmup_epochs}"
             )
+        device = self.torch_device()
+        if device.type != "cuda" and self.opt.lower().rpartition("_")[2].startswith(_ON_CUDA):
+            raise ValueError(
+                f"opt {self.opt} computes on CUDA devices alone, and device is {device}; choose another opt"
+            )
 
     def _check_opt(self) -> None:
         name = self.opt.lower().removeprefix("lookahead_")
@@ -272,8 +277,6 @@ class Recipe:
             raise ValueError(
                 f"device {name!r} was asked for, but torch sees {count} CUDA devices, cuda:0 to cuda:{count - 1}"
             )
-        if device.type != "cuda" and self.opt.lower().rpartition("_")[2].startswith(_ON_CUDA):
-            raise ValueError(f"opt {self.opt} computes on CUDA devices alone, and device is {name}; choose another opt")
         return device
 
 

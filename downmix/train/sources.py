@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -162,7 +163,9 @@ def _class_folders(root: Path) -> dict[str, list[tuple[Path, int]]]:
         raise DataError(f"{root} holds no class folders; expected one folder of images for each class")
     classes = {}
     for label, folder in enumerate(folders):
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _EXTENSIONS)
+        # Behind links too, as timm and torchvision look; Path.rglob would leave out what lies in a linked folder.
+        inside = (Path(where, name) for where, _, names in os.walk(folder, followlinks=True) for name in names)
+        files = sorted(path for path in inside if path.suffix.lower() in _EXTENSIONS)
         if not files:
             raise DataError(
                 f"the class folder {folder} holds no image, a file that ends in {', '.join(_EXTENSIONS)}; put images "

@@ -54,6 +54,7 @@ class Watch:
                 *(TimeRemainingColumn(compact=True), TextColumn("{task.fields[note]}")),
                 console=self.out.console,
                 refresh_per_second=2,
+                speed_estimate_period=600,  # of 30 seconds, which is rich's own, a step may take more
             )
             self.bar = self._closing.enter_context(progress)
             self.line = self.bar.add_task(recipe.model, total=self.total, completed=state.done, note="")
@@ -74,7 +75,7 @@ class Watch:
         if self.bar:
             self.bar.update(self.line, completed=done, note=self._note(loss))
         if self.board and done % self.out.recipe.log_every == 0 and loss == loss:
-            self._log({"train/loss": loss, "train/lr": self.state.lr}, done)
+            self._log({"train/loss": loss, "train/lr": self.state.lr})
 
     def epoch(self, epoch: Epoch, number: int) -> None:
         """After an epoch and its evaluation."""
@@ -82,22 +83,22 @@ class Watch:
         if self.on_step is None:
             self.out.say(f"epoch {number}: loss {epoch.train_loss:.4f}  {values}  {epoch.seconds:.1f} s")
         if self.speaks:
-            self._log(
-                {"epoch/train_loss": epoch.train_loss} | {f"epoch/{k}": v for k, v in epoch.metrics.items()}, number
-            )
+            self._log({"epoch/train_loss": epoch.train_loss} | {f"epoch/{k}": v for k, v in epoch.metrics.items()})
 
     def _note(self, loss: float) -> str:
         assert self.bar is not None
         speed = self.bar.tasks[self.line].speed
-        rate = f"{speed * self.state.global_batch:,.0f} images/s" if speed else ""
+        images = (speed or 0) * self.state.global_batch
+        rate = f"{images:,.{0 if images >= 10 else 1}f} images/s" if images else ""
         most = _most_bytes(self.out.world.device)
         return f"loss {loss:.3f}  {rate}" + (f"  {most / 2**30:.1f} GiB" if most else "")
 
-    def _log(self, values: dict[str, float], step: int) -> None:
+    def _log(self, values: dict[str, float]) -> None:
+        """By steps, those of epochs too: what a training goes back from is purged by its step."""
         if self.board:
             with _refusal_told(self.board.log_dir):
                 for name, value in values.items():
-                    self.board.add_scalar(name, value, step)
+                    self.board.add_scalar(name, value, self.state.done)
         if self.wandb:
             self.wandb.log(values | {"step": self.state.done})
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import published
 from ..layers import linear_density, set_density
+from ..ops._define import check_choice
 from .checkpoint import CheckpointError
 from .recipe import Recipe
 from .recipe_files import FIELDS
@@ -47,6 +48,7 @@ def read_trained(path: Path, kind: str = "auto") -> Trained:
     Raises:
         CheckpointError: if it can't be read, reading it could run code, or it has not what is asked for.
     """
+    check_choice("weights", kind, tuple(_AVERAGE))
     try:
         content = published.read_file(path)
         state = published.choose_weights(content, None if path.suffix == ".safetensors" else _AVERAGE[kind], path)

@@ -164,6 +164,16 @@ def comparison(baseline: list[float], candidate: list[float]) -> Comparison:
     return result
 
 
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    result = Comparison([PAIR[0]], [0], Recipe(), {})
+    result.runs = [Run(PAIR[0], 0, [Epoch(float("nan"), 0.1, 1.0, {"top1": 0.5, "val_loss": float("inf")})])]
+    tool.report.write_json(result, tmp_path)
+    (run,) = json.loads((tmp_path / "compare.json").read_text(), parse_constant=pytest.fail)["runs"]
+    (epoch,) = run["epochs"]
+    assert epoch["train_loss"] is epoch["metrics"]["val_loss"] is None
+    assert epoch["metrics"]["top1"] == 0.5
+
+
 def test_the_verdict_sets_the_difference_against_the_seeds() -> None:
     assert comparison([0.90, 0.92], [0.91, 0.93]).verdict("b") == "+1.00 points, inside the seeds' ±2.00"
     assert comparison([0.90, 0.92], [0.80, 0.82]).verdict("b") == "-10.00 points, more than the seeds' ±2.00"

@@ -133,11 +133,14 @@ def test_an_epoch_without_a_step_has_no_loss(data: Path, tmp_path: Path) -> None
         def loss(self, output: Tensor, target: Tensor) -> Tensor:
             return super().loss(output, target) * torch.nan
 
+        def compute(self, metrics: MetricCollection) -> dict[str, float]:
+            return super().compute(metrics) | {"val_loss": math.inf}
+
     recipe = quick_recipe(data, skip_nan=4)
     (epoch,) = run(recipe, tmp_path / "out", task=NeverFinite(recipe))
     assert math.isnan(epoch.train_loss)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=pytest.fail)
-    assert summary["train_loss"] is None
+    assert summary["train_loss"] is summary["last"]["val_loss"] is None
     assert summary["skipped_steps"] == 4
 
 

@@ -292,6 +292,25 @@ def test_ctrl_c_finishes_the_step_and_writes(tmp_path: Path) -> None:
     assert 0 < saved["progress"]["epoch"] + saved["progress"]["step"] < 10_000
 
 
+WORKER = "import os, time; from downmix.train.data import _begin_worker; _begin_worker(0)"
+WORKER += "; print(os.getpid(), flush=True); time.sleep(600)"
+TRAINING = "import multiprocessing, time; server = multiprocessing.get_context('forkserver')"
+TRAINING += f"; server.Process(target=exec, args=({WORKER!r},)).start(); time.sleep(600)"
+
+
+def test_a_worker_ends_when_its_training_is_killed() -> None:
+    """Also where it is the child of another process, the server, as is Python's way from 3.14 on."""
+    with subprocess.Popen([sys.executable, "-c", TRAINING], cwd=ROOT, stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout
+        worker = int(training.stdout.readline())
+        training.kill()
+        try:
+            training.communicate(timeout=20)  # until nobody has this pipe any more
+        except subprocess.TimeoutExpired:
+            os.kill(worker, signal.SIGKILL)
+            raise
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_s_exit_code(signum: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*args: object, **kwargs: object) -> None:

@@ -27,6 +27,16 @@ def test_digits_split_is_fixed() -> None:
     assert (image.size, image.mode, label, split.class_names[2]) == ((8, 8), "RGB", 2, "2")
 
 
+def test_linked_folders_are_read_and_folders_are_no_images(tmp_path: Path) -> None:
+    root = make_folders(tmp_path / "data")
+    (root / "ant" / "more").symlink_to(make_folders(tmp_path / "more", count=4) / "ant")
+    (root / "bee" / "folder.png").mkdir()
+    split = load(root)
+    names = [str(path.relative_to(root / "ant")) for path, label in split.train.items if not label]
+    assert names == ["0.png", "1.png", "2.png", "3.png", "5.png", "more/0.png", "more/1.png", "more/2.png"]
+    assert len(split.train) + len(split.test) == 6 + 4 + 6
+
+
 def test_class_folders_without_a_split_hold_out_every_fifth(tmp_path: Path) -> None:
     split = load(make_folders(tmp_path))
     assert [path.name for (path, _) in split.test.items] == ["4.png", "4.png"]

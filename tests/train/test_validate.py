@@ -15,6 +15,7 @@ from timm.data import RealLabelsImagenet
 from downmix.cli import main
 from downmix.train import validate as validation
 from downmix.train.images import DataError
+from tests.tiny_networks import TinyNet
 
 from .helpers import quick_recipe
 
@@ -72,3 +73,16 @@ def test_one_image_a_batch_is_enough(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert validation.validate(tmp_path / "last.pt", batch_size=1) == pytest.approx(expected)
     main(["validate", str(tmp_path / "last.pt"), "--batch_size", "1"])
     assert json.loads(capsys.readouterr().out) == pytest.approx(expected)
+
+
+def test_a_network_for_other_images_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("Input height (8) doesn't match model (224).")
+
+    write_data(tmp_path / "data", [(name, DARK) for name in "abcdef"])
+    write_checkpoint(tmp_path / "last.pt", quick_recipe(tmp_path / "data", model="tiny_plain"))
+    monkeypatch.setattr(TinyNet, "forward", refuse)
+    with pytest.raises(ValueError, match=r"^tiny_plain can't process these images: Input height .8. doesn't match"):
+        validation.validate(tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="weights must be one of 'auto', 'model', 'ema', got 'best'"):
+        validation.validate(tmp_path / "last.pt", weights="best")

@@ -1,7 +1,9 @@
 import errno
 import io
+import itertools
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,12 @@ def test_the_bar_says_loss_rate_and_memory(tmp_path: Path) -> None:
     assert re.search(r"tiny_net .* 4/4 .*loss 0\.\d+ .*images/s  \d+\.\d GiB", console.file.getvalue())
 
 
+def test_the_bar_says_the_rate_of_long_steps_too(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120, get_time=partial(next, itertools.count(step=40.0)))
+    train(quick_recipe(make_folders(tmp_path, count=20)), console=console)
+    assert re.search(r" 0\.\d images/s", console.file.getvalue())
+
+
 def test_a_resumed_training_loses_no_point_of_its_curves(tmp_path: Path) -> None:
     recipe = quick_recipe(make_folders(tmp_path / "data", count=20), epochs=2, log_every=1)
     with pytest.raises(Interrupted):
@@ -31,7 +39,15 @@ def test_a_resumed_training_loses_no_point_of_its_curves(tmp_path: Path) -> None
     run(recipe, tmp_path / "out", resume="auto")
     logged = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
     steps = [[point.step for point in logged.Scalars(name)] for name in ("train/loss", "epoch/top1")]
-    assert steps == [list(range(1, 9)), [1, 2]]
+    assert steps == [list(range(1, 9)), [4, 8]]
+
+
+def test_going_back_takes_the_curves_back_too(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20), epochs=3, keep_every=1)
+    run(recipe, tmp_path / "out")
+    run(recipe, tmp_path / "out", resume=str(tmp_path / "out" / "epoch-0001.pt"))
+    logged = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    assert [point.step for point in logged.Scalars("epoch/top1")] == [4, 8, 12]
 
 
 @pytest.mark.parametrize("call", ["__init__", "add_scalar", "close"])
