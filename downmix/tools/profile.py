@@ -20,6 +20,7 @@ from ..cost import profile as count
 from ..cost._run import images
 from ..models._networks import create_network, own_input_size
 from ..train import Recipe
+from ..train.writable import check_file
 from . import _profile_report as report
 from ._console import wide_console
 from ._timing import interleave, summarize, synchronize
@@ -64,6 +65,8 @@ def run(args: Any) -> None:
     if args.rounds < 2:
         raise ValueError(f"rounds must be at least 2, got {args.rounds}")
     torch_device = Recipe(device=args.device).torch_device()
+    if args.output:
+        check_file(args.output)
     console = wide_console()
     names: list[str] = [args.model]
     if args.against and args.against != args.model:

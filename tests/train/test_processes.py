@@ -220,7 +220,7 @@ def ends_of_two(call: Callable[[], object]) -> list[str]:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        ("", "the folder .* can't be made"),
+        ("", r"output must be a folder that can be written, got .*out is a file"),
         ("recipe.yaml/x", "recipe.yaml can't be written"),
         ("tensorboard", "File exists.*tensorboard"),
     ],
