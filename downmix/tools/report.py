@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from .._extras import need
 from ..train import Recipe
 from ..train.writable import check_file
 from ._console import progress_bars, wide_console
@@ -51,13 +52,13 @@ def report(
     Raises:
         ValueError: if a run can't be read, ``limit`` is negative, or ``output`` can't be written.
         FileNotFoundError: if there is no such run.
+        ImportError: if packages are missing.
     """
-    try:
-        from ._report.gather import gather
-        from ._report.page import render
-        from ._report.runs import read_inputs
-    except ImportError as error:
-        raise ValueError(f"a report needs more packages ({error}): pip install 'downmix[report]'") from error
+    need("report", "jinja2", "plotly")
+    from ._report.gather import gather
+    from ._report.page import render
+    from ._report.runs import read_inputs
+
     if limit < 0:
         raise ValueError(f"limit must be 0, for all images, or more, got {limit}")
     Recipe(device=device).torch_device()  # whose error is a sentence

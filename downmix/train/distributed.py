@@ -70,7 +70,7 @@ class World:
         error: Exception | None = None
         try:
             yield
-        except (ValueError, TypeError, OSError) as caught:
+        except (ValueError, TypeError, OSError, ImportError) as caught:
             error = caught
         reasons = [reason for reason in self.gather(error and (str(error) or type(error).__name__)) if reason]
         if reasons and not self.is_first:
