@@ -234,6 +234,12 @@ def test_the_first_process_alone_says_where_it_can_not_write(bad: str, sentence:
     assert second == "2"
 
 
+def test_processes_say_that_images_are_of_another_size(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20), model="tiny_flat", image_size=9)
+    for end in ends_of_two(partial(run, recipe)):
+        assert end.startswith("tiny_flat can't process images of 9×9 pixels")
+
+
 def test_a_process_says_that_it_lost_the_other_one(tmp_path: Path) -> None:
     recipe = quick_recipe(make_folders(tmp_path / "data", count=20))
     _, index = next(iter(TrainingBatches(32, recipe, World(torch.device("cpu"), rank=1, size=2))))[0]
