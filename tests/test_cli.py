@@ -100,3 +100,11 @@ def test_an_error_of_several_lines_is_one_sentence(
     with pytest.raises(SystemExit):
         main(["models"])
     assert shown in capsys.readouterr().err
+
+
+def test_what_is_not_there_or_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["validate", str(tmp_path / "a b.pt")], "error: there is no file or folder .*/a b.pt ", capsys)
+    refused(["validate", str(tmp_path)], f"error: {tmp_path} is a folder; give a file ", capsys)
+    refused(["report", str(tmp_path / "gone")], "error: there is no file or folder .*gone ", capsys)
+    words = ["explain", "tradeoff", str(tmp_path)]
+    refused(words, f"error: {tmp_path} has neither epochs.csv nor compare.csv; give a folder of train or", capsys)

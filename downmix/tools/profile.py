@@ -64,6 +64,9 @@ def run(args: Any) -> None:
         raise ValueError(f"depth must be at least 1, got {args.depth}")
     if args.rounds < 2:
         raise ValueError(f"rounds must be at least 2, got {args.rounds}")
+    for name in ("gflops", "gbytes"):
+        if args[name] is not None and not args[name] > 0:
+            raise ValueError(f"{name} must be above 0, got {args[name]}")
     torch_device = Recipe(device=args.device).torch_device()
     if args.output:
         check_file(args.output)
