@@ -88,6 +88,10 @@ def _nearest(words: list[str], commands: Any) -> str:
 
 def _sentence(error: BaseException) -> str:
     words = str(error).strip()
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"there is no file or folder {error.filename}"
+    if isinstance(error, IsADirectoryError) and error.filename:
+        return f"{error.filename} is a folder; give a file"
     if words.startswith("Caught "):
         # A loader's worker sends its traceback along with the error, whose last line starts with the error's class.
         words = words.rpartition("\n")[2].partition(": ")[2]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ._extras import need
 
+_NAMED = 5  # tensors of each kind that a sentence names, where hundreds may not fit
 _STEM = {"conv_stem": "conv1", "bn_stem": "bn1", "classifier": "fc"}
 _BLOCK = {
     "conv_sqz": "conv1",
@@ -48,7 +49,7 @@ def load_published(model: nn.Module, path: str | PathLike[str], *, ema: bool | N
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if reading the file could run code, it is no checkpoint, the average asked for is not in it, or
-            its tensors don't fit ``model``; the sentence lists every missing, unexpected and misshapen one.
+            its tensors don't fit ``model``; the sentence names some that are missing, unexpected and misshapen.
         ImportError: for ``*.safetensors`` without the package of that name.
 
     Source:
@@ -65,7 +66,7 @@ def read_weights(path: str | PathLike[str], *, ema: bool | None = None) -> dict[
 
 
 def load_state(model: nn.Module, given: dict[str, Tensor], path: str | PathLike[str]) -> None:
-    """Loads tensors that come from ``path``; where any does not fit, ValueError lists them and ``model`` stays."""
+    """Loads tensors that come from ``path``; where any does not fit, ValueError names some and ``model`` stays."""
     wanted = model.state_dict()
     faults = {
         "missing": [name for name in wanted if name not in given],
@@ -77,9 +78,14 @@ def load_state(model: nn.Module, given: dict[str, Tensor], path: str | PathLike[
         ],
     }
     if any(faults.values()):
-        found = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in faults.items() if names)
-        raise ValueError(f"{path} does not fit {type(model).__name__}; {found}")
+        found = "; ".join(f"{kind}: {_some(sorted(names))}" for kind, names in faults.items() if names)
+        raise ValueError(f"{path} does not fit {type(model).__name__}, load it into the network it is of; {found}")
     model.load_state_dict(given)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def rename_published(state: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,16 @@ def test_models_lists_params_and_gmacs(capsys: pytest.CaptureFixture[str]) -> No
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["pix_resnet50", "3×224×224", "25.55", "3.188"]
 
 
+def test_a_narrow_terminal_cuts_no_name_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    main(["models", "pix_resnet50_r8"])
+    rows = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(row[0].strip() for row in rows) == "pix_resnet50_r8"
+    assert "".join(row[1].strip() for row in rows) == "3×224×224"
+
+
 def test_a_filter_that_matches_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     refused(["models", "resnext*"], r"no network of downmix matches 'resnext\*'", capsys)
 
@@ -100,3 +110,11 @@ def test_an_error_of_several_lines_is_one_sentence(
     with pytest.raises(SystemExit):
         main(["models"])
     assert shown in capsys.readouterr().err
+
+
+def test_what_is_not_there_or_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["validate", str(tmp_path / "a b.pt")], "error: there is no file or folder .*/a b.pt ", capsys)
+    refused(["validate", str(tmp_path)], f"error: {tmp_path} is a folder; give a file ", capsys)
+    refused(["report", str(tmp_path / "gone")], "error: there is no file or folder .*gone ", capsys)
+    words = ["explain", "tradeoff", str(tmp_path)]
+    refused(words, f"error: {tmp_path} has neither epochs.csv nor compare.csv; give a folder of train or", capsys)

@@ -185,7 +185,7 @@ def test_whatever_does_not_fit_is_listed_and_nothing_is_loaded(tmp_path: Path) -
     model = ours()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     sentence = (
-        r"file.pth does not fit ResNet; missing: bn1.bias, layer1.0.conv1.weight; "
+        r"file.pth does not fit ResNet, load it into the network it is of; missing: bn1.bias, layer1.0.conv1.weight; "
         r"unexpected: extra, layer5.blocks.0.conv_sqz.weight; "
         r"of another shape: fc.weight \[7, 64\] instead of \[10, 64\]$"
     )
@@ -194,6 +194,13 @@ def test_whatever_does_not_fit_is_listed_and_nothing_is_loaded(tmp_path: Path) -
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(RuntimeError, match=r"(?s)Missing.*layer1.0.conv1.weight.*Unexpected.*extra"):
         ours(checkpoint_path=str(tmp_path / "file.pth"))
+
+
+def test_of_many_tensors_some_are_named(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "file.pth")
+    sentence = r"missing: bn1.bias, (\S+, ){3}bn1.weight and \d+ more; unexpected: bias, weight$"
+    with pytest.raises(ValueError, match=sentence):
+        downmix.load_published(ours(), tmp_path / "file.pth")
 
 
 class Harmful:

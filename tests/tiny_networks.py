@@ -53,6 +53,12 @@ def tiny_net(
 
 
 @register_model
+def tiny_flat(pretrained: bool = False, num_classes: int = 2, **kwargs: Any) -> nn.Sequential:
+    """For images of 8×8 alone."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
+
+
+@register_model
 def tiny_fbs(pretrained: bool = False, num_classes: int = 2, **kwargs: Any) -> nn.Sequential:
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._extras import need
 from ..ops._define import check_choice
 from ._watch import evaluating, find_layer, named_layers, uncompiled, unwrapped
 
@@ -69,11 +70,9 @@ def attend(
         Selvaraju et al., *Grad-CAM*, ICCV 2017, and the other methods' own, by the library grad-cam.
     """
     check_choice("method", method, tuple(METHODS))
-    try:
-        import pytorch_grad_cam
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-    except ImportError as error:
-        raise ImportError(f"maps need the grad-cam library ({error}): pip install 'downmix[explain]'") from error
+    need("explain", "pytorch_grad_cam")
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     network: Any = copy.deepcopy(unwrapped(model)).eval()
     images = images.detach().clone().to(next(network.parameters()).device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .._extras import need
 from ..ops._define import check_choice
+from ._program import trace_program
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2"}
 DYNAMIC = ("batch", "size")
@@ -48,8 +49,8 @@ def write(
         metadata: words to store inside, by name.
 
     Raises:
-        ValueError: if an option is unknown, the suffix is not the format's, the network is in training mode, or the
-            batch is dynamic and has fewer than 2 images.
+        ValueError: if an option is unknown, the suffix is not the format's, the network is in training mode, the
+            batch is dynamic and has fewer than 2 images, or torch.export can't trace the network.
         ImportError: if a package that the format needs is missing.
     """
     check_choice("format", format, tuple(FORMATS))
@@ -92,8 +93,7 @@ def _trace(network: nn.Module, images: Tensor, dynamic: Sequence[str]) -> torch.
         sizes[0] = torch.export.Dim("batch")
     if "size" in dynamic:
         sizes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    with torch.no_grad():
-        return torch.export.export(network, (images,), dynamic_shapes=(sizes,))
+    return trace_program(network, images, (sizes,))
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from ..layers._modes import copy_network
 from ..layers._places import names_of, noted
 from ._channels import Channels, Site, find_channels
 from ._chunked import ChunkedPiX
+from ._program import trace_program
 
 Network = TypeVar("Network", bound=nn.Module)
 Plan = tuple[Tensor, Tensor, Tensor | None]  # what ChunkedPiX takes
@@ -53,7 +54,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
         The copy, and what became of each PiX layer.
 
     Raises:
-        ValueError: if the network is in training mode.
+        ValueError: if the network is in training mode, or torch.export can't trace it.
 
     Example:
         >>> block = nn.Sequential(nn.Conv2d(3, 8, 1), PiX(8, 4), nn.Conv2d(2, 5, 1)).eval()
@@ -80,8 +81,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
             _put(copied, names, noted(pix, Site(number, pix.out_channels)))
     for pool, names in pools.items():
         _put(copied, names, noted(pool, _of_torch(pool)))
-    with torch.no_grad():
-        channels = find_channels(torch.export.export(copied, (images,)))
+    channels = find_channels(trace_program(copied, images))
     for pool, names in pools.items():
         _put(copied, names, pool)
     orders, plans = _choose_orders(channels, list(squeezes))

@@ -33,6 +33,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from ._watching import beyond_kernels, for_autograd, takes_plain_torch, watched
 
 BACKENDS = ("auto", "reference")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # in float8 torch itself knows no maximum
 _KERNEL_FOLDERS = {"cpu": "numba", "cuda": "triton"}
 _library = torch.library.Library("downmix", "DEF")
 _backend = "auto"
@@ -315,11 +316,14 @@ def check_choice(argument: str, value: object, known: tuple[str, ...]) -> None:
 
 
 def check_floating(argument: str, value: object) -> None:
-    """Raises a TypeError unless ``value`` is a dense floating-point tensor."""
+    """Raises a TypeError unless ``value`` is a dense tensor of one of ``DTYPES``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{argument} must be a floating-point tensor, got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise TypeError(f"{argument} must be a floating-point tensor, got {value.dtype}; convert it with .float()")
+    if value.dtype not in DTYPES:
+        raise TypeError(
+            f"{argument} must be a tensor of float16, bfloat16, float32 or float64, got {value.dtype}; convert it "
+            "with .float()"
+        )
     if value.layout is not torch.strided:
         raise TypeError(f"{argument} must be a dense tensor, got one of {value.layout}; convert it with .to_dense()")
 

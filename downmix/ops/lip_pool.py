@@ -50,9 +50,9 @@ def lip_pool2d(
     make, gives NaN, and so does NaN. Half and bfloat16 are computed in float32.
 
     Args:
-        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations of any floating dtype, memory layout and stride. The
-            result has its dtype, and is channels_last where it is.
-        logits (Tensor of x's shape): any floating dtype, the weights' logarithms up to a constant of each window.
+        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations in float16, bfloat16, float32 or float64, of any memory
+            layout and stride. The result has its dtype, and is channels_last where it is.
+        logits (Tensor of x's shape): of any such dtype, the weights' logarithms up to a constant of each window.
         kernel_size (int or tuple): size of the window.
         stride (int or tuple): step between windows, ``kernel_size`` if None.
         padding (int or tuple): on both sides, at most half of the window.
@@ -63,7 +63,7 @@ def lip_pool2d(
         Tensor[B, C, H', W'] or Tensor[C, H', W']
 
     Raises:
-        TypeError: if ``x`` or ``logits`` is no floating-point tensor, or a size no integer.
+        TypeError: if ``x`` or ``logits`` is no tensor of such a dtype, or a size no integer.
         ValueError: if the shapes or devices of ``x`` and ``logits`` differ, a size is out of range, or the windows
             don't fit.
 

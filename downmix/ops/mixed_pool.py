@@ -44,8 +44,8 @@ def mixed_pool2d(
     ``torch.nn.functional.max_pool2d``, whose arguments these are. Half and bfloat16 are computed in float32.
 
     Args:
-        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations of any floating dtype, memory layout and stride. The
-            result has its dtype, and is channels_last where it is.
+        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations in float16, bfloat16, float32 or float64, of any memory
+            layout and stride. The result has its dtype, and is channels_last where it is.
         alpha (Tensor or float): the proportion of the maximum, a single number; not bound to [0, 1].
         kernel_size (int or tuple): size of the window.
         stride (int or tuple): step between windows, ``kernel_size`` if None.
@@ -57,7 +57,7 @@ def mixed_pool2d(
         Tensor[B, C, H', W'] or Tensor[C, H', W']
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor, a size no integer, or ``alpha`` no number.
+        TypeError: if ``x`` is no tensor of such a dtype, a size no integer, or ``alpha`` no number.
         ValueError: if a size is out of range, the windows don't fit ``x``, or ``alpha`` holds more than one number.
 
     Example:

@@ -38,8 +38,8 @@ def pick_or_mix(
     threshold. A NaN in a group gives NaN. Half and bfloat16 are computed in float32.
 
     Args:
-        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations of any floating dtype, memory layout and stride. The
-            result has the dtype of ``x``, and is channels_last where ``x`` is.
+        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations in float16, bfloat16, float32 or float64, of any memory
+            layout and stride. The result has the dtype of ``x``, and is channels_last where ``x`` is.
         p (Tensor[B, G] or Tensor[B, G, 1, 1]): probabilities, G = ceil(C / reduction); without B for an unbatched
             ``x``. Their dtype may differ from that of ``x``, as it does under autocast.
         reduction (int): channels per group (ζ in PiX, R in FACS), at least 1. With 1, Y = p·X.
@@ -54,7 +54,7 @@ def pick_or_mix(
         Tensor[B, G, H, W] or Tensor[G, H, W]
 
     Raises:
-        TypeError: if ``x`` or ``p`` is no floating-point tensor, or ``reduction`` or ``threshold`` no number.
+        TypeError: if ``x`` or ``p`` is no tensor of such a dtype, or ``reduction`` or ``threshold`` no number.
         ValueError: if ``reduction`` is no positive integer, ``threshold`` is NaN, an option is unknown, or the shape
             or device of ``p`` does not fit ``x``.
 

@@ -55,8 +55,8 @@ def power_avg_pool2d(
     NaN gives NaN. Half and bfloat16 are computed in float32.
 
     Args:
-        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations of any floating dtype, memory layout and stride. The
-            result has its dtype, and is channels_last where it is.
+        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations in float16, bfloat16, float32 or float64, of any memory
+            layout and stride. The result has its dtype, and is channels_last where it is.
         kernel_size (int or tuple): size of the window.
         stride (int or tuple): step between windows, ``kernel_size`` if None.
         padding (int or tuple): on both sides, at most half of the window.
@@ -68,7 +68,7 @@ def power_avg_pool2d(
         Tensor[B, C, H', W'] or Tensor[C, H', W']
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor, a size no integer, or ``norm_type`` no number.
+        TypeError: if ``x`` is no tensor of such a dtype, a size no integer, or ``norm_type`` no number.
         ValueError: if a size or ``norm_type`` is out of range or the windows don't fit ``x``.
 
     Example:

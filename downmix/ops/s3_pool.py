@@ -58,8 +58,8 @@ def s3_pool2d(
     call and under ``torch.func.vmap(randomness="different")``, and differ between processes that are seeded apart.
 
     Args:
-        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations of any floating dtype, memory layout and stride. The
-            result has its dtype, and is channels_last where it is.
+        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations in float16, bfloat16, float32 or float64, of any memory
+            layout and stride. The result has its dtype, and is channels_last where it is.
         kernel_size (int or tuple): s, size of the window and factor of the reduction.
         stride (int or tuple): None or ``kernel_size``.
         padding (int or tuple): on both sides, at most half of the window.
@@ -73,7 +73,7 @@ def s3_pool2d(
         Tensor[B, C, H', W'] or Tensor[C, H', W']
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor, or a size no integer.
+        TypeError: if ``x`` is no tensor of such a dtype, or a size no integer.
         ValueError: if a size is out of range, the windows don't fit ``x``, ``stride`` is not ``kernel_size``,
             ``dilation`` not 1, or ``grid_size`` no multiple of ``kernel_size``.
 

@@ -57,8 +57,8 @@ def soft_pool2d(
     in float32.
 
     Args:
-        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations of any floating dtype, memory layout and stride. The
-            result has its dtype, and is channels_last where it is.
+        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations in float16, bfloat16, float32 or float64, of any memory
+            layout and stride. The result has its dtype, and is channels_last where it is.
         kernel_size (int or tuple): size of the window.
         stride (int or tuple): step between windows, ``kernel_size`` if None.
         padding (int or tuple): on both sides, at most half of the window.
@@ -71,7 +71,7 @@ def soft_pool2d(
         Tensor[B, C, H', W'] or Tensor[C, H', W']
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor, or a size no integer.
+        TypeError: if ``x`` is no tensor of such a dtype, or a size no integer.
         ValueError: if a size is out of range, the windows don't fit ``x``, or ``gradient`` is unknown.
 
     Example:
@@ -105,7 +105,8 @@ def adaptive_soft_pool(x: Tensor, output_size: int | Sequence[int | None], *, gr
     """SoftPool with the windows of ``nn.AdaptiveMaxPool``: output i reads [floor(i·L / n), ceil((i + 1)·L / n)).
 
     Args:
-        x (Tensor[B, C, *spatial] or Tensor[C, *spatial]): 1 to 3 spatial dimensions, as many as ``output_size`` has.
+        x (Tensor[B, C, *spatial] or Tensor[C, *spatial]): in the dtypes of :func:`soft_pool2d`, with 1 to 3 spatial
+            dimensions, as many as ``output_size`` has.
         output_size (int or sequence): n for each spatial dimension; None keeps it, 1 everywhere pools globally. A
             single number, which does not say how many there are, takes ``x`` for [B, C, *spatial].
         gradient (str): as in :func:`soft_pool2d`.
@@ -114,7 +115,7 @@ def adaptive_soft_pool(x: Tensor, output_size: int | Sequence[int | None], *, gr
         Tensor[B, C, *output_size] or Tensor[C, *output_size]
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor, or ``output_size`` neither a number nor a sequence.
+        TypeError: if ``x`` is no such tensor, or ``output_size`` neither a number nor a sequence.
         ValueError: if ``x`` has other dimensions or no pixels, an output size is no positive integer, or ``gradient``
             is unknown.
 

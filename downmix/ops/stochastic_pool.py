@@ -64,8 +64,8 @@ def stochastic_pool2d(
     are computed in float32.
 
     Args:
-        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations of any floating dtype, memory layout and stride, 0 or
-            above. The result has its dtype, and is channels_last where it is.
+        x (Tensor[B, C, H, W] or Tensor[C, H, W]): activations in float16, bfloat16, float32 or float64, of any memory
+            layout and stride, 0 or above. The result has its dtype, and is channels_last where it is.
         kernel_size (int or tuple): size of the window.
         stride (int or tuple): step between windows, ``kernel_size`` if None.
         padding (int or tuple): on both sides, at most half of the window.
@@ -77,7 +77,7 @@ def stochastic_pool2d(
         Tensor[B, C, H', W'] or Tensor[C, H', W']
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor, or a size no integer.
+        TypeError: if ``x`` is no tensor of such a dtype, or a size no integer.
         ValueError: if a size is out of range, the windows don't fit ``x``, or ``x`` is seen to have negative values.
 
     Example:

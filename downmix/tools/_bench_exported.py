@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..cost import measure_device
 from ..export import load
+from ..train.writable import check_file
 from ._console import wide_console
 from ._environment import commit, environment
 from ._results import write_rows
@@ -41,12 +42,14 @@ def bench_exported(
         output: CSV file, with a row for each file and batch size.
 
     Raises:
-        ValueError: if ``rounds`` is too small, or a file can't be run so.
+        ValueError: if ``rounds`` is too small, a file can't be run so, or ``output`` can't be written.
     """
     if rounds < 2:
         raise ValueError(f"rounds must be at least 2, got {rounds}")
     if len(set(files)) != len(files):
         raise ValueError(f"each file can stand once in a comparison, got {', '.join(map(str, files))}")
+    if output is not None:
+        check_file(output)
     threads = threads or torch.get_num_threads()
     power = measure_device(seconds=0.2).flops_per_s
     facts = {"device": environment(torch.device("cpu"))["device"], "threads": threads, "gflops": f"{power / 1e9:.1f}"}
@@ -83,6 +86,7 @@ def bench_exported(
     console.print(_platform_table(rows))
     if output is not None:
         write_rows(output, rows)
+        console.print(f"figures: {output}", soft_wrap=True)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

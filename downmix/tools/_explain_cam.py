@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..explain import METHODS, attend
 from ._console import wide_console
-from ._picture import read_rgb, save
+from ._picture import check_picture, read_rgb, save
 from ._trained import read_images, side_by_side
 
 HELP = "Where networks look in images, side by side: GradCAM and its kin, with the predicted classes and scores."
@@ -89,8 +89,9 @@ def cam(
         What each network saw, by the title of its column, in the order of the images.
 
     Raises:
-        ValueError: if an image, a network, its weights, the layer or the class can't be used, or grad-cam is missing.
+        ValueError: if an image, a network, its weights, the layer, the class or ``output`` can't be used.
     """
+    check_picture(output)
     console = console or wide_console()
     files = list(_find(images))
     found: dict[str, list[Look]] = {}

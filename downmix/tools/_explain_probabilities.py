@@ -12,6 +12,7 @@ from rich.table import Table
 from ..explain import LayerProbabilities, last_of_each_stage, measure_probabilities, pix_layers
 from ..train import Recipe
 from ..train.sources import load_data
+from ..train.writable import check_folder
 from . import _probability_report as report
 from ._console import wide_console
 from ._trained import held_out, trained_network, view
@@ -59,8 +60,9 @@ def probabilities(
     The arguments are the command's. ``output`` gets ``probabilities.json``, ``probabilities.csv`` and two pictures.
 
     Raises:
-        ValueError: if the network, its weights, the data, a layer or a class can't be used.
+        ValueError: if the network, its weights, the data, a layer, a class or ``output`` can't be used.
     """
+    check_folder(output)
     console = console or wide_console()
     split = load_data(Recipe(data=data, data_dir=data_dir))
     names = split.class_names
@@ -72,7 +74,6 @@ def probabilities(
     batches = track(loader, "running the network", console=console, transient=True)
     found = measure_probabilities(network, batches, split.num_classes)
     about = {"model": model, "checkpoint": checkpoint, "data": data, "input_size": list(how["input_size"])}
-    output.mkdir(parents=True, exist_ok=True)
     report.write_json(found, names, about, output / "probabilities.json")
     report.write_csv(found, output / "probabilities.csv")
     pictures = [output / f"probabilities.{format}", output / f"layers.{format}"]

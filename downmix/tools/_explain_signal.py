@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..explain import PiXSignal, PoolSignal, signal_layers, trace_signal
 from ._console import wide_console
-from ._picture import save
+from ._picture import check_picture, save
 from ._trained import read_images, trained_network
 
 HELP = "Where the signal goes: what a PiX layer picks and mixes in an image, or how a pool weighs its input."
@@ -50,8 +50,9 @@ def signal(
     The arguments are the command's.
 
     Raises:
-        ValueError: if the image, the network, its weights, the layer or a channel can't be used.
+        ValueError: if the image, the network, its weights, the layer, a channel or ``output`` can't be used.
     """
+    check_picture(output)
     console = console or wide_console()
     network = trained_network(model, checkpoint)
     names = signal_layers(network)

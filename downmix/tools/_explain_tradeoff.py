@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ._console import wide_console
-from ._picture import save
+from ._picture import check_picture, save
 from ._results import Accuracy, Results, read_results
 
 HELP = "Accuracy against operations and against latency, over any number of outputs of compare, train and bench."
@@ -37,8 +37,9 @@ def tradeoff(paths: list[Path], output: Path, console: Console | None = None) ->
         console: where the table goes.
 
     Raises:
-        ValueError: if a file can't be used, or none tells an accuracy.
+        ValueError: if a file or ``output`` can't be used, or none tells an accuracy.
     """
+    check_picture(output)
     console = console or wide_console()
     results = read_results(paths)
     if not results.accuracies:

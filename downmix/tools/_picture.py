@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..train.images import UNREADABLE
+from ..train.writable import check_file
 
 _GAP, _TITLE, _SIDE, _DPI = 16, 40, 320, 100  # pixels; the last per inch
 
@@ -58,15 +60,21 @@ def _values(image: Image.Image) -> np.ndarray:
     return alpha * values[:, :, :-1] + (1 - alpha)
 
 
+def check_picture(path: Path, name: str = "output") -> None:
+    """Raises a ValueError where :func:`save` could not write the file that the argument ``name`` gave."""
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise ValueError(f"{name} must be a picture that ends in one of .{', .'.join(known)}, got {path}")
+    check_file(path, name)
+
+
 def save(figure: Figure, path: Path, **options: Any) -> None:
     """Writes a figure under the very name given, as PNG where that has no ending; matplotlib would add one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format=path.suffix[1:] or "png", **options)
 
 
 def write_picture(picture: Tensor, path: Path) -> None:
     """Writes [C, H, W] with 8 bits a value; what is beyond [0, 1] becomes black or white."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_bytes(picture)).save(path)
 
 

@@ -90,6 +90,8 @@ def read_results(paths: list[Path]) -> Results:
             trainings[key].append((top1, path))
             continue
         file = path / "compare.csv" if path.is_dir() else path
+        if path.is_dir() and not file.is_file():
+            raise ValueError(f"{path} has neither epochs.csv nor compare.csv; give a folder of train or compare")
         kind, rows = read_table(file)
         if kind == "compare":
             _add_comparison(results, rows, file)

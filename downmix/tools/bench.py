@@ -15,6 +15,7 @@ from ..cost import Cost
 from ..models._networks import create_network, own_input_size
 from ..ops._define import check_choice
 from ..train import Recipe
+from ..train.writable import check_file
 from . import _bench_report as report
 from ._bench_exported import bench_exported
 from ._bench_networks import DTYPES, ENGINES, FAILURES, LAYOUTS, MODES, Configuration, Subject
@@ -157,7 +158,7 @@ def bench(
         console: where progress and table go.
 
     Raises:
-        ValueError: if a name or a number can't be used, or nothing could be measured.
+        ValueError: if a name or a number can't be used, ``output`` can't be written, or nothing could be measured.
     """
     baseline = models[0] if baseline is None else baseline
     check_choice("baseline", baseline, tuple(models))
@@ -167,6 +168,13 @@ def bench(
     if rounds < 2:
         raise ValueError(f"rounds must be at least 2, got {rounds}")
     console, on = console or wide_console(), Recipe(device=device).torch_device()
+    if output is not None:
+        if output.suffix == ".png":
+            raise ValueError(
+                f"output is a CSV file, and a PNG goes beside it; give {output} another ending, such as .csv"
+            )
+        check_file(output)
+        check_file(output.with_suffix(".png"))
     with console.status("building the networks"):
         size = None if image_size is None else (3, image_size, image_size)
         networks = {name: create_network(name, input_size=size) for name in models}

@@ -23,6 +23,7 @@ from ..train.network import build_network
 from ..train.sources import Split, load_data
 from ..train.state import State
 from ..train.update import Update
+from ..train.writable import check_folder
 from . import _comparison_report as report
 from ._console import progress_bars, wide_console
 from ._environment import environment
@@ -137,7 +138,7 @@ def compare(
         console: where the progress and the table go; standard output if None.
 
     Raises:
-        ValueError: if a name or the data can't be used, or ``output`` holds trainings and ``resume`` is empty.
+        ValueError: if a name, the data or ``output`` can't be used, or that holds trainings and ``resume`` is empty.
         KeyboardInterrupt, Interrupted: passed on after the files are written.
     """
     models = [baseline, *candidates]
@@ -146,9 +147,9 @@ def compare(
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
     recipe.check_training()
+    check_folder(output)
     console = console or wide_console()
     split = load_data(recipe)
-    output.mkdir(parents=True, exist_ok=True)
     result = Comparison(models, seeds, recipe, environment(recipe.torch_device()))
     try:
         with progress_bars(console) as progress:

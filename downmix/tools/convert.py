@@ -17,6 +17,7 @@ from ..convert import convert
 from ..convert.replace import POOLS, SQUEEZES
 from ..cost._run import images
 from ..models._networks import create_network
+from ..train.writable import check_folder
 
 HELP = "Replace the squeezes and pools of a network, or say which layers that would be (--dry_run)."
 
@@ -43,6 +44,8 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
+    if not args.dry_run:
+        check_folder(args.output)
     network = _load(args.network, args.pretrained, args.input, on_meta=args.dry_run)
     size = args.input or getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
     network, report = convert(
@@ -58,7 +61,6 @@ def run(args: Any) -> None:
     console.print(report)
     if args.dry_run:
         return
-    args.output.mkdir(parents=True, exist_ok=True)
     config = {"network": args.network, **report.config}
     (args.output / "convert.json").write_text(json.dumps(config, indent=1) + "\n")
     save_model(network, str(args.output / "model.safetensors"))

@@ -21,6 +21,7 @@ from ..fuse import fold_batch_norms
 from ..models._networks import baseline_of, create_network, own_input_size
 from ..train import Recipe
 from ..train.sources import load_data
+from ..train.writable import check_file
 from ._bench_exported import bench_exported
 from ._environment import commit
 from ._export_int8 import quantise_and_score
@@ -83,6 +84,8 @@ def run(args: Any) -> None:
             print("the weights are random, good for timing alone: --checkpoint FILE or --pretrained loads trained ones")
     name: str = args.model or network.pretrained_cfg["architecture"]
     output = args.output or Path("runs/export") / f"{name.partition(':')[0]}{FORMATS[args.format]}"
+    check_suffix(output, args.format)
+    check_file(output)
     facts = {"name": name, "classes": names, "image_size": args.image_size, "images": args.images}
     if args.dtype == "int8":
         _export_int8(network, output, args, facts)
@@ -98,7 +101,6 @@ def run(args: Any) -> None:
 def _export_int8(network: nn.Module, output: Path, args: Any, facts: dict[str, Any]) -> None:
     if args.format not in ("onnx", "openvino"):
         raise ValueError(f"8 bits are for ONNX Runtime and OpenVINO; pass --format onnx or openvino, not {args.format}")
-    check_suffix(output, args.format)
     if args.data is None:
         raise ValueError("int8 needs images to find the range of activations on; name a data set as --data")
     if "batch" not in args.dynamic:

@@ -23,7 +23,9 @@ def run(args: Any) -> None:
     names = fnmatch.filter(registered(), args.filter)
     if not names:
         raise ValueError(f"no network of downmix matches {args.filter!r}; `downmix models` lists all")
-    table = Table("network", "input")
+    table = Table()
+    table.add_column("network", overflow="fold")  # in a narrow terminal too, a name is there to be copied
+    table.add_column("input", overflow="fold")
     table.add_column("params M", justify="right")
     table.add_column("GMACs", justify="right")
     for name in names:

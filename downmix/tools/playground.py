@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._extras import need
 from ._console import wide_console
 from ._trained import side_by_side
 
@@ -60,14 +61,14 @@ def open_server(
     The arguments are the command's.
 
     Raises:
-        ValueError: if a network or its weights can't be used, the address is taken, or Flask is missing.
+        ValueError: if a network or its weights can't be used, or the address is taken.
+        ImportError: if Flask is missing.
     """
-    try:
-        from werkzeug.serving import make_server
+    need("playground", "flask")
+    from werkzeug.serving import make_server  # comes with Flask
 
-        from ._playground.app import create_app
-    except ImportError as error:
-        raise ValueError(f"the page needs Flask ({error}): pip install 'downmix[playground]'") from error
+    from ._playground.app import create_app
+
     if not 0 <= port < 2**16:
         raise ValueError(f"port must be from 0 to 65535, got {port}")
     networks = list(side_by_side(models, checkpoints, classes, device))

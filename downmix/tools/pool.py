@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..layers.pools import POOLS, create_pool
 from ..ops._windows import output_sizes
+from ..train.writable import check_folder
 from ._console import wide_console
-from ._picture import draw_grid, read_picture, write_picture
+from ._picture import check_picture, draw_grid, read_picture, write_picture
 
 HELP = "Reduce a picture with each pooling method and draw the results beside each other."
 # Those that draw at random in training.
@@ -87,6 +88,9 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
+    check_picture(args.output)
+    if args.separate:
+        check_folder(args.separate, "separate")
     picture = read_picture(args.image)
     # S3 is defined for no other stride; who asks for it by name is told so.
     every = [name for name in POOLS if name != "s3" or args.stride in (None, args.kernel_size)]

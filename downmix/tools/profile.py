@@ -20,6 +20,7 @@ from ..cost import profile as count
 from ..cost._run import images
 from ..models._networks import create_network, own_input_size
 from ..train import Recipe
+from ..train.writable import check_file
 from . import _profile_report as report
 from ._console import wide_console
 from ._timing import interleave, summarize, synchronize
@@ -63,7 +64,12 @@ def run(args: Any) -> None:
         raise ValueError(f"depth must be at least 1, got {args.depth}")
     if args.rounds < 2:
         raise ValueError(f"rounds must be at least 2, got {args.rounds}")
+    for name in ("gflops", "gbytes"):
+        if args[name] is not None and not args[name] > 0:
+            raise ValueError(f"{name} must be above 0, got {args[name]}")
     torch_device = Recipe(device=args.device).torch_device()
+    if args.output:
+        check_file(args.output)
     console = wide_console()
     names: list[str] = [args.model]
     if args.against and args.against != args.model:

@@ -8,7 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from .._extras import need
 from ..train import Recipe
+from ..train.writable import check_file
 from ._console import progress_bars, wide_console
 
 HELP = "Write one self-contained HTML page about any number of outputs of train, compare and bench."
@@ -48,18 +50,19 @@ def report(
     The arguments are the command's.
 
     Raises:
-        ValueError: if a run can't be read, ``limit`` is negative, or packages are missing.
+        ValueError: if a run can't be read, ``limit`` is negative, or ``output`` can't be written.
         FileNotFoundError: if there is no such run.
+        ImportError: if packages are missing.
     """
-    try:
-        from ._report.gather import gather
-        from ._report.page import render
-        from ._report.runs import read_inputs
-    except ImportError as error:
-        raise ValueError(f"a report needs more packages ({error}): pip install 'downmix[report]'") from error
+    need("report", "jinja2", "plotly")
+    from ._report.gather import gather
+    from ._report.page import render
+    from ._report.runs import read_inputs
+
     if limit < 0:
         raise ValueError(f"limit must be 0, for all images, or more, got {limit}")
     Recipe(device=device).torch_device()  # whose error is a sentence
+    check_file(output)
     fields = {"data": data, "data_dir": data_dir, "device": device}
     fields = {name: value for name, value in fields.items() if value is not None}
     console = console or wide_console()
@@ -68,7 +71,6 @@ def report(
         sections = gather(inputs, limit or None, fields, progress)
     title = title or ", ".join(dict.fromkeys(path.stem for path in runs))
     made = f"Made on {datetime.now():%Y-%m-%d at %H:%M} from {', '.join(map(str, runs))}."
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(render(title, made, inputs.notes, sections), encoding="utf-8")
     console.print(f"report: {output}, {output.stat().st_size / 1e6:.1f} MB, most of it Plotly", soft_wrap=True)
     return output

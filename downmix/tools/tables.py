@@ -14,9 +14,10 @@ from rich.table import Table
 
 from ..cost import count_macs, paper
 from ..models._networks import create_network
+from ..train.writable import check_file
 from . import _paper_figures as source
 from ._console import wide_console
-from ._picture import save
+from ._picture import check_picture, save
 from ._results import write_rows
 
 HELP = "Print the papers' cost tables beside what we count, and the differences."
@@ -76,6 +77,10 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
+    if args.output:
+        check_file(args.output)
+    if args.plot:
+        check_picture(args.plot, "plot")
     console = wide_console()
     names = [name for name, *_ in source.NETWORKS]
     counts = {name: _count(name) for name in track(names, "counting", console=console, transient=True)}

@@ -70,7 +70,7 @@ class World:
         error: Exception | None = None
         try:
             yield
-        except (ValueError, TypeError, OSError) as caught:
+        except (ValueError, TypeError, OSError, ImportError) as caught:
             error = caught
         reasons = [reason for reason in self.gather(error and (str(error) or type(error).__name__)) if reason]
         if reasons and not self.is_first:
@@ -94,6 +94,11 @@ class World:
         return bool(self.memory) and self.memory.check([f"downmix/remembered/{text}"])
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Whether a process waited in vain for another one."""
+    return "gloo/transport" in str(error)
+
+
 @contextmanager
 def join(device: torch.device) -> Iterator[World]:
     """Joins the processes that torchrun started, if it did; leaves them at the end.
@@ -115,7 +120,7 @@ def join(device: torch.device) -> Iterator[World]:
         control = dist.new_group(backend="gloo")
         yield World(device, dist.get_rank(), dist.get_world_size(), control, store)
     except RuntimeError as error:
-        if "gloo/transport" not in str(error):
+        if not is_lost_process(error):
             raise
         raise ConnectionError("another process of the training ended; it, or torchrun, says why") from error
     finally:

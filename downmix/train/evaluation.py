@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from .data import Batch
-from .distributed import World
+from .distributed import World, is_lost_process
 from .images import NoScoreError
 from .recipe import Recipe
 from .signals import Signals
@@ -40,6 +42,21 @@ def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean.to(device), std.to(device)
 
 
+@contextmanager
+def misfit_told(name: str, images: Tensor, is_first: bool) -> Iterator[None]:
+    """Says it in a sentence where the network ``name`` can't process the first images that it gets.
+
+    With later ones it has another reason, as it has where another process has ended.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        if not is_first or isinstance(error, dist.DistError) or is_lost_process(error):
+            raise
+        size = "×".join(map(str, images.shape[2:]))
+        raise ValueError(f"{name} can't process images of {size} pixels: {error}") from error
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -60,6 +77,7 @@ def evaluate(
 
     Raises:
         NoScoreError: by all processes, where nothing of the samples counts.
+        ValueError: if the network can't process images of that size.
     """
     world.share_buffers(model)
     model.eval()
@@ -72,7 +90,7 @@ def evaluate(
         output, count = None, count + len(batch.images)
         if len(batch.images):
             images, targets = to_device(batch, task.recipe, world)
-            with autocast():
+            with autocast(), misfit_told(task.recipe.model, images, is_first=count == len(images)):
                 output = model(images)
             task.update(metrics, output, targets)
         if on_batch:

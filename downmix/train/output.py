@@ -17,19 +17,12 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from .checkpoint import (
-    CheckpointError,
-    find_later,
-    keep_as,
-    read_checkpoint,
-    write_checkpoint,
-    write_weights,
-    write_whole,
-)
+from .checkpoint import find_later, keep_as, read_checkpoint, write_checkpoint, write_weights, write_whole
 from .curves import draw_curves
 from .distributed import World
 from .recipe import Recipe
 from .state import Epoch, Progress, State
+from .writable import check_folder
 
 # Fields that change nothing in what is computed.
 _FREE = {
@@ -54,7 +47,7 @@ class Output:
         bad: sentences about the images that this process could not read, and those that :meth:`share_bad` brought.
 
     Raises:
-        CheckpointError: where the folder can't be written.
+        ValueError: where the folder can't be written.
     """
 
     def __init__(self, folder: Path | None, recipe: Recipe, world: World, console: Console):
@@ -64,12 +57,7 @@ class Output:
         self.bad: set[str] = set()
         self._written = time.monotonic()
         if folder and world.is_first:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise CheckpointError(
-                    f"the folder {folder} can't be made ({error}); choose another --output"
-                ) from error
+            check_folder(folder)
 
     def write_recipe(self) -> None:
         if self.folder and self.world.is_first:

@@ -31,6 +31,7 @@ class Update:
     def __init__(self, network: nn.Module, state: State, task: Task, recipe: Recipe, world: World):
         self.network, self.state, self.task = network, state, task
         self.recipe, self.world = recipe, world
+        self._has_run = False
 
     def __call__(self, batches: list[Batch]) -> Tensor | None:
         """One update from ``batches``; returns its loss on the device, or None where the step was left out."""
@@ -63,14 +64,10 @@ class Update:
         return total
 
     def _outputs(self, images: Tensor) -> Any:
-        try:
-            return self.network(images)
-        except (RuntimeError, AssertionError) as error:
-            # Later, or among several processes, it may have another reason, such as another's end.
-            if self.state.done or self.world.size > 1:
-                raise
-            size = "×".join(map(str, images.shape[2:]))
-            raise ValueError(f"{self.recipe.model} can't process images of {size} pixels: {error}") from error
+        with evaluation.misfit_told(self.recipe.model, images, is_first=not self._has_run):
+            output = self.network(images)
+        self._has_run = True
+        return output
 
     def autocast(self) -> Any:
         """The mixed precision that the recipe asks for, as a context."""

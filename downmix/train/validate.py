@@ -21,6 +21,7 @@ from .task import Task
 from .tasks import create_task
 from .testing import draw
 from .weights import check_classes, read_trained, restore
+from .writable import check_folder
 
 
 def validate(
@@ -39,7 +40,7 @@ def validate(
         The task's metrics by name.
 
     Raises:
-        ValueError: if the file, the data or a field can't be used.
+        ValueError: if the file, the data or a field can't be used, or ``pictures`` can't be written.
     """
     path = Path(path)
     # Its weights come from the file, so nothing else is to be loaded first.
@@ -49,6 +50,8 @@ def validate(
     recipe = replace(trained.recipe, pretrained=False, init=None, **fields)
     with join(recipe.torch_device()) as world:
         with world.together():
+            if pictures and world.is_first:
+                check_folder(pictures, "pictures")
             task = create_task(recipe)
             check_classes(trained.class_names, task.class_names, path)
             model = task.create_model()

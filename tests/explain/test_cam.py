@@ -105,5 +105,5 @@ def test_bad_input_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no layer gives a map of more than one pixel"):
         last_map(small(), torch.rand(1, 3, 1, 1))
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
-    with pytest.raises(ImportError, match="maps need the grad-cam library .*: pip install"):
+    with pytest.raises(ImportError, match=r"needs more packages .*: pip install 'downmix\[explain\]'"):
         attend(model, images)

@@ -1,5 +1,6 @@
 """Regrouped networks compute what the original does, in every family, and are regrouped wherever that is possible."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from timm.layers import LayerScale2d
 from torch import Tensor, nn
 
 import downmix
-from downmix.export import regroup
+from downmix.export import regroup, write
 from downmix.export._chunked import ChunkedPiX
 from downmix.layers import (
     AdaptiveSoftPool2d,
@@ -276,3 +277,21 @@ def test_training_mode_is_refused_and_a_network_without_pix_comes_back() -> None
     with pytest.raises(ValueError, match="eval"):
         regroup(nn.Conv2d(3, 4, 1).train(), torch.zeros(1, 3, 4, 4))
     assert regroup(nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 4, 4))[1] == []
+
+
+class ByValue(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def test_what_can_not_be_traced_gets_a_sentence(tmp_path: Path) -> None:
+    network, images = ByValue(nn.Conv2d(3, 8, 1), PiX(8, 4)).eval(), torch.rand(2, 3, 4, 4)
+    sentence = (
+        r"torch.export can't trace ByValue on images of \[2, 3, 4, 4\]: Could not guard on data-dep.*; pass other"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        regroup(network, images)
+    with pytest.raises(ValueError, match=sentence):
+        write(network, images, tmp_path / "a.pt2", "torch-export")
+    with pytest.raises(ValueError, match=r"on images of \[2, 4, 4, 4\]: .*to have 3 channels, but got 4"):
+        regroup(nn.Sequential(*network).eval(), torch.rand(2, 4, 4, 4))

@@ -48,9 +48,11 @@ def test_a_forward_around_the_layer_s_runs_once(layer_or_pool: Any) -> None:
     torch.testing.assert_close(layer_or_pool(x), expected)
 
 
-def test_what_is_no_floating_point_tensor_is_refused(layer_or_pool: Any) -> None:
-    with pytest.raises(TypeError, match=r"x must be a floating-point tensor, got torch.int64; convert it with .float"):
-        layer_or_pool(torch.ones(2, 8, 6, 6, dtype=torch.int64))
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e5m2, torch.float8_e4m3fn], ids=str)
+def test_what_is_no_floating_point_tensor_is_refused(layer_or_pool: Any, dtype: torch.dtype) -> None:
+    sentence = f"x must be a tensor of float16, bfloat16, float32 or float64, got {dtype}; convert it with .float()"
+    with pytest.raises(TypeError, match=re.escape(sentence)):
+        layer_or_pool(torch.ones(2, 8, 6, 6).to(dtype))
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (6, 6, 6), (2, 6, 6, 6), (2, 8, 6, 6, 6)], ids=str)

@@ -159,7 +159,7 @@ def test_operations() -> None:
             r"shape of x, \[2, 2, 4, 4\], one for each value, got \[2, 1, 4, 4\]; exp",
         ),
         (torch.zeros(2, 2, 4, 4, device="meta"), ValueError, "got x on cpu and logits on meta; move logits there"),
-        (torch.zeros(2, 2, 4, 4, dtype=torch.int64), TypeError, "logits must be a floating-point.*int64"),
+        (torch.zeros(2, 2, 4, 4, dtype=torch.int64), TypeError, "logits must be a tensor of float16.*int64"),
         (None, TypeError, "logits must be a floating-point tensor, got NoneType"),
     ],
 )

@@ -150,11 +150,11 @@ def test_operations_follow_the_source() -> None:
         ({"threshold": None}, TypeError, "threshold must be a number.* got None"),
         ({"fusion": "mean"}, ValueError, "fusion must be one of 'threshold', 'weighted', got 'mean'"),
         ({"operator": "median"}, ValueError, r"operator must be one of 'max\+avg', .* got 'median'"),
-        ({"x": torch.zeros(2, 8, 3, 3, dtype=torch.int64)}, TypeError, "x must be a floating-point.*int64"),
+        ({"x": torch.zeros(2, 8, 3, 3, dtype=torch.int64)}, TypeError, "x must be a tensor of float16.*int64"),
         ({"x": [1.0]}, TypeError, "x must be a floating-point tensor, got list"),
         ({"x": torch.zeros(8, 3)}, ValueError, r"x must be \[B, C, H, W\].* got \[8, 3\]"),
         ({"x": torch.zeros(2, 0, 3, 3)}, ValueError, "at least one channel"),
-        ({"p": torch.zeros(2, 2, dtype=torch.bool)}, TypeError, "p must be a floating-point.*bool"),
+        ({"p": torch.zeros(2, 2, dtype=torch.bool)}, TypeError, "p must be a tensor of float16.*bool"),
         (
             {"p": torch.zeros(2, 3)},
             ValueError,

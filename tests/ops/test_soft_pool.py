@@ -252,7 +252,7 @@ def test_operations() -> None:
         ({"dilation": 0}, ValueError, "dilation must be an integer of 1 or more"),
         ({"kernel_size": 9}, ValueError, r"does not fit a map of \[4, 4\] with padding"),
         ({"gradient": "none"}, ValueError, "gradient must be one of 'exact', 'paper', got 'none'"),
-        ({"x": torch.zeros(2, 4, 4, dtype=torch.int64)}, TypeError, "x must be a floating-point.*int64"),
+        ({"x": torch.zeros(2, 4, 4, dtype=torch.int64)}, TypeError, "x must be a tensor of float16.*int64"),
         ({"x": [1.0]}, TypeError, "x must be a floating-point tensor, got list"),
         ({"x": torch.zeros(4, 4)}, ValueError, r"x must be \[B, C, H, W\] or \[C, H, W\], got \[4, 4\]"),
     ],

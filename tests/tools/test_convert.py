@@ -64,7 +64,7 @@ def test_a_network_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["resnet18", "--squeeze", "none"], "give squeeze, pool or both"),
         (["resnet18", "--where", "layer9.*"], "where='layer9.\\*' matches no module"),
         (["resnet18", "--input", "4", "64", "64"], r"ResNet can't run on an example input of \[1, 4, 64, 64\]"),
-        (["FOLDER/nothing.py:network"], "No such file"),
+        (["FOLDER/nothing.py:network"], "there is no file or folder .*nothing.py"),
         (["FOLDER/mine.py:other"], "mine.py defines no other; give FILE.py:FUNCTION"),
         (["FOLDER/mine.py:number"], "number in .*mine.py must return an nn.Module, got int"),
         (["FOLDER/mine.py"], "give FILE.py:FUNCTION"),

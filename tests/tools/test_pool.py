@@ -218,7 +218,7 @@ def test_a_picture_of_one_colour_has_no_contrast_to_keep(tmp_path: Path, capsys:
         (["FOLDER/a.png", "--method", "s3", "--stride", "1"], "S3 pooling needs stride = kernel_size, got stride=1"),
         (["FOLDER/a.png", "--stride", "0"], "must be at least 1, got 2, 0 and None"),
         (["FOLDER/a.png", "--times", "0"], "must be at least 1, got 2, 2 and 0"),
-        (["FOLDER/a.png", "--output", "FOLDER/a.mp3"], "Format 'mp3' is not supported"),
+        (["FOLDER/a.png", "--output", "FOLDER/a.mp3"], "output must be a picture that ends in one of"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_code_2(

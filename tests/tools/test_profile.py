@@ -80,10 +80,11 @@ def test_a_layer_s_time_is_its_own_without_its_children(monkeypatch: pytest.Monk
         (["tiny_resnet", *QUICK, "--depth", "0"], "depth must be at least 1, got 0"),
         (["tiny_resnet", *QUICK, "--rounds", "1"], "rounds must be at least 2, got 1"),
         (["tiny_resnet", *QUICK, "--batch_size", "0"], "batch_size must be at least 1, got 0"),
-        (["tiny_resnet", *QUICK, "--gbytes", "0"], "bytes_per_s must be positive"),
+        (["tiny_resnet", *QUICK, "--gbytes", "0"], "gbytes must be above 0, got"),
         (["tiny_resnet", *QUICK, "--input", "5", "8", "8"], "tiny_resnet can't process images of 5×8×8"),
         (["tiny_resnet", *QUICK, "--convention", "flops"], "convention"),
         (["tiny_resnet", *QUICK, "--device", "gpu"], "device must be cpu"),
+        (["tiny_resnet", *QUICK, "--gflops", "0"], "gflops must be above 0, got 0.0"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(

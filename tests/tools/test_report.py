@@ -177,10 +177,19 @@ def test_what_is_missing_is_said(run: Path, tmp_path: Path) -> None:
 def test_without_grad_cam(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     page = Page(report([run], output=tmp_path / "report.html", limit=3))
-    assert "maps need the grad-cam library" in page.text
+    assert "this needs more packages (import of pytorch_grad_cam halted" in page.text
     assert "pip install 'downmix[explain]'" in page.text
     assert re.search(r"\d of 3 held-out images, evenly spaced among 4, are right", page.text)
     assert "cost" in page.sections
+
+
+@pytest.mark.parametrize("package", ["jinja2", "plotly"])
+def test_without_what_a_report_needs(
+    package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    words = ["report", str(tmp_path), "--output", str(tmp_path / "report.html")]
+    refused(words, r"this needs more packages .*: pip install 'downmix\[report\]'", capsys)
 
 
 def test_exported_files_and_data_of_other_classes(run: Path, tmp_path: Path) -> None:

@@ -326,7 +326,9 @@ def test_a_file_does_not_go_on_in_the_folder_of_another_training(data: Path, fin
 
 def test_a_folder_that_can_t_be_made(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="the folder .*file/out can't be made .*choose another --output"):
+    with pytest.raises(
+        ValueError, match=r"output must be a folder .* got .*file/out \(.*file is a file\); choose another"
+    ):
         run(quick_recipe(data), tmp_path / "file" / "out")
 
 

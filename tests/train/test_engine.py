@@ -21,6 +21,7 @@ from downmix.train.distributed import World, join
 from downmix.train.evaluation import evaluate
 from downmix.train.images import DataError
 from downmix.train.sources import load_data
+from downmix.train.validate import validate
 
 from .helpers import make_folders, quick_recipe, run
 
@@ -240,6 +241,13 @@ def test_the_rate_that_is_written_is_that_of_the_highest_layer(data: Path) -> No
 
 
 def test_a_network_for_images_of_another_size_is_refused(data: Path) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(7, 2))
-    with pytest.raises(ValueError, match="tiny_net can't process images of 8×8 pixels: .*cannot be multiplied"):
-        run(quick_recipe(data), model=model)
+    with pytest.raises(ValueError, match="tiny_flat can't process images of 9×9 pixels: .*cannot be multiplied"):
+        run(quick_recipe(data, model="tiny_flat", image_size=9))
+
+
+def test_images_of_another_size_are_refused_after_a_training_too(data: Path, tmp_path: Path) -> None:
+    run(quick_recipe(data, model="tiny_flat"), tmp_path)
+    with pytest.raises(ValueError, match="tiny_flat can't process images of 9×9 pixels"):
+        run(quick_recipe(data, model="tiny_flat", image_size=9, epochs=2), tmp_path, resume="auto")
+    with pytest.raises(ValueError, match="tiny_flat can't process images of 9×9 pixels"):
+        validate(tmp_path / "best.pt", image_size=9)

@@ -220,7 +220,7 @@ def ends_of_two(call: Callable[[], object]) -> list[str]:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        ("", "the folder .* can't be made"),
+        ("", r"output must be a folder that can be written, got .*out is a file"),
         ("recipe.yaml/x", "recipe.yaml can't be written"),
         ("tensorboard", "File exists.*tensorboard"),
     ],
@@ -232,6 +232,12 @@ def test_the_first_process_alone_says_where_it_can_not_write(bad: str, sentence:
     first, second = ends_of_two(partial(run, recipe, output))
     assert re.search(sentence, first)
     assert second == "2"
+
+
+def test_processes_say_that_images_are_of_another_size(tmp_path: Path) -> None:
+    recipe = quick_recipe(make_folders(tmp_path / "data", count=20), model="tiny_flat", image_size=9)
+    for end in ends_of_two(partial(run, recipe)):
+        assert end.startswith("tiny_flat can't process images of 9×9 pixels")
 
 
 def test_a_process_says_that_it_lost_the_other_one(tmp_path: Path) -> None:

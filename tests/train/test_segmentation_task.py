@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,9 @@ def test_the_recipes_that_come_along() -> None:
         "camvid_pspnet": 11,
         "cityscapes_pspnet": 19,
     }
+
+
+def test_without_the_package_that_it_needs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(ImportError, match=r"needs more packages .*: pip install 'downmix\[segment\]'"):
+        run(recipe(data))

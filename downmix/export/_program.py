@@ -1,0 +1,26 @@
+"""A network as a program of torch.export, or a sentence that says why it is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def trace_program(network: nn.Module, images: Tensor, dynamic_shapes: Any = None) -> torch.export.ExportedProgram:
+    """What ``network`` computes of ``images``, operator by operator.
+
+    Raises:
+        ValueError: if torch.export can't follow the forward, or the network can't run on ``images``.
+    """
+    with torch.no_grad():
+        try:
+            return torch.export.export(network, (images,), dynamic_shapes=dynamic_shapes)
+        except Exception as error:  # a forward may do anything
+            reason = " ".join(str(error).split("\n\n")[0].split()).rstrip(".") or type(error).__name__
+            raise ValueError(
+                f"torch.export can't trace {type(network).__name__} on images of {list(images.shape)}: {reason}. It "
+                "needs a forward that takes such images, doesn't decide by the values of a tensor, and computes in "
+                "torch alone; pass other images, or the part of the network that is so"
+            ) from error
