@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,8 +72,9 @@ def train(
         with world.together():
             recipe.check_training()
             out = Output(None if output is None else Path(output), recipe, world, console or Console(stderr=True))
-        training = Training(recipe, world, signals, task, model)
-        training.begin(out, resume)
+            found = _find_checkpoint(out, resume)
+        training = Training(recipe, world, signals, task, model, resumed=found is not None)
+        training.begin(out, resume, found)
         try:
             with deaths_told(), Watch(out, training.state, on_step) as watch:
                 return training.run(out, watch)
@@ -85,12 +87,19 @@ class Training:
     """One training: its state, and how it moves on by a step, an epoch, to its end."""
 
     def __init__(
-        self, recipe: Recipe, world: World, signals: Signals, task: Task | None = None, model: nn.Module | None = None
+        self,
+        recipe: Recipe,
+        world: World,
+        signals: Signals,
+        task: Task | None = None,
+        model: nn.Module | None = None,
+        resumed: bool = False,
     ):
         self.recipe, self.world, self.signals = recipe, world, signals
         seed_everything(recipe.seed, rank=0)  # every process starts from the same weights
         with world.together():
-            self.task = task or create_task(recipe)
+            # The weights that a resumed training once started from may be gone by now.
+            self.task = task or create_task(replace(recipe, init=None, pretrained=False) if resumed else recipe)
             self.loader, self.batches = create_training_loader(self.task.train_data, recipe, world)
             self.val_loader = create_evaluation_loader(self.task.val_data, recipe, world)
             model = (model or self.task.create_model()).to(world.device)
@@ -113,11 +122,10 @@ class Training:
             network = DistributedDataParallel(network, device_ids=ids)
         return torch.compile(network) if self.recipe.compile else network  # type: ignore[return-value]
 
-    def begin(self, out: Output, resume: str) -> None:
-        """Goes back to a checkpoint where one is asked for."""
+    def begin(self, out: Output, resume: str, found: tuple[Path, dict[str, Any]] | None) -> None:
+        """Goes back to a checkpoint where one was found."""
         out.class_names = list(self.task.class_names)
         with self.world.together():
-            found = _find_checkpoint(out, resume)
             if found:
                 path, saved = found
                 check_classes(saved.get("class_names", []), out.class_names, path)

@@ -151,8 +151,10 @@ class BesideAnother(World):
 def end_of(rank: int, data: str, resume: str = "") -> object:
     try:
         world = BesideAnother(torch.device("cpu"), rank, 2)
-        training = Training(quick_recipe(data), world, Signals())
-        training.begin(Output(None, training.recipe, world, Console()), resume)
+        recipe = quick_recipe(data)
+        with world.together():
+            found = engine._find_checkpoint(Output(None, recipe, world, Console()), resume)
+        Training(recipe, world, Signals(), resumed=found is not None)
     except (ValueError, SystemExit) as end:
         return end.code if isinstance(end, SystemExit) else str(end).partition(";")[0]
     return "none"

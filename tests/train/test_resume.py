@@ -206,3 +206,18 @@ def test_fields_that_differ_are_named_in_the_recipe_s_order(
     run(quick_recipe(data, **changes, log_every=3), tmp_path, resume="auto")  # how often is logged makes no difference
     said = re.findall(r"was made with (\w+) \S+; this goes on with (\S+)", capsys.readouterr().err)
     assert said == [(name, str(value)) for name, value in changes.items()]
+
+
+def test_the_weights_it_started_from_may_be_gone(data: str, tmp_path: Path) -> None:
+    run(quick_recipe(data, model="tiny_plain"), tmp_path / "first")
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes((tmp_path / "first" / "last.safetensors").read_bytes())
+    recipe = quick_recipe(data, model="tiny_plain", epochs=2, init=str(weights))
+    run(recipe, tmp_path / "undisturbed")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "out", on_step=interrupted_at(1))
+    weights.unlink()
+    run(recipe, tmp_path / "out", resume="auto")
+    assert_same(final_state(tmp_path / "out"), final_state(tmp_path / "undisturbed"))
+    with pytest.raises(FileNotFoundError, match="weights.safetensors"):
+        train(recipe, tmp_path / "new")
