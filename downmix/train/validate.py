@@ -60,11 +60,7 @@ def validate(
             scores = _RealLabels(task, world) if real_labels else None
         model, out = model.to(world.device), Output(None, recipe, world, Console(stderr=True))
 
-        begun = False
-
         def on_batch(batch: Batch, output: Any) -> None:
-            nonlocal begun
-            begun = begun or output is not None
             out.note_bad(batch.bad)
             if scores:
                 scores(batch, output)
@@ -78,11 +74,6 @@ def validate(
             if not world.is_first:
                 raise SystemExit(2) from error
             raise
-        except (RuntimeError, AssertionError) as error:
-            # Later, or among several processes, it may have another reason, such as another's end.
-            if begun or world.size > 1:
-                raise
-            raise ValueError(f"{recipe.model} can't process these images: {error}") from error
         finally:
             close(loader)
         out.share_bad()
