@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from itertools import product
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 from unittest import mock
@@ -49,30 +49,32 @@ class Case(NamedTuple):
 
 
 def soft_pool_cases(batch: int, dtype: torch.dtype, windows: Sequence[tuple[int, ...]] = WINDOWS) -> Iterator[Case]:
-    for (channels, size, kernel, stride, padding), order in product(windows, LAYOUTS):
+    for (channels, size, kernel, stride, padding), order in itertools.product(windows, LAYOUTS):
         sizes = [kernel] * 2, [stride] * 2, [padding] * 2, [1] * 2
         x = _map((batch, channels, size, size), dtype, order)
         y = empty_output(x, (batch, channels, *output_sizes(x.shape[2:], *sizes, False)))
         grad, dx, constants = torch.randn_like(y), torch.empty_like(x), tuple(map(tuple, sizes))
         name = f"soft_pool2d {_words(x, order)} k={kernel} s={stride}"
-        forward = partial(soft_pool._forward_launch.__wrapped__, layout(x), layout(y), constants)
+        forward = functools.partial(soft_pool._forward_launch.__wrapped__, layout(x), layout(y), constants)
         yield Case(f"{name} forward", [x, y], forward, _shares(_overlapping.FORWARD, order == "channels_last"))
-        backward = partial(soft_pool._backward_launches.__wrapped__, *map(layout, (grad, x, dx)), constants, True)
+        backward = functools.partial(
+            soft_pool._backward_launches.__wrapped__, *map(layout, (grad, x, dx)), constants, True
+        )
         shares = _shares(_overlapping.BACKWARD, order == "channels_last")
         yield Case(f"{name} backward", [grad, x, dx], lambda plan=backward: plan()[0], shares)
 
 
 def pix_cases(batch: int, dtype: torch.dtype, groups: Sequence[tuple[int, ...]] = GROUPS) -> Iterator[Case]:
-    for (channels, size, reduction), order in product(groups, LAYOUTS):
+    for (channels, size, reduction), order in itertools.product(groups, LAYOUTS):
         rule = (reduction, 0.5, "threshold", "max+avg", False)
         x = _map((batch, channels, size, size), dtype, order)
         p = torch.rand(batch, math.ceil(channels / reduction), device=x.device, dtype=dtype)
         y = empty_output(x, (*p.shape, size, size))
         grad, dx, name = torch.randn_like(y), torch.empty_like(x), f"pick_or_mix {_words(x, order)} r={reduction}"
-        forward = partial(pix.forward_launch.__wrapped__, (layout(x), layout(p)), *rule)
+        forward = functools.partial(pix.forward_launch.__wrapped__, (layout(x), layout(p)), *rule)
         yield Case(f"{name} forward", [x, p, y], lambda plan=forward: plan()[1], _loads())
-        backward = partial(pix._backward_launch.__wrapped__, tuple(map(layout, (grad, x, p, dx))), *rule)
-        yield Case(f"{name} backward", [grad, x, p, dx], partial(_with_parts, backward, p), _loads())
+        backward = functools.partial(pix._backward_launch.__wrapped__, tuple(map(layout, (grad, x, p, dx))), *rule)
+        yield Case(f"{name} backward", [grad, x, p, dx], functools.partial(_with_parts, backward, p), _loads())
 
 
 def _map(shape: tuple[int, ...], dtype: torch.dtype, order: str) -> Tensor:
@@ -92,18 +94,18 @@ def _with_parts(plan: Callable[[], tuple[int, Callable[..., None]]], p: Tensor) 
 
 def _shares(shares: dict[bool, Any], channels_inner: bool) -> dict[str, Any]:
     choices: dict[str, Any] = {PRESENT: contextlib.nullcontext}
-    for numbers in product((4, 8, 16), (1, 2, 4), (8, 16), (2048, 8192)):
+    for numbers in itertools.product((4, 8, 16), (1, 2, 4), (8, 16), (2048, 8192)):
         share = _overlapping.Share(*numbers)
         if share != shares[channels_inner]:
             words = ", ".join(f"{name} {number}" for name, number in share._asdict().items())
-            choices[words] = partial(mock.patch.dict, shares, {channels_inner: share})
+            choices[words] = functools.partial(mock.patch.dict, shares, {channels_inner: share})
     return choices
 
 
 def _loads() -> dict[str, Any]:
     choices: dict[str, Any] = {PRESENT: contextlib.nullcontext}
-    for loads, held in product((1, 2, 4, 8), (16, 32, 64)):
-        choices[f"loads {loads}, of a thread {held}"] = partial(_planned_with, loads, held)
+    for loads, held in itertools.product((1, 2, 4, 8), (16, 32, 64)):
+        choices[f"loads {loads}, of a thread {held}"] = functools.partial(_planned_with, loads, held)
     return choices
 
 
@@ -122,7 +124,7 @@ def launches(case: Case) -> dict[str, Callable[[], None]]:
     output, expected = case.tensors[-1], None
     for name, context in case.choices.items():
         with context():
-            found[name] = partial(case.plan(), *case.tensors)
+            found[name] = functools.partial(case.plan(), *case.tensors)
         output.fill_(math.nan)
         found[name]()
         expected = output.double() if expected is None else expected
@@ -147,12 +149,20 @@ def table(case: Case, times: dict[str, float]) -> Table:
     return rows
 
 
-def _cases(only: str, batch: int, dtype: torch.dtype) -> list[Case]:
-    return [case for make in (soft_pool_cases, pix_cases) for case in make(batch, dtype) if only in case.name]
+def cases(only: str, batch: int, dtype: torch.dtype) -> Iterator[Case]:
+    return (case for make in (soft_pool_cases, pix_cases) for case in make(batch, dtype) if only in case.name)
 
 
-def _compile(number: int, *which: Any) -> None:
-    launches(_cases(*which)[number])
+@functools.lru_cache(maxsize=1)
+def _case(number: int, *which: Any) -> Case:
+    """One alone, as the maps of all are many gigabytes."""
+    return next(itertools.islice(cases(*which), number, None))
+
+
+def _compile(number: int, choice: str, *which: Any) -> None:
+    case = _case(number, *which)
+    with case.choices[choice]():
+        case.plan()(*case.tensors)
 
 
 def main() -> None:
@@ -165,13 +175,13 @@ def main() -> None:
     if DEVICE.type != "cuda":
         raise SystemExit("there is no GPU here: Triton's kernels can't be timed")
     which = options.only, options.batch, getattr(torch, options.dtype)
-    cases = _cases(*which)
+    found = [list(case.choices) for case in cases(*which)]
     # In processes of their own, which leave what they compile in Triton's cache.
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        compiled = [pool.submit(_compile, number, *which) for number in range(len(cases))]
-        for future in track(compiled, description="compiling"):
-            future.result()
-    for case in cases:
+        tasks = [pool.submit(_compile, n, choice, *which) for n, choices in enumerate(found) for choice in choices]
+        for task in track(tasks, description="compiling"):
+            task.result()
+    for case in cases(*which):
         Console().print(table(case, time_case(case)))
 
 
