@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from ..ops._define import check_choice
+from ..ops._define import check_choice, node_of
 from ..ops._windows import check_map
 from ..ops.pix import pick_or_mix
 
@@ -48,22 +48,27 @@ class ChannelPool(nn.Module):
             raise ValueError(f"kernel_size and stride must be at least 1, got {kernel_size} and {stride}")
 
     def forward(self, x: Tensor) -> Tensor:
-        check_map(2, x)
-        channels = x.shape[-3]
-        if channels < self.kernel_size:
-            raise ValueError(
-                f"x must have {self.kernel_size} channels or more, as a window has, got {channels} in {list(x.shape)}; "
-                "choose a smaller kernel_size"
-            )
-        if self.stride == self.kernel_size:  # PiX with p = 1 is the same thing, and has fused kernels
-            outputs = channels // self.kernel_size
-            operator = "max" if self.mode == "max" else "avg"
-            ones = x.new_ones(*x.shape[:-3], outputs)
-            whole = x[..., : outputs * self.kernel_size, :, :]
-            return pick_or_mix(whole, ones, self.kernel_size, operator=operator)
-        # Counted from the front, as the old ONNX exporter takes -3 for another dimension.
-        windows = x.unfold(x.dim() - 3, self.kernel_size, self.stride)  # [B, G, H, W, k]
-        return windows.max(-1).values if self.mode == "max" else windows.mean(-1)
+        return _pool_channels(x, self.kernel_size, self.stride, self.mode)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, mode={self.mode}"
+
+
+def _pool_channels(x: Tensor, kernel_size: int, stride: int, mode: str) -> Tensor:
+    if isinstance(x, fx.Proxy):
+        return node_of(_pool_channels, x, kernel_size, stride, mode)
+    check_map(2, x)
+    channels = x.shape[-3]
+    if channels < kernel_size:
+        raise ValueError(
+            f"x must have {kernel_size} channels or more, as a window has, got {channels} in {list(x.shape)}; "
+            "choose a smaller kernel_size"
+        )
+    if stride == kernel_size:  # PiX with p = 1 is the same thing, and has fused kernels
+        outputs = channels // kernel_size
+        operator = "max" if mode == "max" else "avg"
+        ones = x.new_ones(*x.shape[:-3], outputs)
+        return pick_or_mix(x[..., : outputs * kernel_size, :, :], ones, kernel_size, operator=operator)
+    # Counted from the front, as the old ONNX exporter takes -3 for another dimension.
+    windows = x.unfold(x.dim() - 3, kernel_size, stride)  # [B, G, H, W, k]
+    return windows.max(-1).values if mode == "max" else windows.mean(-1)

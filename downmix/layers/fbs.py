@@ -186,7 +186,7 @@ class FBSSqueeze(nn.Module):
             return FBSSqueeze.forward(self, x.unsqueeze(0)).squeeze(0)
         g = self.saliency(x)
         kept = highest(g, self.out_channels)
-        where = kept[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        where = kept[:, :, None, None].expand(-1, -1, x.shape[2], x.shape[3])
         return x.gather(1, where) * g.gather(1, kept)[:, :, None, None]
 
     def extra_repr(self) -> str:

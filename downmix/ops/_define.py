@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ._watching import beyond_kernels, for_autograd, takes_plain_torch, watched
@@ -313,6 +313,12 @@ def check_choice(argument: str, value: object, known: tuple[str, ...]) -> None:
     """Raises a ValueError that lists the known options unless ``value`` is one of them."""
     if value not in known:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def node_of(function: Callable[..., Tensor], *args: Any, **options: Any) -> Any:
+    """A call as a node of the graph that torch.fx traces, whose stand-ins for tensors have neither shape nor dtype."""
+    tracer = next(arg.tracer for arg in args if isinstance(arg, fx.Proxy))
+    return tracer.create_proxy("call_function", function, args, options)
 
 
 def check_floating(argument: str, value: object) -> None:

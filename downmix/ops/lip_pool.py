@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from ._define import Operator, check_floating, compute_dtype, memory_format
+from ._define import Operator, check_floating, compute_dtype, memory_format, node_of
 from ._windows import Size, call_batched, flop_formula, gather_windows, read_window
 from .soft_pool import operations
 
@@ -94,6 +94,8 @@ def lip_pool3d(
 
 
 def _lip_pool_nd(n: int, x: Tensor, logits: Tensor, *window: Any) -> Tensor:
+    if isinstance(x, fx.Proxy):
+        return node_of(_lip_pool_nd, n, x, logits, *window)
     arguments = read_window(n, x, *window)
     check_floating("logits", logits)
     if logits.shape != x.shape:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
-from ._define import compute_dtype, memory_format
+from ._define import compute_dtype, memory_format, node_of
 from ._windows import Size, call_batched, count_values, gather_windows, read_window
 
 
@@ -87,6 +87,8 @@ def mixed_pool3d(
 
 
 def _mixed_pool_nd(n: int, x: Tensor, alpha: Tensor | float, *args: Any) -> Tensor:
+    if isinstance(x, fx.Proxy):
+        return node_of(_mixed_pool_nd, n, x, alpha, *args)
     window = read_window(n, x, *args)
     if isinstance(alpha, Tensor):
         if alpha.numel() != 1:

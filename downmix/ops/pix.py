@@ -6,9 +6,9 @@ import math
 import numbers
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format
+from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format, node_of
 from ._watching import for_autograd, transforming
 
 FUSIONS = ("threshold", "weighted")
@@ -68,6 +68,9 @@ def pick_or_mix(
         module as FACS, section 3.3. Deviations: the source's equation picks where p ≤ t, its kernels where p < t, we
         follow the kernels; a short last group is divided by its true size; NaN stays NaN (the kernel: −FLT_MAX·p).
     """
+    if isinstance(x, fx.Proxy):
+        options = {"threshold": threshold, "fusion": fusion, "operator": operator, "legacy_tail": legacy_tail}
+        return node_of(pick_or_mix, x, p, reduction, **options)
     reduction = check_reduction(reduction)
     check_threshold(threshold)
     check_choice("fusion", fusion, FUSIONS)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from ._define import Operator, compute_dtype, memory_format
+from ._define import Operator, compute_dtype, memory_format, node_of
 from ._windows import Size, call_batched, count_values, flop_formula, gather_windows, read_window
 
 
@@ -108,6 +108,8 @@ def check_norm_type(norm_type: object) -> None:
 
 
 def _power_avg_pool_nd(n: int, x: Tensor, *args: Any) -> Tensor:
+    if isinstance(x, fx.Proxy):
+        return node_of(_power_avg_pool_nd, n, x, *args)
     *window, norm_type = args
     check_norm_type(norm_type)
     return call_batched(n, _power_pool, [x], *read_window(n, x, *window), float(norm_type))

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
-from ._define import compute_dtype, memory_format
+from ._define import compute_dtype, memory_format, node_of
 from ._windows import Size, output_sizes, read_sizes, read_window
 
 
@@ -119,6 +119,8 @@ def read_grid(n: int, kernel_size: Size, stride: Size | None, dilation: Size, gr
 
 
 def _s3_pool_nd(n: int, x: Tensor, window: tuple[Any, ...], grid_size: Size | None, training: bool) -> Tensor:
+    if isinstance(x, fx.Proxy):
+        return node_of(_s3_pool_nd, n, x, window, grid_size, training)
     size, stride, padding, dilation, ceil_mode = read_window(n, x, *window)
     grid = read_grid(n, window[0], window[1], window[3], grid_size)  # as they were given, for its sentences
     outputs = output_sizes(x.shape[-n:], size, stride, padding, dilation, ceil_mode)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format
+from ._define import Operator, check_choice, check_floating, compute_dtype, memory_format, node_of
 from ._watching import exporting
 from ._windows import Size, call_batched, check_map, flop_formula, part_windows, read_window
 
@@ -123,6 +123,8 @@ def adaptive_soft_pool(x: Tensor, output_size: int | Sequence[int | None], *, gr
         >>> adaptive_soft_pool(torch.tensor([[[0.0, 1.0, 3.0]]]), (2,))
         tensor([[[0.7311, 2.7616]]])
     """
+    if isinstance(x, fx.Proxy):
+        return node_of(adaptive_soft_pool, x, output_size, gradient=gradient)
     check_choice("gradient", gradient, GRADIENTS)
     check_floating("x", x)
     if isinstance(output_size, numbers.Integral):  # NumPy's too
@@ -174,6 +176,8 @@ def _adaptive_windows(size: int, out: int, device: torch.device) -> tuple[Tensor
 
 
 def _soft_pool_nd(n: int, x: Tensor, *args: Any) -> Tensor:
+    if isinstance(x, fx.Proxy):
+        return node_of(_soft_pool_nd, n, x, *args)
     *window, gradient = args
     check_choice("gradient", gradient, GRADIENTS)
     return call_batched(n, _soft_pool, [x], *read_window(n, x, *window), gradient)

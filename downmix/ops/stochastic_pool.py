@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from ._define import Operator, compute_dtype, memory_format
+from ._define import Operator, compute_dtype, memory_format, node_of
 from ._windows import Size, call_batched, flop_formula, gather_windows, output_sizes, read_window
 
 
@@ -108,6 +108,8 @@ def stochastic_pool3d(
 
 
 def _stochastic_pool_nd(n: int, training: bool, x: Tensor, *args: Any) -> Tensor:
+    if isinstance(x, fx.Proxy):
+        return node_of(_stochastic_pool_nd, n, training, x, *args)
     window = read_window(n, x, *args)
     _check_not_negative(x)
     if not training:

@@ -1,3 +1,4 @@
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +70,23 @@ def test_logits_in_other_dimensions(dims: int, space: str) -> None:
         downmix.SimplifiedLogit(8, dims=dims)(torch.randn(2, 8, 6, 6))
 
 
-@pytest.mark.parametrize("name", ["conv", "group", "fbs_conv", "simplified_logit"])  # others: test_global_mean.py
-def test_torch_fx_traces_layers_of_torchs_own_operators(name: str) -> None:
-    layer, x = LAYERS[name]().eval(), torch.randn(2, 8, 6, 6)
-    torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
+SPACE_POOLS: dict[str, Callable[[], nn.Module]] = {
+    "soft": lambda: downmix.SoftPool2d(3, 2, 1),
+    "soft_1d": lambda: nn.Sequential(nn.Flatten(2), downmix.SoftPool1d(2)),
+    "adaptive": lambda: downmix.AdaptiveSoftPool2d((3, 2)),
+    "adaptive_uneven": lambda: downmix.AdaptiveSoftPool2d(4),
+    "lip": lambda: downmix.LIPPool2d(2, logits=downmix.SimplifiedLogit(8)),
+    "power": lambda: downmix.PowerAvgPool2d(2),
+    "mixed": lambda: downmix.MixedPool2d(2),
+    "s3": lambda: downmix.S3Pool2d(2),
+    "stochastic": lambda: downmix.StochasticPool2d(2),
+}
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *POOLS, *SPACE_POOLS])
+def test_torch_fx_traces_every_layer(name: str) -> None:
+    # Within a network, as torch.fx would take PiX's shortcut for given.
+    layer, x = nn.Sequential((LAYERS | POOLS | SPACE_POOLS)[name]()).eval(), torch.rand(2, 8, 6, 6)
+    traced = torch.fx.symbolic_trace(layer)
+    torch.testing.assert_close(traced(x), layer(x))
+    torch.testing.assert_close(pickle.loads(pickle.dumps(traced))(x), layer(x))

@@ -82,7 +82,9 @@ def test_a_network_for_other_images_gets_a_sentence(tmp_path: Path, monkeypatch:
     write_data(tmp_path / "data", [(name, DARK) for name in "abcdef"])
     write_checkpoint(tmp_path / "last.pt", quick_recipe(tmp_path / "data", model="tiny_plain"))
     monkeypatch.setattr(TinyNet, "forward", refuse)
-    with pytest.raises(ValueError, match=r"^tiny_plain can't process images of 8×8 pixels: Input height .8. doesn't match"):
+    with pytest.raises(
+        ValueError, match=r"^tiny_plain can't process images of 8×8 pixels: Input height .8. doesn't match"
+    ):
         validation.validate(tmp_path / "last.pt")
     with pytest.raises(ValueError, match="weights must be one of 'auto', 'model', 'ema', got 'best'"):
         validation.validate(tmp_path / "last.pt", weights="best")
