@@ -14,7 +14,7 @@ from torch import Tensor
 from triton.knobs import runtime
 from triton.runtime import driver
 
-from ...ops._define import memory_format
+from ...ops._define import DTYPES, memory_format
 from .._layouts import Layout, blank, layout, remembered
 
 # 16 bytes a thread and load in 4 warps: the widest load, and small enough programs for 16 of them to share one of
@@ -27,7 +27,6 @@ TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 # Programs that add up: enough to keep all of an H200 busy, but what they leave has to be added up too.
 _SUMMING = 4096
 _HERE = contextlib.nullcontext()
-_STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Launch:
@@ -92,7 +91,7 @@ def aligned(value, ALIGN: tl.constexpr):
 def why_not(**tensors: Tensor) -> str | None:
     """Why Triton can't compute with these tensors, or None: its dtypes and its GPUs are all that limits a kernel."""
     for name, tensor in tensors.items():
-        if tensor.dtype not in _STORED:
+        if tensor.dtype not in DTYPES:
             return f"the kernel takes float16, bfloat16, float32 and float64, and {name} is {tensor.dtype}"
         if tensor.is_cuda and (reason := too_old(tensor.device)):
             return reason
