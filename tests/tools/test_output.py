@@ -28,23 +28,23 @@ FOLDERS = {
 }
 
 
-@pytest.mark.parametrize("words", FILES.values(), ids=FILES)
-def test_where_a_file_can_not_be_written(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def beside_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
+
+
+@pytest.mark.usefixtures("beside_a_file")
+@pytest.mark.parametrize("words", FILES.values(), ids=FILES)
+def test_where_a_file_can_not_be_written(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     name = words[-1].removeprefix("--")
     refused([*words, "."], f"{name} must be a file that can be written, got ., which is a folder", capsys)
     refused([*words, "file/a"], rf"{name} must be a file .* got file/a \(file is a file\); choose another", capsys)
 
 
+@pytest.mark.usefixtures("beside_a_file")
 @pytest.mark.parametrize("words", FOLDERS.values(), ids=FOLDERS)
-def test_where_a_folder_can_not_be_written(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("file").touch()
+def test_where_a_folder_can_not_be_written(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     name = words[-1].removeprefix("--")
     sentence = rf"{name} must be a folder that can be written, got file/a \(file is a file\); choose another, or"
     refused([*words, "file/a"], sentence, capsys)
