@@ -34,6 +34,13 @@ def test_global_pooling_exports_with_any_size() -> None:
     torch.testing.assert_close(exported.module()(x), pool(x))
 
 
+def test_a_dimension_that_is_kept_exports_with_any_size() -> None:
+    pool, any_height = downmix.AdaptiveSoftPool2d((None, 3)), {2: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(pool, (torch.randn(2, 3, 4, 8),), dynamic_shapes=(any_height,))
+    x = torch.randn(2, 3, 7, 8)
+    torch.testing.assert_close(exported.module()(x), pool(x))
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit")  # that it is deprecated
 def test_global_pooling_is_traced_for_one_size_with_a_warning() -> None:
     pool, x = downmix.AdaptiveSoftPool2d(1), torch.randn(2, 3, 4, 6)
