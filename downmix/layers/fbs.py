@@ -120,7 +120,11 @@ class FBSConv2d(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False, **factory)
         self.norm = nn.BatchNorm2d(out_channels, affine=False, **factory)
         self.saliency = ChannelSaliency(in_channels, out_channels, normalize=normalize, **factory)
-        self.bias = nn.Parameter(torch.zeros(out_channels, **factory))
+        self.bias = nn.Parameter(torch.empty(out_channels, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.bias)  # the layers inside have their own
 
     @property
     def kept(self) -> int:

@@ -23,7 +23,12 @@ class _MixedPool(Pool):
         alpha: float = 0.5,
     ):
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
-        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+        self.first_alpha = float(alpha)
+        self.alpha = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.alpha, self.first_alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         return type(self).pool(x, self.alpha, *self.window)

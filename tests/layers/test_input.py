@@ -90,3 +90,21 @@ def test_torch_fx_traces_every_layer(name: str) -> None:
     traced = torch.fx.symbolic_trace(layer)
     torch.testing.assert_close(traced(x), layer(x))
     torch.testing.assert_close(pickle.loads(pickle.dumps(traced))(x), layer(x))
+
+
+@pytest.mark.parametrize("make", [*LAYERS.values(), lambda: downmix.MixedPool2d(2, alpha=0.25)], ids=[*LAYERS, "mixed"])
+def test_what_was_made_without_memory_is_filled_by_reset_parameters(make: Callable[[], nn.Module]) -> None:
+    """As FSDP and other loaders of large networks do it."""
+    with torch.device("meta"):
+        layer = make()
+    layer.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(torch.nan)
+    for module in layer.modules():
+        if reset := getattr(module, "reset_parameters", None):
+            reset()
+    for name, parameter in layer.named_parameters():
+        assert parameter.isfinite().all(), name
+    if isinstance(layer, downmix.MixedPool2d):
+        assert layer.alpha == 0.25
