@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ._extras import need
 
-_NAMED = 5  # tensors of each kind that a sentence names, where hundreds may not fit
+_NAMED = 3  # tensors of each kind that a sentence names, where hundreds may not fit
 _STEM = {"conv_stem": "conv1", "bn_stem": "bn1", "classifier": "fc"}
 _BLOCK = {
     "conv_sqz": "conv1",

@@ -91,16 +91,13 @@ def start_from(network: nn.Module, state: dict[str, Tensor], path: Path, fresh: 
     Raises:
         ValueError: if anything else is missing, unexpected or of another shape.
     """
-    wanted = network.state_dict()
-    differing = {name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape}
-    allowed = {name for name in wanted if name.startswith(fresh)}
-    faults = sorted((wanted.keys() ^ state.keys() | differing) - allowed)
-    if faults:
-        raise ValueError(
-            f"{path} does not fit {type(network).__name__}: {len(faults)} of its tensors are missing, unexpected or of "
-            f"another shape, such as {', '.join(faults[:3])}"
-        )
-    network.load_state_dict({name: value for name, value in state.items() if name not in differing}, strict=False)
+    own = network.state_dict()
+    kept = {
+        name: value
+        for name, value in own.items()
+        if name.startswith(fresh) and (name not in state or state[name].shape != value.shape)
+    }
+    published.load_state(network, state | kept, path)
 
 
 def tensors_of(layers: str | Sequence[str] | None) -> tuple[str, ...]:

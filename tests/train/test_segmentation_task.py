@@ -142,7 +142,7 @@ def test_the_encoder_starts_from_a_classifier(data: Path, tmp_path: Path) -> Non
     assert torch.equal(other.auxiliary[0].weight, model.auxiliary[0].weight)
     del (state := classifier.state_dict())["conv1.weight"]
     torch.save(state, tmp_path / "less.pt")
-    with pytest.raises(ValueError, match=r"1 of its tensors .* such as conv1.weight"):
+    with pytest.raises(ValueError, match="missing: conv1.weight$"):
         Segmentation(recipe(data, init=str(tmp_path / "less.pt"))).create_model()
 
 
