@@ -11,7 +11,10 @@ from ..train.output import without_nan
 from ..train.validate import validate
 
 HELP = "Evaluate a checkpoint of downmix train on its held-out samples, or on others."
-_FIELDS = ("data", "data_dir", "val_split", "image_size", "crop_pct", "batch_size", "workers", "device", "on_bad_image")
+_FIELDS = (
+    *("data", "data_dir", "val_split", "image_size", "crop_pct"),
+    *("batch_size", "workers", "device", "amp", "on_bad_image"),
+)
 
 
 def add_arguments(parser: Any) -> None:

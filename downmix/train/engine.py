@@ -157,7 +157,7 @@ class Training:
             out.say(f"ended early: {self.recipe.early_stop} epochs without a better {self.task.deciding}")
         out.write_summary(progress, self.task.deciding)
         self._set_density(progress.epoch - 1)  # no checkpoint holds it, and a finished training trains no more
-        if not run_test(self.state.evaluated, self.task, self.world, self.update.autocast, out, self.signals):
+        if not run_test(self.state.evaluated, self.task, self.world, out, self.signals):
             self._stop(out)
         return progress.history
 
@@ -168,7 +168,6 @@ class Training:
                 self.task,
                 self.val_loader,
                 self.world,
-                self.update.autocast,
                 signals=self.signals,
                 on_batch=lambda batch, output: out.note_bad(batch.bad),
             )

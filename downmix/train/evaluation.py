@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,14 @@ from .images import NoScoreError
 from .recipe import Recipe
 from .signals import Signals
 from .task import Task
+
+_AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def mixed_precision(recipe: Recipe, world: World) -> Any:
+    """What the recipe asks for, as a context."""
+    dtype = _AMP[recipe.amp]
+    return torch.autocast(world.device.type, dtype=dtype) if dtype else nullcontext()
 
 
 def to_device(batch: Batch, recipe: Recipe, world: World) -> tuple[Tensor, Tensor]:
@@ -63,7 +71,6 @@ def evaluate(
     task: Task,
     loader: DataLoader[Any],
     world: World,
-    autocast: Callable[[], Any],
     *,
     signals: Signals | None = None,
     on_batch: Callable[[Batch, Any], None] | None = None,
@@ -72,7 +79,7 @@ def evaluate(
 
     Args:
         model: is switched to evaluation mode.
-        task: its recipe says how images travel to the device.
+        task: its recipe says how images travel to the device, and in what precision the network runs.
         on_batch: sees each batch and what the network made of it.
 
     Raises:
@@ -90,7 +97,8 @@ def evaluate(
         output, count = None, count + len(batch.images)
         if len(batch.images):
             images, targets = to_device(batch, task.recipe, world)
-            with autocast(), misfit_told(task.recipe.model, images, is_first=count == len(images)):
+            misfit = misfit_told(task.recipe.model, images, is_first=count == len(images))
+            with mixed_precision(task.recipe, world), misfit:
                 output = model(images)
             task.update(metrics, output, targets)
         if on_batch:

@@ -16,8 +16,6 @@ from .recipe import Recipe
 from .state import State
 from .task import Task
 
-_AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class Update:
     """Moves the weights on by the gradients of a step's batches.
@@ -43,7 +41,7 @@ class Update:
             images, targets = evaluation.to_device(batch, self.recipe, self.world)
             images, targets = self.task.augment(images, targets)
             with self._gradients_shared(last=i == len(batches)):
-                with self.autocast():
+                with evaluation.mixed_precision(self.recipe, self.world):
                     loss = self.task.loss(self._outputs(images), targets)
                     if self.recipe.fbs_l1:
                         loss = loss + self.recipe.fbs_l1 * fbs_penalty(state.model)
@@ -68,11 +66,6 @@ class Update:
             output = self.network(images)
         self._has_run = True
         return output
-
-    def autocast(self) -> Any:
-        """The mixed precision that the recipe asks for, as a context."""
-        dtype = _AMP[self.recipe.amp]
-        return torch.autocast(self.world.device.type, dtype=dtype) if dtype else nullcontext()
 
     def _gradients_shared(self, last: bool) -> Any:
         if last or self.world.size == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,8 @@ def validate(
         weights: ``"model"``, ``"ema"``, or ``"auto"`` for the moving average where there is one.
         real_labels: also score against ImageNet's reassessed labels, as ``real_top1`` and ``real_top5``.
         pictures: folder for what the task draws of the samples and their predictions; None for nothing.
-        **fields: fields of the recipe to change, such as ``data``.
+        **fields: fields of the recipe to change, such as ``data``. The precision is that of the training, but for
+            fp16 on a CPU, which is slow there: it takes float32 unless ``amp`` is given.
 
     Returns:
         The task's metrics by name.
@@ -48,6 +48,8 @@ def validate(
     if trained.recipe is None:
         raise CheckpointError(f"{path} does not say how it was trained; give a file that `downmix train` wrote")
     recipe = replace(trained.recipe, pretrained=False, init=None, **fields)
+    if "amp" not in fields and recipe.amp == "fp16" and recipe.torch_device().type == "cpu":
+        recipe = replace(recipe, amp="none")
     with join(recipe.torch_device()) as world:
         with world.together():
             if pictures and world.is_first:
@@ -67,7 +69,7 @@ def validate(
 
         try:
             with deaths_told():
-                metrics = evaluate(model, task, loader, world, nullcontext, on_batch=on_batch)
+                metrics = evaluate(model, task, loader, world, on_batch=on_batch)
             assert metrics is not None  # that is only so after a signal
             metrics |= scores.compute() if scores else {}
         except NoScoreError as error:
@@ -78,7 +80,7 @@ def validate(
             close(loader)
         out.share_bad()
         if pictures:
-            draw(model, task, task.val_data, world, nullcontext, pictures)
+            draw(model, task, task.val_data, world, pictures)
         return metrics
 
 

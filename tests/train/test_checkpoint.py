@@ -63,6 +63,15 @@ def test_validate_agrees_with_training(finished: Path) -> None:
         validate(finished / "best.pt", real_labels=True)
 
 
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_validate_takes_the_precision_of_the_training(amp: str, data: Path, tmp_path: Path) -> None:
+    history = run(quick_recipe(data, epochs=1, amp=amp), tmp_path)
+    losses = {kind: validate(tmp_path / "best.pt", amp=kind)["val_loss"] for kind in ("none", amp)}
+    assert losses[amp] == pytest.approx(history[-1].metrics["val_loss"], rel=1e-9)
+    assert losses["none"] != pytest.approx(losses[amp], rel=1e-9)
+    assert validate(tmp_path / "best.pt")["val_loss"] == losses["none" if amp == "fp16" else amp]  # slow on a CPU
+
+
 def test_validate_keeps_as_many_channels_as_the_epoch_did(data: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"epochs": 3, "keep_every": 1, "fbs_density": 0.3, "fbs_epochs": 2, "fbs_l1": 1e-3}
     history = run(quick_recipe(data, model="tiny_fbs", **fields), tmp_path)

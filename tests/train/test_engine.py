@@ -69,7 +69,7 @@ def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
             return torch.tensor([[2.0, 0.0]]).expand(len(x), 2)
 
     loader = create_evaluation_loader(task.val_data, recipe, world)
-    metrics = evaluate(AlwaysTheFirst(), task, loader, world, torch.no_grad)
+    metrics = evaluate(AlwaysTheFirst(), task, loader, world)
     assert metrics is not None
     assert metrics["top1"] == 0.5
     assert metrics["val_loss"] == pytest.approx((torch.tensor([2.0, 0.0]).logsumexp(0) - 1).item(), abs=1e-6)
@@ -83,7 +83,7 @@ def test_a_held_out_loss_that_is_nan_is_not_left_out(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.full((len(x), 2), torch.nan if len(x) == 2 else 1.0)
 
-    metrics = evaluate(NaNForTwo(), task, create_evaluation_loader(task.val_data, recipe, world), world, torch.no_grad)
+    metrics = evaluate(NaNForTwo(), task, create_evaluation_loader(task.val_data, recipe, world), world)
     assert metrics is not None
     assert math.isnan(metrics["val_loss"])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -122,7 +121,7 @@ def predict(
         on_batch()
 
     world = World(next(model.parameters()).device)
-    found.metrics = evaluate(model, task, images.loader, world, nullcontext, on_batch=see) or {}
+    found.metrics = evaluate(model, task, images.loader, world, on_batch=see) or {}
     found.worst = [sample for *_, sample in sorted(collector.worst, key=lambda mistake: mistake[:2], reverse=True)]
     return found
 
