@@ -13,7 +13,6 @@ from ._column_sums import (
     LOWEST,
     OF_COLUMNS,
     OF_WINDOWS,
-    all_inside,
     give_column,
     join_columns,
     restless_ones,
@@ -26,7 +25,7 @@ from ._launch import INT64, arguments, kernel, number_from, tasks
 from ._sums import PIECE
 from ._vector_memory import load, prefetch, store
 from ._vectors import all_lanes, farther, lanes_between, spread
-from ._window_memory import clip
+from ._window_memory import all_inside, clip
 from ._window_pixels import clear_channels
 from ._window_walker import Method
 

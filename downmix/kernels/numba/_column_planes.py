@@ -13,7 +13,6 @@ from ._column_sums import (
     LOWEST,
     OF_COLUMNS,
     OF_WINDOWS,
-    all_inside,
     give_column,
     join_columns,
     restless_ones,
@@ -26,7 +25,7 @@ from ._launch import INT64, arguments, kernel, number_from, tasks
 from ._sums import PIECE
 from ._vector_memory import add, clear, load, store, zip_lanes
 from ._vectors import all_lanes, choose, farther, lanes_between, spread
-from ._window_memory import clip, read
+from ._window_memory import all_inside, clip, read
 from ._window_walker import Method
 
 hand_back: Any = None  # one of the functions below takes its place

@@ -64,12 +64,6 @@ def sum_column(tensors, at, rows, steps, mask, sizes, constants, kept, keep, bot
 
 
 @njit(inline="always")
-def all_inside(rows, KD, KH):
-    """Whether no row of a window is padding; then they are ``(0, KD, 0, KH)``, which a compiler can unroll."""
-    return rows[1] - rows[0] == KD and rows[3] - rows[2] == KH
-
-
-@njit(inline="always")
 def restless_ones(sizes):
     """Whether any logit, or any value or gradient, is not calm, from their largest sizes."""
     return any_beyond(sizes[0], CALM) or any_beyond(sizes[1], CALM_OTHERS)

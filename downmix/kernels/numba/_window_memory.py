@@ -58,6 +58,18 @@ def clip(typingctx, start, size, count, dilation):
 
 
 @intrinsic
+def all_inside(typingctx, rows, KD, KH):
+    """Whether no row of a window is padding; then they are ``(0, KD, 0, KH)``, which a compiler can unroll."""
+
+    def codegen(context, builder, signature, args):
+        d0, d1, h0, h1 = cgutils.unpack_tuple(builder, args[0])
+        deep = builder.icmp_signed("==", builder.sub(d1, d0), args[1])
+        return builder.and_(deep, builder.icmp_signed("==", builder.sub(h1, h0), args[2]))
+
+    return types.boolean(rows, types.int64, types.int64), codegen
+
+
+@intrinsic
 def place_of(typingctx, at, kd, kh, kw, steps):
     """Where a place lies in memory, of a window that starts ``at``."""
 

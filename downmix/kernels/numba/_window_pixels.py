@@ -16,7 +16,7 @@ from ._common import ELEMENT, compiled_for, memory
 from ._launch import arguments, kernel, number_from, tasks
 from ._vector_memory import add, clear, load, store
 from ._vectors import all_lanes, lanes_between, spread
-from ._window_memory import clip, registers
+from ._window_memory import all_inside, clip, registers
 from ._window_walker import Method, ask_ahead, share_out, walk
 
 reduce: Any = None  # a method's own take the places of these
@@ -55,7 +55,7 @@ def forward(method: Method, window: tuple[int, ...], element: Any, number: Any) 
             for ow in range(OW):
                 i_w, out = ow * SW - PW, (task * OW + ow) * channels
                 w0, w1 = clip(i_w, W, KW, LW)
-                whole = d1 - d0 == KD and h1 - h0 == KH and w1 - w0 == KW
+                whole = all_inside((d0, d1, h0, h1), KD, KH) and w1 - w0 == KW
                 start = b * xb + i_d * xd + i_h * xh + i_w * xw
                 # A loop of their own leaves vectors of whole windows all registers.
                 done = channels // lanes * lanes if whole else 0
@@ -111,7 +111,7 @@ def backward(method: Method, window: tuple[int, ...], tiles: bool, element: Any,
             for o in range(OD * OH * OW):
                 i_d, i_h, i_w = o // (OH * OW) * SD - PD, o // OW % OH * SH - PH, o % OW * SW - PW
                 (d0, d1), (h0, h1), (w0, w1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH), clip(i_w, W, KW, LW)
-                whole = d1 - d0 == KD and h1 - h0 == KH and w1 - w0 == KW
+                whole = all_inside((d0, d1, h0, h1), KD, KH) and w1 - w0 == KW
                 out, start = (b * OD * OH * OW + o) * channels, b * xb + i_d * xd + i_h * xh + i_w * xw
                 target_start = (((b * D + i_d) * H + i_h) * W + i_w) * channels
                 for c in range(first, last, lanes):

@@ -16,7 +16,7 @@ from ._common import ELEMENT, compiled_for, memory
 from ._launch import arguments, kernel, number_from, tasks
 from ._vector_memory import add, clear, load, store, zip_lanes
 from ._vectors import all_lanes, lanes_between, spread
-from ._window_memory import clip, registers
+from ._window_memory import all_inside, clip, registers
 from ._window_walker import Method, share_out
 
 reduce: Any = None  # a method's own take the places of these
@@ -51,7 +51,7 @@ def forward(method: Method, window: tuple[int, ...], lane_step: int, element: An
             for row in range(OD * OH):
                 i_d, i_h = row // OH * SD - PD, row % OH * SH - PH
                 (d0, d1), (h0, h1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH)
-                rows_inside = d1 - d0 == KD and h1 - h0 == KH
+                rows_inside = all_inside((d0, d1, h0, h1), KD, KH)
                 out = (task * OD * OH + row) * OW
                 for v in range(0, OW, lanes):
                     # The last vector starts early, so that it is whole: some outputs are computed twice.
@@ -118,7 +118,7 @@ def backward(method: Method, window: tuple[int, ...], tiles: bool, lane_step: in
                 row, first = piece // pieces, piece % pieces * _AT_ONCE
                 i_d, i_h = row // OH * SD - PD, row % OH * SH - PH
                 (d0, d1), (h0, h1) = clip(i_d, D, KD, LD), clip(i_h, H, KH, LH)
-                rows_inside = d1 - d0 == KD and h1 - h0 == KH
+                rows_inside = all_inside((d0, d1, h0, h1), KD, KH)
                 out, last = (task * OD * OH + row) * OW, min(OW, first + _AT_ONCE)
                 if first > max(0, last - _AT_ONCE):
                     clear(lines, 0, count * size)  # longer ones were here
