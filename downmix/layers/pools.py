@@ -73,7 +73,7 @@ def create_pool(
     if name == "lp":
         _refuse(name, dilation=dilation, padding=padding)
         if dims == 1:  # torch's average and max pools over one dimension take a tuple of one, this one fails with it
-            kernel_size, stride = _alone(kernel_size), _alone(stride)
+            kernel_size, stride = _alone(kernel_size), None if stride is None else _alone(stride)
         return kind(options.pop("norm_type", 2), kernel_size, stride, ceil_mode, **options)
     if name == "lip":
         options["logits"] = _logits(options.get("logits", "simplified"), options.pop("in_channels", None), dims)
@@ -91,7 +91,7 @@ def _logits(logits: str | nn.Module, in_channels: int | None, dims: int) -> nn.M
     return _LOGITS[logits](in_channels, dims=dims)
 
 
-def _alone(size: Size | None) -> Size | None:
+def _alone(size: Size) -> Size:
     return size[0] if isinstance(size, tuple | list) and len(size) == 1 else size
 
 
