@@ -428,6 +428,8 @@ def test_what_is_refused() -> None:
     assert not training[1].running_mean.any()
     with pytest.raises(ValueError, match=r"Sequential can't run on \[1, 2, 8, 8\]; pass another example_input"):
         downmix.fuse(network.eval(), example_input=torch.zeros(1, 2, 8, 8))
+    with pytest.raises(ValueError, match="but some are on the meta device; load them before"):
+        downmix.fuse(nn.Sequential(nn.Conv2d(3, 4, 1, device="meta")).eval())
     with pytest.raises(TypeError, match="must be one batch of images, a tensor, got list; .* such as its backbone"):
         downmix.fuse(network, example_input=[torch.zeros(3, 8, 8)])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="fuse it first, compile it afterwards"):
