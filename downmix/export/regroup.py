@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..layers import AdaptiveSoftPool2d, MixedPool2d, PiX, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d
 from ..layers._calls import has_methods_of, is_hooked, is_intercepted
@@ -76,8 +76,9 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
             pools[module] = names
     if not squeezes:
         return copied, []
+    stays = {pix: _stays(pix) or _adds(copied, pix) for pix in squeezes}
     for number, (pix, names) in enumerate(squeezes.items()):
-        if not _stays(pix):  # one that does is in the trace as it is, where what it computes is seen
+        if not stays[pix]:  # one that does is in the trace as it is, where what it computes is seen
             _put(copied, names, noted(pix, Site(number, pix.out_channels)))
     for pool, names in pools.items():
         _put(copied, names, noted(pool, _of_torch(pool)))
@@ -87,7 +88,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
     orders, plans = _choose_orders(channels, list(squeezes))
     report = []
     for number, (pix, names) in enumerate(squeezes.items()):
-        plan = plans.get(number, _stays(pix) or "does not run")
+        plan = plans.get(number, stays[pix] or "does not run")
         new = pix if isinstance(plan, str) else noted(pix, ChunkedPiX(pix, *plan))
         _put(copied, names, new.eval())
         report.append(Regrouped(names[0], plan if isinstance(plan, str) else ""))
@@ -106,6 +107,18 @@ def _stays(pix: PiX) -> str:
     if not has_methods_of(pix, PiX, *_METHODS):
         return "computes something of its own, by a subclass or a method put in its place"
     return ""
+
+
+def _adds(network: nn.Module, pix: PiX) -> str:
+    """Why a layer stays that :func:`downmix.fuse` gave a second map; empty for all others."""
+    calls = (
+        len(node.args)
+        for graph in network.modules()
+        if isinstance(graph, fx.GraphModule)
+        for node in graph.graph.nodes
+        if node.op == "call_module" and graph.get_submodule(str(node.target)) is pix
+    )
+    return "adds up what it reads since fuse; regroup the network before that" if any(n > 1 for n in calls) else ""
 
 
 def _of_torch(pool: nn.Module) -> nn.Module:

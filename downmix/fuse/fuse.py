@@ -32,7 +32,8 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
         The copy and a :class:`downmix.fuse.Report`.
 
     Raises:
-        ValueError: if the network or a norm in it is in training mode, or can't run on ``example_input``.
+        ValueError: if the network or a norm in it is in training mode, has weights on the meta device, or can't run on
+            ``example_input``.
         TypeError: if ``model`` is no module, or is scripted or compiled, or ``example_input`` is no tensor.
 
     Example:
@@ -51,6 +52,8 @@ def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> tuple[nn.M
     if model.training:
         raise ValueError("fuse makes a network for inference; call model.eval() before")
     check_evaluation(model)
+    if any(value.is_meta for value in chain(model.parameters(), model.buffers())):
+        raise ValueError("fuse computes with a network's weights, but some are on the meta device; load them before")
     if not isinstance(example_input, Tensor | None):
         raise TypeError(
             f"example_input must be one batch of images, a tensor, got {type(example_input).__name__}; of a network "

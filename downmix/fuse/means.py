@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..layers import PiX
@@ -20,6 +21,9 @@ from .report import Step
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _ADDS_IN_PLACE = {operator.iadd, "add_"}
 _RELUS = {F.relu, torch.relu, torch.relu_, "relu", "relu_"}
+# Images of another dtype, layout or size may go through these as they are: what `.float()` or `.contiguous()` gives
+# then is the caller's own memory, as it is where a layer pads only images that need it.
+_MAY_PASS_ON = {"_to_copy", "clone", "contiguous", "to", "constant_pad_nd"}
 
 
 def join_means(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[Step]]:
@@ -101,10 +105,12 @@ class _Storages(fx.Interpreter):
         # Weak references, as one is equal to no other storage, even to one at the same address later.
         self.held: dict[fx.Node, set[StorageWeakRef]] = {}
         self.opaque: set[fx.Node] = set()  # outputs that hold who knows what
+        self.copies = _Copies()
         self.kinds: dict[fx.Node, tuple[torch.Size, torch.dtype]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        output = super().run_node(n)
+        with self.copies:
+            output = super().run_node(n)
         leaves = tree_leaves(output)
         self.held[n] = {StorageWeakRef(leaf.untyped_storage()) for leaf in leaves if isinstance(leaf, Tensor)}
         if hiding(leaves):
@@ -118,7 +124,7 @@ class _Storages(fx.Interpreter):
         """Whether nobody reads the memory of a summand after the addition."""
         memory = self.held[node]
         # Memory that outlives the run belongs to a parameter, the images, or to somebody who keeps maps.
-        if not all(storage.expired() for storage in memory):
+        if not all(storage.expired() for storage in memory) or memory & self.copies.made:
             return False
         if any(self.held[other] & memory for other in added.all_input_nodes if other is not node):
             return False  # slices of one map may overlap
@@ -133,6 +139,20 @@ class _Storages(fx.Interpreter):
                 held |= both
         for node in (relu, *relu.all_input_nodes):
             del self.held[node]
+
+
+class _Copies(TorchDispatchMode):
+    """Notes the memory of copies that other images might not need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: set[StorageWeakRef] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in _MAY_PASS_ON:
+            self.made.add(StorageWeakRef(output.untyped_storage()))
+        return output
 
 
 def _join(relu: fx.Node, network: nn.Module, storages: _Storages) -> dict[str, str]:

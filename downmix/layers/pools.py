@@ -72,6 +72,8 @@ def create_pool(
         return kind(kernel_size, stride, padding, ceil_mode, **{"count_include_pad": False} | options)
     if name == "lp":
         _refuse(name, dilation=dilation, padding=padding)
+        if dims == 1:  # torch's average and max pools over one dimension take a tuple of one, this one fails with it
+            kernel_size, stride = _alone(kernel_size), None if stride is None else _alone(stride)
         return kind(options.pop("norm_type", 2), kernel_size, stride, ceil_mode, **options)
     if name == "lip":
         options["logits"] = _logits(options.get("logits", "simplified"), options.pop("in_channels", None), dims)
@@ -87,6 +89,10 @@ def _logits(logits: str | nn.Module, in_channels: int | None, dims: int) -> nn.M
     if in_channels is None:
         raise ValueError(f"lip with logits={logits!r} has weights for each channel: pass in_channels")
     return _LOGITS[logits](in_channels, dims=dims)
+
+
+def _alone(size: Size) -> Size:
+    return size[0] if isinstance(size, tuple | list) and len(size) == 1 else size
 
 
 def _refuse(name: str, **sizes: Size) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,21 @@ def _load(name: str, pretrained: bool, input_size: Any, on_meta: bool) -> nn.Mod
     if pretrained:
         raise ValueError(f"--pretrained loads weights that timm has; the function in {name} has to load its own")
     path, _, function = name.rpartition(":")
-    code = runpy.run_path(path) if path else {}
-    if function not in code:
-        raise ValueError(f"{path or name} defines no {function if path else 'network'}; give FILE.py:FUNCTION")
-    network = code[function]()
+    if path and not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    code = _run_own(path, runpy.run_path, path) if path else {}
+    if not callable(code.get(function)):
+        raise ValueError(
+            f"{path or name} defines no {f'function {function}' if path else 'network'}; give FILE.py:FUNCTION"
+        )
+    network = _run_own(f"{function} in {path}", code[function])
     if not isinstance(network, nn.Module):
         raise TypeError(f"{function} in {path} must return an nn.Module, got {type(network).__name__}")
     return network
+
+
+def _run_own(what: str, call: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return call(*args)
+    except Exception as error:  # a file of the user's may raise anything
+        raise ValueError(f"{what} fails with {type(error).__name__}: {error}") from error

@@ -279,6 +279,16 @@ def test_training_mode_is_refused_and_a_network_without_pix_comes_back() -> None
     assert regroup(nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 4, 4))[1] == []
 
 
+def test_what_fuse_has_had_add_up_sums_stays() -> None:
+    network = unsettle(narrow("test_pix_resnet", num_classes=5))
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    fused, report = downmix.fuse(network, example_input=x)
+    joined = [step.name for step in report.means if not step.why_not]
+    regrouped, stays = regroup(fused, x)
+    assert [layer.name for layer in stays if "since fuse; regroup the network before that" in layer.why_not] == joined
+    torch.testing.assert_close(regrouped(x), network(x).detach())
+
+
 class ByValue(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if x.sum() > 0 else -x)

@@ -1,5 +1,6 @@
 """Fused copies compute what the network does, in which layers report and outputs agree; the network stays as it was."""
 
+from collections.abc import Callable
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
@@ -109,6 +110,41 @@ def test_the_summand_that_nobody_else_reads_is_written_over(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["read again", "sum read again", "alias read again", "scaled", "broadcast", "doubled"])
 def test_sums_that_stay(kind: str) -> None:
     assert check(Sums(kind).eval())[1].means[0].why_not
+
+
+class Prepared(nn.Module):
+    """A residual sum right behind what makes the caller's images fit."""
+
+    def __init__(self, prepare: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.prepare, self.conv, self.pix = prepare, nn.Conv2d(8, 8, 1), PiX(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.prepare(x)
+        return self.pix(torch.relu(x + self.conv(x)))
+
+
+class Padded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (0, 1)) if x.shape[-1] % 2 else x
+
+
+@pytest.mark.parametrize(
+    ("prepare", "example"),
+    [
+        (lambda x: x.float(), torch.randn(1, 8, 6, 6).bfloat16()),
+        (lambda x: x.contiguous(), torch.randn(1, 8, 6, 6).to(memory_format=torch.channels_last)),
+        (Padded(), torch.randn(1, 8, 6, 5)),
+    ],
+)
+def test_images_that_need_no_copy_are_not_written_over(prepare: Callable[[Tensor], Tensor], example: Tensor) -> None:
+    network = Prepared(prepare).eval()
+    fused, report = downmix.fuse(network, example_input=example)
+    images = torch.randn(1, 8, 6, 6)
+    kept = images.clone()
+    torch.testing.assert_close(fused(images), network(images).detach(), rtol=1e-4, atol=1e-4)
+    assert torch.equal(images, kept)
+    assert report.means == [Step("pix")]  # into the other summand
 
 
 class Layers(nn.Module):
@@ -392,6 +428,8 @@ def test_what_is_refused() -> None:
     assert not training[1].running_mean.any()
     with pytest.raises(ValueError, match=r"Sequential can't run on \[1, 2, 8, 8\]; pass another example_input"):
         downmix.fuse(network.eval(), example_input=torch.zeros(1, 2, 8, 8))
+    with pytest.raises(ValueError, match="but some are on the meta device; load them before"):
+        downmix.fuse(nn.Sequential(nn.Conv2d(3, 4, 1, device="meta")).eval())
     with pytest.raises(TypeError, match="must be one batch of images, a tensor, got list; .* such as its backbone"):
         downmix.fuse(network, example_input=[torch.zeros(3, 8, 8)])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="fuse it first, compile it afterwards"):

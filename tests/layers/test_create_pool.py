@@ -23,6 +23,16 @@ def test_every_pool_halves_a_map_of_any_dimension(name: str, dims: int) -> None:
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", POOLS)
+def test_a_window_over_one_dimension_may_be_a_tuple(name: str) -> None:
+    """As ``nn.AvgPool1d`` keeps it."""
+    options = {"in_channels": 4} if name == "lip" else {}
+    pool = create_pool(name, (2,), (2,), dims=1, **options).eval()
+    pool.load_state_dict((number := create_pool(name, 2, 2, dims=1, **options).eval()).state_dict())
+    x = torch.rand(2, 4, 6)
+    assert torch.equal(pool(x), number(x))
+
+
 @pytest.mark.parametrize("name", ["max", "avg", "soft", "power", "stochastic", "lip"])
 def test_windows_are_those_of_max_pooling(name: str) -> None:
     x = torch.rand(1, 3, 11, 12)

@@ -19,6 +19,11 @@ def network():
 
 def number():
     return 3
+
+def weights():
+    return {}["layer1"]
+
+size = 3
 """
 
 
@@ -64,8 +69,11 @@ def test_a_network_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["resnet18", "--squeeze", "none"], "give squeeze, pool or both"),
         (["resnet18", "--where", "layer9.*"], "where='layer9.\\*' matches no module"),
         (["resnet18", "--input", "4", "64", "64"], r"ResNet can't run on an example input of \[1, 4, 64, 64\]"),
-        (["FOLDER/nothing.py:network"], "there is no file or folder .*nothing.py"),
-        (["FOLDER/mine.py:other"], "mine.py defines no other; give FILE.py:FUNCTION"),
+        (["FOLDER/nothing.py:network"], "there is no file .*nothing.py"),
+        (["FOLDER/mine.py:other"], "mine.py defines no function other; give FILE.py:FUNCTION"),
+        (["FOLDER/mine.py:size"], "mine.py defines no function size; give FILE.py:FUNCTION"),
+        (["FOLDER/mine.py:weights"], "weights in .*mine.py fails with KeyError: 'layer1'"),
+        (["FOLDER/broken.py:network"], "broken.py fails with SyntaxError: invalid syntax"),
         (["FOLDER/mine.py:number"], "number in .*mine.py must return an nn.Module, got int"),
         (["FOLDER/mine.py"], "give FILE.py:FUNCTION"),
         (["FOLDER/mine.py:network", "--pretrained"], "--pretrained loads weights that timm has"),
@@ -75,5 +83,6 @@ def test_bad_input_ends_in_one_sentence_and_code_2(
     arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(FILE)
+    (tmp_path / "broken.py").write_text("def network(:")
     arguments = [argument.replace("FOLDER", str(tmp_path)) for argument in arguments]
     refused(["convert", *arguments, "--dry-run"], sentence, capsys)
