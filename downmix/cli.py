@@ -21,6 +21,13 @@ _BAD_INPUT = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``downmix`` and ``python -m downmix``. Bad input ends in one sentence and exit code 2."""
     try:
+        _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt as stop:  # perhaps while packages are imported, which takes seconds
+        sys.exit(getattr(stop, "code", 130))
+
+
+def _run(argv: list[str]) -> None:
+    try:
         need("train", "jsonargparse", *TRAINING)
     except ImportError as error:
         sys.exit(f"downmix: {error}")
@@ -38,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         commands.add_subcommand(name, command, help=tool.HELP)  # first: tools may have subcommands of their own
         tool.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    words = _recipe_first([_underscored(word) for word in (sys.argv[1:] if argv is None else argv)])
+    words = _recipe_first([_underscored(word) for word in argv])
     try:
         args = parser.parse_args(words)
     except ArgumentError as error:
@@ -53,8 +60,6 @@ def main(argv: list[str] | None = None) -> None:
         if any(debug):
             raise
         sys.exit(_refuse(_sentence(error), hint="--debug shows where"))
-    except KeyboardInterrupt as stop:
-        sys.exit(getattr(stop, "code", 130))
 
 
 def _underscored(word: str) -> str:

@@ -43,6 +43,16 @@ def test_runs_as_a_module() -> None:
     assert result.stdout.strip() == f"downmix {downmix.__version__}"
 
 
+def test_ctrl_c_while_packages_are_imported_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*packages: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("downmix.cli.need", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["train"])
+    assert stop.value.code == 130
+
+
 @pytest.mark.parametrize(
     "recipe", sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")), ids=lambda p: p.stem
 )

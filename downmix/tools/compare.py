@@ -16,6 +16,7 @@ from torch import nn
 from .._cudnn import convolutions_by_time
 from ..cost import Cost, measure_cost
 from ..train import Epoch, Recipe, train
+from ..train.checkpoint import has_checkpoints
 from ..train.classification import Classification
 from ..train.data import Batch
 from ..train.distributed import World
@@ -148,6 +149,11 @@ def compare(
         raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
     recipe.check_training()
     check_folder(output)
+    folders = [_folder(output, name, seed) for seed in seeds for name in models]
+    if not resume and (taken := [folder for folder in folders if has_checkpoints(folder)]):  # before hours of others
+        raise ValueError(
+            f"{taken[0]} holds checkpoints of a training; go on with --resume auto, or give another --output"
+        )
     console = console or wide_console()
     split = load_data(recipe)
     result = Comparison(models, seeds, recipe, environment(recipe.torch_device()))
@@ -163,6 +169,10 @@ def compare(
                 f"results: {output}/compare.json, compare.csv\npicture: {output / 'compare.png'}", soft_wrap=True
             )
     return result
+
+
+def _folder(output: Path, name: str, seed: int) -> Path:
+    return output / re.sub(r"[^\w.,-]", "-", f"{name}-seed{seed}")
 
 
 def _create(result: Comparison, name: str, split: Split) -> nn.Module:
@@ -229,7 +239,7 @@ def _train_all(result: Comparison, split: Split, output: Path, resume: str, prog
         recipe = replace(result.recipe, model=name, seed=seed)
         epochs = train(
             recipe,
-            output / re.sub(r"[^\w.,-]", "-", f"{name}-seed{seed}"),
+            _folder(output, name, seed),
             resume=resume,
             task=Classification(recipe, split),
             console=progress.console,

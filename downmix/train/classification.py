@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
+from .images import DataError
 from .network import build_network
 from .recipe import Recipe
 from .sources import Split, load_data
@@ -32,6 +33,12 @@ class Classification(Task):
         super().__init__(recipe)
         split = split or load_data(recipe)
         self.class_names, self.num_classes = split.class_names, split.num_classes
+        if self.num_classes < 2:  # every prediction would be right; most likely the classes lie one folder deeper
+            where = f"{recipe.data} in {recipe.data_dir}" if recipe.data_dir else recipe.data
+            raise DataError(
+                f"{where} has one class alone, {self.class_names[0]!r}; a classifier needs two or more: give the "
+                "folder that a folder of images for each class lies in"
+            )
         split.train.transform = training_transform(recipe)
         split.test.transform = evaluation_transform(recipe)
         self.train_data, self.val_data = split.train, split.test

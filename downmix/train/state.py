@@ -146,6 +146,13 @@ class State:
                 f"{path} keeps the state of opt {before}, the recipe has opt {self.recipe.opt}; give --opt {before}, "
                 f"or start anew from its weights with --init {path}"
             )
+        for name in ("weight_decay", "layer_decay"):  # with one, parameters lie in other groups than without
+            before, now = saved["recipe"].get(name, 0.0), getattr(self.recipe, name)
+            if bool(before) != bool(now):
+                raise ValueError(
+                    f"{path} keeps the optimiser's state as {name} {before} groups it, the recipe has {name} {now}; "
+                    f"give --{name} {before}, or start anew from its weights with --init {path}"
+                )
         try:
             start_from(self.model, saved["model"], path)
             if self.ema:

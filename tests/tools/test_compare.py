@@ -119,6 +119,16 @@ def test_an_interrupt_leaves_what_was_finished_and_resume_goes_on(
     assert [_without_seconds(run) for run in resumed] == [_without_seconds(run) for run in undisturbed]
 
 
+def test_a_folder_of_another_comparison_is_refused_before_anything_is_trained(tmp_path: Path, data: str) -> None:
+    other, shared = PAIR[0], PAIR[1][0]
+    (tmp_path / "compare.json").write_text("of before")
+    (tmp_path / f"{shared}-seed1").mkdir()
+    (tmp_path / f"{shared}-seed1" / "best.pt").touch()
+    with pytest.raises(ValueError, match=f"{shared}-seed1 holds checkpoints of a training; go on with --resume auto"):
+        compare(other, [shared], Recipe(data=data, device="cpu", **QUICK), seeds=[0, 1], output=tmp_path)
+    assert (tmp_path / "compare.json").read_text() == "of before"
+
+
 def _without_seconds(run: dict[str, Any]) -> dict[str, Any]:
     return run | {"epochs": [epoch | {"seconds": None} for epoch in run["epochs"]]}
 

@@ -187,6 +187,17 @@ def test_another_optimiser_is_refused(opt: str, data: str, tmp_path: Path, capsy
     assert "this goes on with" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("changed", [{"weight_decay": 0.0}, {"layer_decay": 0.5}], ids=list)
+def test_other_groups_of_the_optimiser_are_refused_by_the_field_that_makes_them(
+    changed: dict[str, float], data: str, tmp_path: Path
+) -> None:
+    run(quick_recipe(data, model="test_resnet", image_size=32), tmp_path)
+    ((name, value),) = changed.items()
+    recipe = quick_recipe(data, model="test_resnet", image_size=32, epochs=2, **changed)
+    with pytest.raises(ValueError, match=f"the recipe has {name} {value}; give --{name} .* start anew .*--init"):
+        train(recipe, tmp_path, resume="auto")
+
+
 @pytest.mark.parametrize("model", ["tiny_plain", "tiny_resnet"])
 def test_another_network_is_refused_in_a_short_sentence(model: str, data: str, tmp_path: Path) -> None:
     run(quick_recipe(data), tmp_path)

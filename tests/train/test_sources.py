@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from downmix.train import sources
+from downmix.train.classification import Classification
 from downmix.train.images import BadImageError, DataError, Images
 from downmix.train.sources import Split, load_data
 
@@ -154,6 +155,12 @@ def test_bad_data_gets_a_sentence(tmp_path: Path) -> None:
         load(str(tmp_path / "b"))
     with pytest.raises(DataError, match="leaves no held-out image"):
         load(make_folders(tmp_path / "c", count=4))
+
+
+def test_one_class_alone_is_refused_as_every_prediction_would_be_right(tmp_path: Path) -> None:
+    make_folders(tmp_path / "cifar10")  # the folder that holds the data set's: all images would be of one class
+    with pytest.raises(DataError, match=r"has one class alone, 'cifar10'; a classifier needs two or more"):
+        Classification(quick_recipe(tmp_path))
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
