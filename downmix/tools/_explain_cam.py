@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import timm.data
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor, nn
 
 from ..explain import METHODS, attend
+from ..train.images import SUFFIXES
 from ._console import wide_console
 from ._picture import check_picture, read_rgb, save
 from ._trained import read_images, side_by_side
 
 HELP = "Where networks look in images, side by side: GradCAM and its kin, with the predicted classes and scores."
-_EXTENSIONS = timm.data.get_img_extensions()
 _ROWS = 16  # of a picture; more images make more pictures
 
 
@@ -134,7 +133,7 @@ def _find(paths: list[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _EXTENSIONS)
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not files:
             raise ValueError(f"the folder {path} holds no image")
         yield from files

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+SUFFIXES = IMG_EXTENSIONS  # of the files in folders that are taken for images
 # What Pillow raises; UnidentifiedImageError is an OSError, and a damaged AVIF or DDS is a RuntimeError.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError)
 

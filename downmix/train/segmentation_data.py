@@ -15,11 +15,10 @@ from torchvision import tv_tensors
 from torchvision.datasets import Cityscapes
 from torchvision.transforms.v2 import functional
 
-from .images import UNREADABLE, BadImageError, DataError, to_rgb
+from .images import SUFFIXES, UNREADABLE, BadImageError, DataError, to_rgb
 
 SPLITS = ("train", "val", "test")
 VOID = 255  # the label of pixels that don't count, wherever masks are tensors; files may use another
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 Pair = tuple[Path, Path]
 JointTransform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, torch.Tensor]]
@@ -76,9 +75,9 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise DataError(f"{folder} is missing; {root} needs a folder images and a folder masks in each of {SPLITS}")
-    image_of, mask_of = _by_stem(images, _IMAGES), _by_stem(masks, (".png",))
+    image_of, mask_of = _by_stem(images, SUFFIXES), _by_stem(masks, (".png",))
     if not image_of:
-        raise DataError(f"{images} holds no image; expected files that end in {', '.join(_IMAGES)}")
+        raise DataError(f"{images} holds no image; expected files that end in {', '.join(SUFFIXES)}")
     if missing := sorted(image_of.keys() - mask_of.keys()):
         raise DataError(
             f"{len(missing)} of {len(image_of)} images have no mask, the first is {image_of[missing[0]]}; "

@@ -16,12 +16,11 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import IterableDataset
 from torchvision.datasets import FashionMNIST
 
-from .images import DataError, Images, ImageStream, TimmImages
+from .images import SUFFIXES, DataError, Images, ImageStream, TimmImages
 from .recipe import Recipe
 
 TORCHVISION_SETS = ("fashion_mnist", "cifar10", "cifar100")
 _TEST_FOLDERS = ("val", "validation", "test")
-_EXTENSIONS = timm.data.get_img_extensions()
 _create_dataset: Any = timm.data.create_dataset
 
 
@@ -165,10 +164,10 @@ def _class_folders(root: Path) -> dict[str, list[tuple[Path, int]]]:
     for label, folder in enumerate(folders):
         # Behind links too, as timm and torchvision look; Path.rglob would leave out what lies in a linked folder.
         inside = (Path(where, name) for where, _, names in os.walk(folder, followlinks=True) for name in names)
-        files = sorted(path for path in inside if path.suffix.lower() in _EXTENSIONS)
+        files = sorted(path for path in inside if path.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(
-                f"the class folder {folder} holds no image, a file that ends in {', '.join(_EXTENSIONS)}; put images "
+                f"the class folder {folder} holds no image, a file that ends in {', '.join(SUFFIXES)}; put images "
                 "there or remove the folder"
             )
         classes[folder.name] = [(path, label) for path in files]

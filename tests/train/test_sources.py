@@ -38,6 +38,16 @@ def test_linked_folders_are_read_and_folders_are_no_images(tmp_path: Path) -> No
     assert len(split.train) + len(split.test) == 6 + 4 + 6
 
 
+def test_files_of_every_kind_that_torchvision_knows_are_images(tmp_path: Path) -> None:
+    make_folders(tmp_path, count=1)
+    endings = ("JPG", "webp", "bmp", "tif", "ppm")
+    for ending in endings:
+        Image.new("RGB", (4, 4)).save(tmp_path / "ant" / f"a.{ending}")
+    (tmp_path / "ant" / "notes.txt").touch()
+    split = load(str(tmp_path))
+    assert len(split.train) + len(split.test) == 2 + len(endings)
+
+
 def test_class_folders_without_a_split_hold_out_every_fifth(tmp_path: Path) -> None:
     split = load(make_folders(tmp_path))
     assert [path.name for (path, _) in split.test.items] == ["4.png", "4.png"]
@@ -145,7 +155,7 @@ def test_bad_data_gets_a_sentence(tmp_path: Path) -> None:
         load(str(tmp_path))
     make_folders(tmp_path / "a")
     (tmp_path / "a" / "cat").mkdir()
-    with pytest.raises(DataError, match=r"the class folder .*cat holds no image, .*\.png, \.jpg.*; put"):
+    with pytest.raises(DataError, match=r"the class folder .*cat holds no image, .*\.png, .*\.webp; put"):
         load(str(tmp_path / "a"))
     make_folders(tmp_path / "b" / "train")
     with pytest.raises(DataError, match="needs both a folder train and one of val, validation, test"):
