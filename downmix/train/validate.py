@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ def validate(
             loader = create_evaluation_loader(task.val_data, recipe, world)
             scores = _RealLabels(task, world) if real_labels else None
         model, out = model.to(world.device), Output(None, recipe, world, Console(stderr=True))
+
+        if isinstance(task.val_data, Sized):  # of a folder without a test folder it is every fifth image
+            out.say(f"evaluating {len(task.val_data):,} held-out images of {recipe.data}")
 
         def on_batch(batch: Batch, output: Any) -> None:
             out.note_bad(batch.bad)

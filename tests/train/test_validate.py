@@ -72,7 +72,9 @@ def test_one_image_a_batch_is_enough(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert expected["top1"] == pytest.approx(1 / 6)
     assert validation.validate(tmp_path / "last.pt", batch_size=1) == pytest.approx(expected)
     main(["validate", str(tmp_path / "last.pt"), "--batch_size", "1"])
-    assert json.loads(capsys.readouterr().out) == pytest.approx(expected)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == pytest.approx(expected)
+    assert f"evaluating 6 held-out images of {tmp_path / 'data'}" in printed.err
 
 
 def test_a_network_for_other_images_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
