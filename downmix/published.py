@@ -132,7 +132,8 @@ def read_file(path: str | PathLike[str]) -> Any:
     except (FileNotFoundError, IsADirectoryError, MemoryError):
         raise
     except Exception as error:  # any: torch takes bytes that are no checkpoint for instructions, and follows them
-        raise ValueError(f"{path} can't be read as a checkpoint; it may be cut off or damaged ({error})") from error
+        reason = str(error) or type(error).__name__  # an empty file has an EOFError without words
+        raise ValueError(f"{path} can't be read as a checkpoint; it may be cut off or damaged ({reason})") from error
 
 
 def _read_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:

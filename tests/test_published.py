@@ -239,6 +239,9 @@ def test_bad_files_get_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match="file.pth can't be read as a checkpoint; it may be cut off"):
         downmix.load_published(ours(), path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cut off or damaged \(EOFError\)"):
+        downmix.load_published(ours(), path)
     for junk in (b"broken", b"recipe", b"hello world", b"MM_G", b"Not Found"):
         path.write_bytes(junk)
         with pytest.raises(ValueError, match=r"file.pth (can't be read as a checkpoint|holds more than tensors)"):

@@ -40,7 +40,7 @@ def _pool(word: str, pool: Any, channels: int | None) -> nn.Module:
             raise ValueError(f"is adaptive, which pool={word!r} can't be")
         return _ADAPTIVE_SOFT_POOLS[pool_dims(pool) - 1](pool.output_size)
     if isinstance(pool, pools.POOLS[word]):
-        raise ValueError(f"is a {type(pool).__name__} already, which pool={word!r} stands for")
+        raise ValueError(f"is already {type(pool).__name__}, which pool={word!r} stands for")
     if word == "lip" and channels is None:
         raise ValueError("runs on maps of different numbers of channels, and the weights of lip are made for one")
     dilation = getattr(pool, "dilation", 1)  # average pools have none

@@ -154,7 +154,7 @@ class Training:
             watch.epoch(progress.history[-1], progress.epoch)
             out.write_epoch(self.state)
         if progress.epoch < self.recipe.epochs:
-            out.say(f"ended early: {self.recipe.early_stop} epochs without a better {self.task.deciding}")
+            out.say(f"ended early: no better {self.task.deciding} since epoch {progress.best_epoch}")
         out.write_summary(progress, self.task.deciding)
         self._set_density(progress.epoch - 1)  # no checkpoint holds it, and a finished training trains no more
         if not run_test(self.state.evaluated, self.task, self.world, out, self.signals):

@@ -70,5 +70,6 @@ class LaggedLosses:
         samples = ", ".join(map(str, pending.samples[:16])) + (", …" if len(pending.samples) > 16 else "")
         return (
             f"the loss became {value} in step {step + 1} of epoch {epoch + 1} (samples {samples or 'of a stream'}); "
-            f"lower lr (now {self.recipe.lr}), or leave such steps out with skip_nan"
+            f"lower lr (now {self.recipe.lr}), or leave such steps out with a larger skip_nan (now "
+            f"{self.recipe.skip_nan})"
         )

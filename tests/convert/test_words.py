@@ -55,10 +55,10 @@ def test_a_pool_that_is_what_the_word_stands_for_stays() -> None:
     model = nn.Sequential(nn.MaxPool2d(2), nn.AvgPool2d(3, padding=1, stride=1))
     x = torch.randn(1, 3, 9, 9)
     network, report = convert(model, squeeze=None, pool="avg", example_input=x)
-    assert reasons(report) == {"1": "is a AvgPool2d already, which pool='avg' stands for"}
+    assert reasons(report) == {"1": "is already AvgPool2d, which pool='avg' stands for"}
     assert not network[0].count_include_pad
     network, report = convert(model, squeeze=None, pool="max", example_input=x)
-    assert reasons(report) == {"0": "is a MaxPool2d already, which pool='max' stands for"}
+    assert reasons(report) == {"0": "is already MaxPool2d, which pool='max' stands for"}
     assert str(network[1]) == str(nn.MaxPool2d(3, stride=1, padding=1))
 
 
