@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections.abc import Callable
@@ -211,6 +212,15 @@ def _verdict(row: dict[str, str], baseline: dict[str, str]) -> str:
     return f"{difference:+.2f}, {'more than' if abs(difference) > spread else 'inside'} ±{spread:.2f}"
 
 
+def segmented(*networks: str) -> str:
+    """Test scores, each network's as its training wrote them into `test.json`."""
+    scores = [json.loads((RESULTS / f"camvid_{network}_cpu.json").read_text()) for network in networks]
+    table = [f"| % | {' | '.join(networks)} |", f"|{'---|' * (len(networks) + 1)}"]
+    for name in (name for name in scores[0] if name != "loss"):
+        table.append(f"| {name} | {' | '.join(f'{100 * score[name]:.1f}' for score in scores)} |")
+    return "\n".join(table)
+
+
 def pictures() -> None:
     """How many times faster each case is than what it competes with, a dot a case, into docs/ops_cpu.png."""
     cases, _ = timed_cases("ops_cpu.csv", PAPERS_OPS)
@@ -248,6 +258,7 @@ TABLES = {
         "cifar10": partial(pair, "compare_cifar10_cpu.csv"),
         "cifar10_gpu": partial(pair, "compare_cifar10_h200.csv"),
     },
+    "docs/segmentation.md": {"camvid": partial(segmented, "resnet50", "pix_resnet50")},
     "docs/kernels.md": {
         "other_pools": partial(
             beside, "ops_cpu.csv", ("lip", "power", "stochastic", "mixed"), ("eager", "max_pool", "avg_pool")
