@@ -208,7 +208,7 @@ def test_the_verdict_sets_the_difference_against_the_seeds() -> None:
             ["resnet29_small", "vgg_small:squeeze=pix"],
             "vgg_small:squeeze=pix: squeeze=pix replaces nothing: it has none",
         ),
-        (["vgg_small", "vgg_small:pool=max"], "pool=max replaces nothing: .*features.1 is a MaxPool2d already"),
+        (["vgg_small", "vgg_small:pool=max"], "pool=max replaces nothing: .*features.1 is already MaxPool2d"),
         (["resnet29_small", "vit_tiny_patch16_224"], "vit_tiny_patch16_224 can't process images of 16×16 pixels"),
     ],
 )
