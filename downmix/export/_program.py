@@ -8,6 +8,16 @@ import torch
 from torch import Tensor, nn
 
 
+def check_arguments(verb: str, network: object, images: object) -> None:
+    """Raises a sentence unless ``network`` is one for inference and ``images`` a tensor; ``verb`` says what for."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{verb} takes a network, an nn.Module, got {type(network).__name__}")
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{verb} takes one batch of images, a tensor, got {type(images).__name__}")
+    if network.training:
+        raise ValueError(f"{verb} takes a network for inference; call network.eval() before")
+
+
 def trace_program(network: nn.Module, images: Tensor, dynamic_shapes: Any = None) -> torch.export.ExportedProgram:
     """What ``network`` computes of ``images``, operator by operator.
 

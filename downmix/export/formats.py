@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .._extras import need
 from ..ops._define import check_choice
-from ._program import trace_program
+from ._program import check_arguments, trace_program
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2"}
 DYNAMIC = ("batch", "size")
@@ -49,17 +49,17 @@ def write(
         metadata: words to store inside, by name.
 
     Raises:
+        TypeError: if ``network`` is no module or ``images`` no tensor.
         ValueError: if an option is unknown, the suffix is not the format's, the network is in training mode, the
             batch is dynamic and has fewer than 2 images, or torch.export can't trace the network.
         ImportError: if a package that the format needs is missing.
     """
+    check_arguments("write", network, images)
     check_choice("format", format, tuple(FORMATS))
     for what in dynamic:
         check_choice("dynamic", what, DYNAMIC)
     path = Path(path)
     check_suffix(path, format)
-    if network.training:
-        raise ValueError("write stores a network for inference; call network.eval() before")
     if "batch" in dynamic and len(images) < 2:  # torch.export takes a size of 1 for one that stays
         raise ValueError(
             f"a batch of any size is traced with 2 images or more, got {len(images)}; pass more, or a dynamic without "

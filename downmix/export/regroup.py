@@ -15,7 +15,7 @@ from ..layers._modes import copy_network
 from ..layers._places import names_of, noted
 from ._channels import Channels, Site, find_channels
 from ._chunked import ChunkedPiX
-from ._program import trace_program
+from ._program import check_arguments, trace_program
 
 Network = TypeVar("Network", bound=nn.Module)
 Plan = tuple[Tensor, Tensor, Tensor | None]  # what ChunkedPiX takes
@@ -54,6 +54,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
         The copy, and what became of each PiX layer.
 
     Raises:
+        TypeError: if ``network`` is no module or ``images`` no tensor.
         ValueError: if the network is in training mode, or torch.export can't trace it.
 
     Example:
@@ -64,8 +65,7 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
         >>> report
         [Regrouped(name='1', why_not='')]
     """
-    if network.training:
-        raise ValueError("regroup makes a network for inference; call network.eval() before")
+    check_arguments("regroup", network, images)
     copied = copy_network(network)
     squeezes: dict[PiX, list[str]] = {}  # with all names
     pools: dict[nn.Module, list[str]] = {}

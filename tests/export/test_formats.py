@@ -141,6 +141,10 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         write(network, images[:1], tmp_path / "a.onnx", "onnx")
     with pytest.raises(ValueError, match=r"call network\.eval\(\) before"):
         write(nn.Sequential(network, nn.Dropout()), images, tmp_path / "a.onnx", "onnx")
+    with pytest.raises(TypeError, match=r"write takes a network, an nn\.Module, got Tensor"):
+        write(images, network, tmp_path / "a.onnx", "onnx")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="write takes one batch of images, a tensor, got tuple"):
+        write(network, (images,), tmp_path / "a.onnx", "onnx")  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no file"):
         load(tmp_path / "none.onnx")
     (tmp_path / "a.txt").write_text("")

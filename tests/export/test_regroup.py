@@ -274,6 +274,8 @@ def test_a_forward_that_asks_its_layers_runs_on() -> None:
 
 
 def test_training_mode_is_refused_and_a_network_without_pix_comes_back() -> None:
+    with pytest.raises(TypeError, match="regroup takes one batch of images, a tensor, got list"):
+        regroup(nn.Conv2d(3, 4, 1).eval(), [torch.zeros(3, 4, 4)])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="eval"):
         regroup(nn.Conv2d(3, 4, 1).train(), torch.zeros(1, 3, 4, 4))
     assert regroup(nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 4, 4))[1] == []
