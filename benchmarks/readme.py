@@ -216,8 +216,8 @@ def segmented(*networks: str) -> str:
     """Test scores, each network's as its training wrote them into `test.json`."""
     scores = [json.loads((RESULTS / f"camvid_{network}_cpu.json").read_text()) for network in networks]
     table = [f"| % | {' | '.join(networks)} |", f"|{'---|' * (len(networks) + 1)}"]
-    for name in (name for name in scores[0] if name != "loss"):
-        table.append(f"| {name} | {' | '.join(f'{100 * score[name]:.1f}' for score in scores)} |")
+    names = [name for name in scores[0] if name != "loss"]
+    table += [f"| {name} | {' | '.join(f'{100 * score[name]:.1f}' for score in scores)} |" for name in names]
     return "\n".join(table)
 
 

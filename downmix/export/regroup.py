@@ -20,6 +20,7 @@ from ._program import check_arguments, trace_program
 Network = TypeVar("Network", bound=nn.Module)
 Plan = tuple[Tensor, Tensor, Tensor | None]  # what ChunkedPiX takes
 _POOLS = (AdaptiveSoftPool2d, MixedPool2d, PowerAvgPool2d, S3Pool2d, SoftPool2d, StochasticPool2d)
+_ADDS = "adds up what it reads since fuse; regroup the network before that"
 _METHODS = ("forward", "probabilities", "gated")  # that decide what a PiX layer computes
 
 
@@ -76,7 +77,8 @@ def regroup(network: Network, images: Tensor) -> tuple[Network, list[Regrouped]]
             pools[module] = names
     if not squeezes:
         return copied, []
-    stays = {pix: _stays(pix) or _adds(copied, pix) for pix in squeezes}
+    adding = _adding(copied)
+    stays = {pix: _stays(pix) or (_ADDS if pix in adding else "") for pix in squeezes}
     for number, (pix, names) in enumerate(squeezes.items()):
         if not stays[pix]:  # one that does is in the trace as it is, where what it computes is seen
             _put(copied, names, noted(pix, Site(number, pix.out_channels)))
@@ -109,16 +111,15 @@ def _stays(pix: PiX) -> str:
     return ""
 
 
-def _adds(network: nn.Module, pix: PiX) -> str:
-    """Why a layer stays that :func:`downmix.fuse` gave a second map; empty for all others."""
-    calls = (
-        len(node.args)
+def _adding(network: nn.Module) -> set[nn.Module]:
+    """The layers that :func:`downmix.fuse` gave a second map."""
+    return {
+        graph.get_submodule(str(node.target))
         for graph in network.modules()
         if isinstance(graph, fx.GraphModule)
         for node in graph.graph.nodes
-        if node.op == "call_module" and graph.get_submodule(str(node.target)) is pix
-    )
-    return "adds up what it reads since fuse; regroup the network before that" if any(n > 1 for n in calls) else ""
+        if node.op == "call_module" and len(node.args) > 1
+    }
 
 
 def _of_torch(pool: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..ops._define import check_choice
-from ..ops._windows import Size
+from ..ops._windows import Size, read_sizes
 from .lip_pool import BottleneckLogit, LIPPool1d, LIPPool2d, LIPPool3d, SimplifiedLogit
 from .mixed_pool import MixedPool1d, MixedPool2d, MixedPool3d
 from .power_pool import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
@@ -73,7 +73,8 @@ def create_pool(
     if name == "lp":
         _refuse(name, dilation=dilation, padding=padding)
         if dims == 1:  # torch's average and max pools over one dimension take a tuple of one, this one fails with it
-            kernel_size, stride = _alone(kernel_size), None if stride is None else _alone(stride)
+            kernel_size = read_sizes("kernel_size", kernel_size, 1, least=1)[0]
+            stride = None if stride is None else read_sizes("stride", stride, 1, least=1)[0]
         return kind(options.pop("norm_type", 2), kernel_size, stride, ceil_mode, **options)
     if name == "lip":
         options["logits"] = _logits(options.get("logits", "simplified"), options.pop("in_channels", None), dims)
@@ -89,10 +90,6 @@ def _logits(logits: str | nn.Module, in_channels: int | None, dims: int) -> nn.M
     if in_channels is None:
         raise ValueError(f"lip with logits={logits!r} has weights for each channel: pass in_channels")
     return _LOGITS[logits](in_channels, dims=dims)
-
-
-def _alone(size: Size) -> Size:
-    return size[0] if isinstance(size, tuple | list) and len(size) == 1 else size
 
 
 def _refuse(name: str, **sizes: Size) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from .._cudnn import convolutions_by_time
 from ..cost import Cost, measure_cost
 from ..train import Epoch, Recipe, train
-from ..train.checkpoint import has_checkpoints
+from ..train.checkpoint import check_unused
 from ..train.classification import Classification
 from ..train.data import Batch
 from ..train.distributed import World
@@ -149,11 +149,9 @@ def compare(
         raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
     recipe.check_training()
     check_folder(output)
-    folders = [_folder(output, name, seed) for seed in seeds for name in models]
-    if not resume and (taken := [folder for folder in folders if has_checkpoints(folder)]):  # before hours of others
-        raise ValueError(
-            f"{taken[0]} holds checkpoints of a training; go on with --resume auto, or give another --output"
-        )
+    if not resume:  # now, not after hours of others
+        for folder in (_folder(output, name, seed) for seed in seeds for name in models):
+            check_unused(folder)
     console = console or wide_console()
     split = load_data(recipe)
     result = Comparison(models, seeds, recipe, environment(recipe.torch_device()))

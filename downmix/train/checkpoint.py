@@ -133,6 +133,14 @@ def find_later(folder: Path, saved: dict[str, Any]) -> list[Path]:
     return later
 
 
+def check_unused(folder: Path) -> None:
+    """Raises a ValueError where a training has written into ``folder``."""
+    if has_checkpoints(folder):
+        raise ValueError(
+            f"{folder} holds checkpoints of a training; go on with --resume auto, or give another --output"
+        )
+
+
 def has_checkpoints(folder: Path) -> bool:
     return any(folder.glob("*.pt"))
 

@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset
 from .._cudnn import convolutions_by_time
 from ..layers import linear_density, set_density
 from . import evaluation
-from .checkpoint import find_newest, has_checkpoints, read_checkpoint
+from .checkpoint import check_unused, find_newest, read_checkpoint
 from .data import Batch, close, create_evaluation_loader, create_training_loader, deaths_told, set_position
 from .distributed import World, join
 from .images import DataError, NoScoreError
@@ -260,8 +260,6 @@ def _find_checkpoint(out: Output, resume: str) -> tuple[Path, dict[str, Any]] | 
     if resume and not path.is_file():
         raise ValueError(f"there is no checkpoint {path}; --resume takes auto, or the path of a .pt file")
     is_own = folder and resume and path.resolve().parent == folder.resolve()
-    if folder and has_checkpoints(folder) and not is_own:
-        raise ValueError(
-            f"{folder} holds checkpoints of a training; go on with --resume auto, or give another --output"
-        )
+    if folder and not is_own:
+        check_unused(folder)
     return (path, read_checkpoint(path)) if resume else None

@@ -71,8 +71,7 @@ def look(training: Training, limit: int | None, fields: dict[str, Any], progress
         progress: shows how far it is.
     """
     found = Look(training)
-    how = {"pretrained": False, "init": None, "compile": False, "amp": "none"}
-    how |= {"workers": 0, "on_bad_image": "skip"}
+    how = {"pretrained": False, "init": None, "compile": False, "amp": "none", "workers": 0, "on_bad_image": "skip"}
     recipe = replace(training.recipe, **how, **fields)
     is_classifier = recipe.task == "classification"
     with found.sentences("cost", *(_OF_IMAGES if is_classifier else ())):
