@@ -29,7 +29,7 @@ class Launcher:
         self.shared = metadata.shared
 
     def __call__(self, *args: Any) -> None:
-        grid, kernel, arguments = args[0], args[4], args[9:]
+        grid, kernel, arguments = args[:3], args[4], args[9:]
         values: list[Any] = []
         for kind, value in zip(self.types, arguments, strict=True):
             _flatten(kind, value, values)

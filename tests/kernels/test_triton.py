@@ -137,6 +137,24 @@ def test_groups_that_a_thread_has_whole(reduction: int, dtype: torch.dtype, chan
         check(pix._pick_or_mix, [x, p], (reduction, 0.5, "threshold", operator, False), "channels_last")
 
 
+@pytest.mark.parametrize("limit", ["_MOST_ROWS", "_FARTHEST"])
+def test_maps_of_too_many_programs_or_offsets(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have a grid of one dimension, or offsets of 64 bits."""
+    tiles = importlib.import_module("downmix.kernels.triton._pix_tiles")
+    kernels = [importlib.import_module(f"downmix.kernels.triton.{name}") for name in ("pix", "pix_layer")]
+    launches = [kernels[0].forward_launch, kernels[0]._backward_launch, kernels[1]._launch_logits, kernels[1]._launch_x]
+    x, p = torch.empty(2, 64, 4200, 4200, device="meta"), torch.empty(2, 16, device="meta")
+    assert tiles.plan({"X": x}, p, 4, "threshold", "max+avg", False, loads=1)[2]["INDEX"] is triton.language.int64
+    assert tiles.programs_of(3, 65536, 2) == ((3 * 65536 * 2, 1, 1), {"IN_SPACE": False})
+    monkeypatch.setattr(tiles, limit, 1)
+    for launch in launches:
+        launch.cache_clear()
+    check_pick_or_mix(0, cases=12)
+    check_pix_layer(0, cases=6, roundings=0)
+    for launch in launches:
+        launch.cache_clear()
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_long_reduction_and_long_windows(layout: str) -> None:
     x = LAYOUTS[layout](torch.randn(1, 130, 2, 3, device=DEVICE))

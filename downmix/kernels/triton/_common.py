@@ -37,13 +37,16 @@ class Launch:
 
     Args:
         kernel: what ``triton.jit`` gives.
-        programs: how many there are.
+        programs: how many there are, in one dimension or in three.
         arguments: those between the tensors and the constants.
         constants: the compile-time arguments.
     """
 
-    def __init__(self, kernel: Any, programs: int, arguments: Sequence[Any], constants: dict[str, Any]):
-        self.kernel, self.grid, self.arguments, self.constants = kernel, (programs, 1, 1), arguments, constants
+    def __init__(
+        self, kernel: Any, programs: int | tuple[int, int, int], arguments: Sequence[Any], constants: dict[str, Any]
+    ):
+        self.grid = programs if isinstance(programs, tuple) else (programs, 1, 1)
+        self.kernel, self.arguments, self.constants = kernel, arguments, constants
         self.all = (*arguments, *(constants[name] for name in kernel.arg_names if name in constants))
         self.compiled: dict[tuple[int | bool, ...], Any] = {}
 

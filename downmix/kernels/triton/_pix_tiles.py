@@ -22,6 +22,10 @@ from ._vectors import apart, side_by_side
 
 # Channels that a thread holds, with the gradients of as many.
 _OF_A_THREAD = 32
+# Programs that a GPU takes in the second and third dimension.
+_MOST_ROWS = 65535
+# Offsets within a sample that 32 bits hold, with what lies beyond the last tile's end and is masked.
+_FARTHEST = 2**30
 
 
 @triton.jit
@@ -35,6 +39,24 @@ def limits_of(channels, groups, space, CHANNELS_INNER: tl.constexpr, X_ALIGN: tl
 
 
 @triton.jit
+def program_of(groups, s_parts, IN_SPACE: tl.constexpr, INDEX: tl.constexpr, BLOCK_G: tl.constexpr):
+    """The sample, the part of positions and the first group of this program."""
+    if IN_SPACE:
+        b, s_part, g_tile = tl.program_id(2), tl.program_id(1), tl.program_id(0)
+    else:
+        g_tiles = tl.cdiv(groups, BLOCK_G)
+        row, g_tile = tl.program_id(0) // g_tiles, tl.program_id(0) % g_tiles
+        b, s_part = row // s_parts, row % s_parts
+    return b.to(tl.int64), s_part.to(INDEX), g_tile.to(INDEX) * BLOCK_G
+
+
+@triton.jit
+def sample_of(ptr, strides, b, ALIGN: tl.constexpr):
+    """Where sample b of a map begins; ALIGN divides every stride but the inner 1."""
+    return ptr + aligned(b * strides[0], ALIGN)
+
+
+@triton.jit
 def probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE: tl.constexpr):
     """p of a tile of groups, [1, g], and whether it picks."""
     p = tl.load(p_ptr + b * p_strides[0] + g * p_strides[1], g < groups, other=0).to(DTYPE)[None, :]
@@ -42,23 +64,15 @@ def probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE: tl.conste
 
 
 @triton.jit
-def program_of(groups, s_tiles, BLOCK_G: tl.constexpr):
-    """The sample, the tile of positions and the first group of this program."""
-    program = tl.program_id(0).to(tl.int64)
-    g_tiles = tl.cdiv(groups, BLOCK_G)
-    return program // g_tiles // s_tiles, program // g_tiles % s_tiles, program % g_tiles * BLOCK_G
-
-
-@triton.jit
-def groups_of(g_start, BLOCK_G: tl.constexpr, PACK: tl.constexpr):
+def groups_of(g_start, BLOCK_G: tl.constexpr, TOGETHER: tl.constexpr):
     """The groups of a tile.
 
-    Where threads have several, the compiler is to see no more neighbours, or it would load and store more of them at
-    once and have threads exchange them.
+    The compiler is to see no more neighbours than a thread has the channels of, or it would load and store more of
+    them at once, and have threads exchange them.
     """
     g = g_start + tl.arange(0, BLOCK_G)
-    if PACK > 1:
-        g = tl.max_contiguous(g, PACK)
+    if TOGETHER > 0:
+        g = tl.multiple_of(g, TOGETHER)
     return g
 
 
@@ -87,14 +101,14 @@ def channels_of(
 
 
 @triton.jit
-def offsets_of(strides, b, s, c, width, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr):
-    """Where the channels (or groups) c at the positions s lie, [s, c]; ALIGN divides every stride but the inner 1."""
+def offsets_of(strides, s, c, width, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr):
+    """Where the channels (or groups) c at the positions s of a sample lie, [s, c]; ALIGN as in ``sample_of``."""
     c_offset = c * strides[1]
     s_offset = s * strides[3] if FLAT else s // width * strides[2] + s % width * strides[3]
     if CHANNELS_INNER:
-        s_offset = aligned(b * strides[0] + s_offset, ALIGN)
+        s_offset = aligned(s_offset, ALIGN)
     else:
-        c_offset = aligned(b * strides[0] + c_offset, ALIGN)
+        c_offset = aligned(c_offset, ALIGN)
     return s_offset[:, None] + c_offset[None, :]
 
 
@@ -124,7 +138,7 @@ def _share(values, size, REDUCTION: tl.constexpr, WHOLE: tl.constexpr):
 
 @triton.jit
 def _best_and_total(
-    x_ptr, x_strides, b, s, g_start, channels, space, width,
+    x_ptr, x_strides, s, g_start, channels, space, width,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, SHORT_TAIL: tl.constexpr,
     DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, UNROLL: tl.constexpr,
@@ -138,7 +152,7 @@ def _best_and_total(
         for k in tl.static_range(UNROLL):
             c, j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, 0)
             mask = (s < space)[:, None] & exists[None, :]
-            offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
+            offsets = offsets_of(x_strides, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
             total += value
             value = -value if OPERATOR == "min" else value
@@ -158,7 +172,7 @@ def _best_and_total(
 
 @triton.jit
 def _best_and_total_of_packs(
-    x_ptr, x_strides, b, s, g_start, channels, space, width,
+    x_ptr, x_strides, s, g_start, channels, space, width,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, SHORT_TAIL: tl.constexpr,
     DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
@@ -167,7 +181,7 @@ def _best_and_total_of_packs(
     values = ()
     for step in tl.static_range(REDUCTION // BLOCK_R):
         c, _j, exists = channels_of(step, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
-        offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
+        offsets = offsets_of(x_strides, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
         tile = tl.load(x_ptr + offsets, (s < space)[:, None] & exists[None, :], other=0).to(DTYPE)
         values = values + apart(tile, PACK * BLOCK_R)
     start = (g_start + tl.arange(0, BLOCK_G // PACK) * PACK) * REDUCTION
@@ -190,7 +204,7 @@ def _best_and_total_of_packs(
 
 @triton.jit
 def reduce_groups(
-    x_ptr, x_strides, b, s, g_start, channels, space, width,
+    x_ptr, x_strides, s, g_start, channels, space, width,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, LEGACY_TAIL: tl.constexpr, SHORT_TAIL: tl.constexpr,
     DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr, UNROLL: tl.constexpr,
@@ -198,12 +212,12 @@ def reduce_groups(
     """The reduction that p < t picks, the one it does not, the winner's number in its group, and the group's size."""
     if PACK > 0:
         best, first, total = _best_and_total_of_packs(
-            x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, SHORT_TAIL,
+            x_ptr, x_strides, s, g_start, channels, space, width, REDUCTION, OPERATOR, SHORT_TAIL,
             DTYPE, FLAT, CHANNELS_INNER, ALIGN, BLOCK_G, BLOCK_R, PACK,
         )  # fmt: skip
     else:
         best, first, total = _best_and_total(
-            x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, SHORT_TAIL,
+            x_ptr, x_strides, s, g_start, channels, space, width, REDUCTION, OPERATOR, SHORT_TAIL,
             DTYPE, FLAT, CHANNELS_INNER, ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, UNROLL,
         )  # fmt: skip
     size = tl.full([BLOCK_G], REDUCTION, tl.int64)
@@ -286,13 +300,13 @@ def plan(
     *,
     loads: int,
 ) -> tuple[int, int, dict[str, Any]]:
-    """The number of programs for each tile of positions, that of these tiles, and the kernels' constants.
+    """The number of tiles of groups, that of positions, and the kernels' constants.
 
     ``maps`` are x, as "X", and others, by the names of their alignments. ``loads`` of 16 bytes are what a thread has
     under way.
     """
     x = maps["X"]
-    batch, channels, space = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    channels, space = x.shape[1], x.shape[2] * x.shape[3]
     groups = triton.cdiv(channels, reduction)
     channels_inner = has_channels_inner(x)
     block_r, pack = _side_by_side(reduction, groups, x.element_size()) if channels_inner else (1, 0)
@@ -323,10 +337,24 @@ def plan(
         "BLOCK_G": block_g,
         "BLOCK_R": block_r,
         "PACK": pack,
+        "TOGETHER": (pack or max(1, LOAD_BYTES // x.element_size() // block_r)) if channels_inner else 0,
+        "INDEX": tl.int32 if max(map(_extent, (*maps.values(), p))) < _FARTHEST else tl.int64,
         "UNROLL": steps if pack else triton.cdiv(steps, triton.cdiv(steps, 8)),  # at most 8, as even as can be
         **{f"{name}_ALIGN": _alignment(t, channels_inner) for name, t in maps.items()},
     }
-    return batch * triton.cdiv(groups, block_g), s_tiles, constants
+    return triton.cdiv(groups, block_g), s_tiles, constants
+
+
+def programs_of(g_tiles: int, s_parts: int, batch: int) -> tuple[tuple[int, int, int], dict[str, bool]]:
+    """The programs, and whether they stand in three dimensions, which saves each of them two divisions."""
+    if max(s_parts, batch) <= _MOST_ROWS:
+        return (g_tiles, s_parts, batch), {"IN_SPACE": True}
+    return (g_tiles * s_parts * batch, 1, 1), {"IN_SPACE": False}
+
+
+def _extent(x: Tensor) -> int:
+    """How far the last element of a sample lies from its first."""
+    return sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
 
 
 def _side_by_side(reduction: int, groups: int, size: int) -> tuple[int, int]:

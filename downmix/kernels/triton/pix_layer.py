@@ -29,7 +29,9 @@ from ._pix_tiles import (
     plan,
     probabilities_of,
     program_of,
+    programs_of,
     reduce_groups,
+    sample_of,
     sizes_of,
     spread,
     strides_of,
@@ -47,22 +49,23 @@ def _gradient_of_logits_kernel(
     SHORT_TAIL: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
-    UNROLL: tl.constexpr,
+    TOGETHER: tl.constexpr, UNROLL: tl.constexpr, INDEX: tl.constexpr, IN_SPACE: tl.constexpr,
 ):  # fmt: skip
     """dp, as the kernel of both gradients has it, times slope · p (1 − p): [B, s_parts, G], each of ``tiles`` tiles."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
-    b, s_part, g_start = program_of(groups, s_parts, BLOCK_G)
-    g = groups_of(g_start, BLOCK_G, PACK)
+    b, s_part, g_start = program_of(groups, s_parts, IN_SPACE, INDEX, BLOCK_G)
+    g = groups_of(g_start, BLOCK_G, TOGETHER)
     p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
+    x_ptr, grad_ptr = sample_of(x_ptr, x_strides, b, X_ALIGN), sample_of(grad_ptr, grad_strides, b, GRAD_ALIGN)
     dp = tl.zeros([BLOCK_S, BLOCK_G], DTYPE)
     for tile in range(tiles):
         s = (s_part * tiles + tile) * BLOCK_S + tl.arange(0, BLOCK_S)
         upper, lower, _first, _size = reduce_groups(
-            x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
+            x_ptr, x_strides, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
             DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, PACK, UNROLL,
         )  # fmt: skip
         mask = (s < space)[:, None] & (g < groups)[None, :]
-        offsets = offsets_of(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
+        offsets = offsets_of(grad_strides, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
         grad = tl.load(grad_ptr + offsets, mask, other=0).to(DTYPE)
         dp += tl.where(mask, part_of_dp(grad, upper, lower, picks, WEIGHTED), 0.0)
     logits = tl.sum(dp, 0)[None, :] * (p * (1 - p)) * tl.full([1, 1], slope, DTYPE)
@@ -72,7 +75,7 @@ def _gradient_of_logits_kernel(
 @triton.jit
 def _write(
     dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, x_ptr, x_strides,
-    b, s, g_start, channels, space, width, to_winner, to_each, first,
+    s, g_start, channels, space, width, to_winner, to_each, first,
     REDUCTION: tl.constexpr, OPERATOR: tl.constexpr, DTYPE: tl.constexpr, FLAT: tl.constexpr,
     CHANNELS_INNER: tl.constexpr, OTHER: tl.constexpr, RECTIFIED: tl.constexpr, OTHER_ALIGN: tl.constexpr,
     X_ALIGN: tl.constexpr, ALIGN: tl.constexpr,
@@ -85,12 +88,12 @@ def _write(
         for k in tl.static_range(UNROLL):
             c, _j, exists = channels_of(start + k, g_start, channels, REDUCTION, BLOCK_G, BLOCK_R, PACK)
             mask = (s < space)[:, None] & exists[None, :]
-            other = tl.load(mean_ptr + b * channels + c, exists, other=0).to(DTYPE)[None, :] / space
+            other = tl.load(mean_ptr + c, exists, other=0).to(DTYPE)[None, :] / space
             if OTHER:
-                offsets = offsets_of(other_strides, b, s, c, width, FLAT, CHANNELS_INNER, OTHER_ALIGN)
+                offsets = offsets_of(other_strides, s, c, width, FLAT, CHANNELS_INNER, OTHER_ALIGN)
                 other += tl.load(other_ptr + offsets, mask, other=0).to(DTYPE)
             if RECTIFIED:
-                offsets = offsets_of(x_strides, b, s, c, width, FLAT, CHANNELS_INNER, X_ALIGN)
+                offsets = offsets_of(x_strides, s, c, width, FLAT, CHANNELS_INNER, X_ALIGN)
                 value = tl.load(x_ptr + offsets, mask, other=0).to(DTYPE)
                 shut += (value == 0,)  # a NaN lets through, as torch's ReLU does
             others += (other,)
@@ -99,7 +102,7 @@ def _write(
             dx = others[k] + gradient_of_step(k, j, first, to_winner, to_each, OPERATOR, REDUCTION, BLOCK_R, PACK)
             if RECTIFIED:
                 dx = tl.where(shut[k], 0.0, dx)
-            offsets = offsets_of(dx_strides, b, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
+            offsets = offsets_of(dx_strides, s, c, width, FLAT, CHANNELS_INNER, ALIGN)
             tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), (s < space)[:, None] & exists[None, :])
 
 
@@ -112,23 +115,26 @@ def _gradient_of_x_kernel(
     OTHER: tl.constexpr, RECTIFIED: tl.constexpr, X_ALIGN: tl.constexpr, GRAD_ALIGN: tl.constexpr,
     OTHER_ALIGN: tl.constexpr, DX_ALIGN: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_R: tl.constexpr, PACK: tl.constexpr,
-    UNROLL: tl.constexpr,
+    TOGETHER: tl.constexpr, UNROLL: tl.constexpr, INDEX: tl.constexpr, IN_SPACE: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x through the fusion, its mean and, with OTHER, other readers; RECTIFIED, in front of a ReLU."""
     channels, groups, space = limits_of(channels, groups, space, CHANNELS_INNER, X_ALIGN, GRAD_ALIGN)
-    b, s_tile, g_start = program_of(groups, s_tiles, BLOCK_G)
-    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), groups_of(g_start, BLOCK_G, PACK)
+    b, s_tile, g_start = program_of(groups, s_tiles, IN_SPACE, INDEX, BLOCK_G)
+    s, g = s_tile * BLOCK_S + tl.arange(0, BLOCK_S), groups_of(g_start, BLOCK_G, TOGETHER)
     p, picks = probabilities_of(p_ptr, p_strides, b, g, groups, threshold, DTYPE)
+    x_ptr, grad_ptr = sample_of(x_ptr, x_strides, b, X_ALIGN), sample_of(grad_ptr, grad_strides, b, GRAD_ALIGN)
+    other_ptr, dx_ptr = sample_of(other_ptr, other_strides, b, OTHER_ALIGN), sample_of(dx_ptr, dx_strides, b, DX_ALIGN)
+    mean_ptr += b * channels
     _upper, _lower, first, size = reduce_groups(
-        x_ptr, x_strides, b, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
+        x_ptr, x_strides, s, g_start, channels, space, width, REDUCTION, OPERATOR, LEGACY_TAIL, SHORT_TAIL,
         DTYPE, FLAT, CHANNELS_INNER, X_ALIGN, BLOCK_S, BLOCK_G, BLOCK_R, PACK, UNROLL,
     )  # fmt: skip
-    offsets = offsets_of(grad_strides, b, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
+    offsets = offsets_of(grad_strides, s, g, width, FLAT, CHANNELS_INNER, GRAD_ALIGN)
     grad = tl.load(grad_ptr + offsets, (s < space)[:, None] & (g < groups)[None, :], other=0).to(DTYPE)
     to_winner, to_each = spread(grad, p, picks, size, REDUCTION, WEIGHTED, OPERATOR, LEGACY_TAIL or not SHORT_TAIL)
     _write(
         dx_ptr, dx_strides, mean_ptr, other_ptr, other_strides, x_ptr, x_strides,
-        b, s, g_start, channels, space, width,
+        s, g_start, channels, space, width,
         by_lane(to_winner, BLOCK_R, PACK), by_lane(to_each, BLOCK_R, PACK), by_lane(first, BLOCK_R, PACK),
         REDUCTION, OPERATOR, DTYPE, FLAT, CHANNELS_INNER, OTHER, RECTIFIED, OTHER_ALIGN, X_ALIGN, DX_ALIGN,
         BLOCK_G, BLOCK_R, PACK, UNROLL,
@@ -187,12 +193,13 @@ def _launch_logits(layouts: tuple[Layout, ...], slope: float, *constants: Any) -
     """The parts that the sums are left in, and the launch."""
     reduction, threshold, *rule = constants
     grad, x, p = map(blank, layouts)
-    programs, s_tiles, meta = plan({"X": x, "GRAD": grad}, p, reduction, *rule, loads=2 if reduction == 1 else 4)
-    s_parts, tiles = shared_out(s_tiles, programs)
+    g_tiles, s_tiles, meta = plan({"X": x, "GRAD": grad}, p, reduction, *rule, loads=2 if reduction == 1 else 4)
+    s_parts, tiles = shared_out(s_tiles, g_tiles * len(x))
+    programs, order = programs_of(g_tiles, s_parts, len(x))
     flat = meta["FLAT"]
     strides = strides_of(grad, flat), strides_of(x, flat), p.stride()
     arguments = (*strides, *sizes_of(x, p), s_parts, tiles, threshold, slope)
-    return s_parts, Launch(_gradient_of_logits_kernel, programs * s_parts, arguments, meta)
+    return s_parts, Launch(_gradient_of_logits_kernel, programs, arguments, meta | order)
 
 
 @remembered
@@ -202,7 +209,8 @@ def _launch_x(
     reduction, threshold, *rule = constants
     grad, x, p, other, dx = map(blank, layouts)
     maps = {"X": x, "GRAD": grad, "OTHER": other, "DX": dx}
-    programs, s_tiles, meta = plan(maps, p, reduction, *rule, loads=4 if reduction == 1 else 2)
+    g_tiles, s_tiles, meta = plan(maps, p, reduction, *rule, loads=4 if reduction == 1 else 2)
+    programs, order = programs_of(g_tiles, s_tiles, len(x))
     flat = meta["FLAT"]
     strides = (strides_of(grad, flat), strides_of(x, flat), p.stride(), strides_of(other, flat), strides_of(dx, flat))
     # More than 4 would not fit into registers, as what is added is held meanwhile; but a pack's are all or none.
@@ -211,5 +219,6 @@ def _launch_x(
         "UNROLL": unroll,
         "OTHER": has_other,
         "RECTIFIED": rectified,
+        **order,
     }
-    return Launch(_gradient_of_x_kernel, programs * s_tiles, (*strides, *sizes_of(x, p), s_tiles, threshold), meta)
+    return Launch(_gradient_of_x_kernel, programs, (*strides, *sizes_of(x, p), s_tiles, threshold), meta)

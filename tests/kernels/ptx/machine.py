@@ -3,6 +3,7 @@
 import collections
 import ctypes
 import functools
+import math
 import re
 from collections.abc import Sequence
 
@@ -18,13 +19,13 @@ _program = functools.cache(Program)
 
 
 def launch(
-    ptx: str, grid: int, arguments: Sequence[float], shared: int, places: Sequence[tuple[int, int]]
+    ptx: str, grid: Sequence[int], arguments: Sequence[float], shared: int, places: Sequence[tuple[int, int]]
 ) -> collections.Counter[str]:
     """Runs a kernel.
 
     Args:
         ptx: what Triton compiled.
-        grid: how many blocks there are.
+        grid: how many blocks there are in each of three dimensions.
         arguments: those that are left at run time, tensors as addresses.
         shared: bytes of shared memory of a block.
         places: the first address of each tensor and the one behind it.
@@ -35,9 +36,9 @@ def launch(
     """
     program, memory = _program(ptx), Memory(places)
     counts: collections.Counter[str] = collections.Counter()
-    for first in range(0, grid, AT_ONCE):
-        blocks = range(first, min(grid, first + AT_ONCE))
-        Machine(program, blocks, arguments, memory, shared, counts).run()
+    for first in range(0, math.prod(grid), AT_ONCE):
+        blocks = np.arange(first, min(math.prod(grid), first + AT_ONCE))
+        Machine(program, np.unravel_index(blocks, grid, order="F"), arguments, memory, shared, counts).run()
     return counts
 
 
@@ -47,21 +48,20 @@ class Machine:
     def __init__(
         self,
         program: Program,
-        blocks: Sequence[int],
+        blocks: Sequence[np.ndarray],
         arguments: Sequence[float],
         memory: "Memory",
         shared: int,
         counts: collections.Counter[str],
     ):
         self.program, self.arguments, self.memory, self.counts = program, arguments, memory, counts
-        self.threads = len(blocks) * program.threads
+        self.threads = len(blocks[0]) * program.threads
         self.block, thread = np.divmod(np.arange(self.threads), program.threads)
-        self.registers = {
-            "%tid.x": thread.astype(np.uint32),
-            "%ctaid.x": np.asarray(blocks, np.uint32)[self.block],
-        }
+        self.registers = {"%tid.x": thread.astype(np.uint32)}
+        for axis, numbers in zip("xyz", blocks, strict=True):
+            self.registers[f"%ctaid.{axis}"] = numbers.astype(np.uint32)[self.block]
         self.room = -(-shared // 16) * 16
-        self.shared = np.full(len(blocks) * self.room, 0xFF, np.uint8)
+        self.shared = np.full(len(blocks[0]) * self.room, 0xFF, np.uint8)
 
     def run(self) -> None:
         """Runs those that are furthest behind, until all are at the end: so branches meet again."""
