@@ -13,24 +13,21 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from downmix.kernels._layouts import layout
 from downmix.kernels.triton import _overlapping, _pix_tiles, pix, soft_pool
-from downmix.kernels.triton._common import empty_output
+from downmix.kernels.triton._common import Launch, empty_output
 from downmix.ops._windows import output_sizes
 from downmix.tools._timing import interleave
 
-from .ops import BATCH, DEVICE, LAYOUTS, gpu_ms
+from .ops import BATCH, DEVICE, LAYOUTS, compile_in, gpu_ms
 
 ROUNDS = 25
 PRESENT = "as it is"
@@ -40,11 +37,14 @@ GROUPS = ((256, 56, 2), (256, 56, 3), (256, 56, 4), (1024, 14, 4), (2048, 7, 4))
 
 
 class Case(NamedTuple):
-    """What is launched on ``tensors``, the last of which is written; ``plan`` makes the launch, with a choice."""
+    """What is launched on ``tensors``, the last of which is written.
+
+    ``plan`` makes the launch, with a choice, and what it writes besides.
+    """
 
     name: str
     tensors: list[Tensor]
-    plan: Callable[[], Callable[..., None]]
+    plan: Callable[[], tuple[Launch, tuple[Tensor, ...]]]
     choices: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]]
 
 
@@ -56,12 +56,13 @@ def soft_pool_cases(batch: int, dtype: torch.dtype, windows: Sequence[tuple[int,
         grad, dx, constants = torch.randn_like(y), torch.empty_like(x), tuple(map(tuple, sizes))
         name = f"soft_pool2d {_words(x, order)} k={kernel} s={stride}"
         forward = functools.partial(soft_pool._forward_launch.__wrapped__, layout(x), layout(y), constants)
-        yield Case(f"{name} forward", [x, y], forward, _shares(_overlapping.FORWARD, order == "channels_last"))
+        shares = _shares(_overlapping.FORWARD, order == "channels_last")
+        yield Case(f"{name} forward", [x, y], lambda plan=forward: (plan(), ()), shares)
         backward = functools.partial(
             soft_pool._backward_launches.__wrapped__, *map(layout, (grad, x, dx)), constants, True
         )
         shares = _shares(_overlapping.BACKWARD, order == "channels_last")
-        yield Case(f"{name} backward", [grad, x, dx], lambda plan=backward: plan()[0], shares)
+        yield Case(f"{name} backward", [grad, x, dx], lambda plan=backward: (plan()[0], ()), shares)
 
 
 def pix_cases(batch: int, dtype: torch.dtype, groups: Sequence[tuple[int, ...]] = GROUPS) -> Iterator[Case]:
@@ -72,7 +73,7 @@ def pix_cases(batch: int, dtype: torch.dtype, groups: Sequence[tuple[int, ...]] 
         y = empty_output(x, (*p.shape, size, size))
         grad, dx, name = torch.randn_like(y), torch.empty_like(x), f"pick_or_mix {_words(x, order)} r={reduction}"
         forward = functools.partial(pix.forward_launch.__wrapped__, (layout(x), layout(p)), *rule)
-        yield Case(f"{name} forward", [x, p, y], lambda plan=forward: plan()[1], _loads())
+        yield Case(f"{name} forward", [x, p, y], lambda plan=forward: (plan()[1], ()), _loads())
         backward = functools.partial(pix._backward_launch.__wrapped__, tuple(map(layout, (grad, x, p, dx))), *rule)
         yield Case(f"{name} backward", [grad, x, p, dx], functools.partial(_with_parts, backward, p), _loads())
 
@@ -85,16 +86,15 @@ def _words(x: Tensor, order: str) -> str:
     return f"{'x'.join(map(str, x.shape))} {order} {str(x.dtype).removeprefix('torch.')}"
 
 
-def _with_parts(plan: Callable[[], tuple[int, Callable[..., None]]], p: Tensor) -> Callable[..., None]:
+def _with_parts(plan: Callable[[], tuple[int, Launch]], p: Tensor) -> tuple[Launch, tuple[Tensor, ...]]:
     """The launch of a backward pass, with room for the parts of the gradient of p."""
     count, launch = plan()
-    parts = p.new_empty(*p.shape, count, dtype=torch.promote_types(p.dtype, torch.float32))
-    return lambda *tensors: launch(*tensors, parts)
+    return launch, (p.new_empty(*p.shape, count, dtype=torch.promote_types(p.dtype, torch.float32)),)
 
 
 def _shares(shares: dict[bool, Any], channels_inner: bool) -> dict[str, Any]:
     choices: dict[str, Any] = {PRESENT: contextlib.nullcontext}
-    for numbers in itertools.product((4, 8, 16), (1, 2, 4), (8, 16), (2048, 8192)):
+    for numbers in itertools.product((4, 8, 16), (1, 2), (8, 32), (2048, 8192), (128, 168), (0, 1)):
         share = _overlapping.Share(*numbers)
         if share != shares[channels_inner]:
             words = ", ".join(f"{name} {number}" for name, number in share._asdict().items())
@@ -118,13 +118,24 @@ def _planned_with(loads: int, held: int) -> Iterator[None]:
         yield
 
 
+def distinct(case: Case) -> Case:
+    """Without choices that launch what one before them does."""
+    choices: dict[str, Any] = {}
+    for name, context in case.choices.items():
+        with context():
+            launch, _further = case.plan()
+        choices.setdefault(repr((launch.grid, launch.arguments, launch.constants)), (name, context))
+    return case._replace(choices=dict(choices.values()))
+
+
 def launches(case: Case) -> dict[str, Callable[[], None]]:
     """Each choice's launch, having run once; so it is compiled, and gives what the present one gives."""
     found: dict[str, Callable[[], None]] = {}
     output, expected = case.tensors[-1], None
     for name, context in case.choices.items():
         with context():
-            found[name] = functools.partial(case.plan(), *case.tensors)
+            launch, further = case.plan()
+            found[name] = functools.partial(launch, *case.tensors, *further)
         output.fill_(math.nan)
         found[name]()
         expected = output.double() if expected is None else expected
@@ -150,7 +161,8 @@ def table(case: Case, times: dict[str, float]) -> Table:
 
 
 def cases(only: str, batch: int, dtype: torch.dtype) -> Iterator[Case]:
-    return (case for make in (soft_pool_cases, pix_cases) for case in make(batch, dtype) if only in case.name)
+    makers = soft_pool_cases, pix_cases
+    return (distinct(case) for make in makers for case in make(batch, dtype) if only in case.name)
 
 
 @functools.lru_cache(maxsize=1)
@@ -162,7 +174,8 @@ def _case(number: int, *which: Any) -> Case:
 def _compile(number: int, choice: str, *which: Any) -> None:
     case = _case(number, *which)
     with case.choices[choice]():
-        case.plan()(*case.tensors)
+        launch, further = case.plan()
+        launch(*case.tensors, *further)
 
 
 def main() -> None:
@@ -176,11 +189,8 @@ def main() -> None:
         raise SystemExit("there is no GPU here: Triton's kernels can't be timed")
     which = options.only, options.batch, getattr(torch, options.dtype)
     found = [list(case.choices) for case in cases(*which)]
-    # In processes of their own, which leave what they compile in Triton's cache.
-    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        tasks = [pool.submit(_compile, n, choice, *which) for n, choices in enumerate(found) for choice in choices]
-        for task in track(tasks, description="compiling"):
-            task.result()
+    tasks = [(n, choice, *which) for n, choices in enumerate(found) for choice in choices]
+    compile_in(options.processes, _compile, tasks)
     for case in cases(*which):
         Console().print(table(case, time_case(case)))
 

@@ -30,6 +30,13 @@ def test_choices_give_the_same(case: Any) -> None:
     assert len(tune.launches(case._replace(choices=dict([first, last])))) == 2
 
 
+def test_no_launch_twice() -> None:
+    case = tune.distinct(CASES[0])
+    assert 1 < len(case.choices) < len(CASES[0].choices)
+    twice = case._replace(choices=case.choices | {"again": case.choices[tune.PRESENT]})
+    assert list(tune.distinct(twice).choices) == list(case.choices)
+
+
 def test_a_table_of_all_choices_and_a_copy() -> None:
     case = CASES[-2]
     case = case._replace(choices=dict(list(case.choices.items())[:2]))
@@ -42,7 +49,7 @@ def test_a_table_of_all_choices_and_a_copy() -> None:
 def test_a_choice_that_gives_something_else_is_not_timed() -> None:
     @contextlib.contextmanager
     def broken() -> Iterator[None]:
-        planned.append(lambda *tensors: tensors[-1].zero_())
+        planned.append((lambda *tensors: tensors[-1].zero_(), ()))
         yield
 
     planned = [CASES[-2].plan()]

@@ -34,20 +34,27 @@ class Share(NamedTuple):
         lanes: of a thread, side by side in memory, which make its loads wider.
         steps: rows of windows at least, as in backward those above are computed for each lane.
         programs: that keep all of the GPU busy; where there are more, lanes take more than that many steps.
+        registers: of a thread at most; with 128 of them, 16 warps share a multiprocessor.
+        ahead: rows of windows whose elements are loaded while those before are computed: 0 or 1.
     """
 
     columns: int
     lanes: int
     steps: int
     programs: int
+    registers: int = 128
+    ahead: int = 0
+
+    def holds(self, numbers: int) -> bool:
+        """Whether a thread's registers hold so many numbers, and all else."""
+        return numbers <= self.registers * 3 // 4
 
 
 # By whether channels lie side by side.
 FORWARD = {False: Share(8, 1, 8, 8192), True: Share(4, 2, 8, 8192)}
 BACKWARD = {False: Share(8, 1, 8, 2048), True: Share(8, 1, 8, 8192)}
-# How many numbers a lane may hold, so that, with all else, it does with 128 registers, and 16 warps share a
-# multiprocessor. Where they are many, the compiler would take a few registers more, and is told not to.
-_HELD, _MANY, _REGISTERS = 96, 60, 128
+# Where a thread holds more numbers, the compiler would take a few registers more, and is told not to.
+_MANY = 60
 
 
 @triton.jit
@@ -70,7 +77,7 @@ def _soften(values, FIRST: tl.constexpr, COLS: tl.constexpr, K_H: tl.constexpr, 
 @triton.jit
 def _forward(
     program, x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes,
-    CALM: tl.constexpr,
+    CALM: tl.constexpr, AHEAD: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, CELLS: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr, X_STEP: tl.constexpr, Y_STEP: tl.constexpr,
@@ -103,12 +110,18 @@ def _forward(
         kept = bounded(kept)
         weights = weights_of(kept, center)
     restless = tl.zeros([BLOCK_R, BLOCK_L], tl.int1)
-    for _ in range(steps):
+    upcoming = load_rows(
+        x_ptr + rows_down(x_strides, KEPT, X_ALIGN), x_strides, h + KEPT, w, height, width, exists, OTHER,
+        AHEAD * S_H, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN,
+    )  # fmt: skip
+    for step in range(steps):
         inside = exists & (y_h < out_sizes[2])[:, None]
-        fresh = load_rows(
-            x_ptr + rows_down(x_strides, KEPT, X_ALIGN), x_strides, h + KEPT, w, height, width, inside, OTHER,
+        upcoming = upcoming + load_rows(
+            x_ptr + rows_down(x_strides, KEPT + AHEAD * S_H, X_ALIGN), x_strides, h + KEPT + AHEAD * S_H, w,
+            height, width, inside & (tl.full([1, 1], AHEAD, tl.int32) + step < steps), OTHER,
             S_H, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN,
         )  # fmt: skip
+        fresh, upcoming = upcoming[: S_H * COLS], upcoming[S_H * COLS :]
         outputs = ()
         if CALM:
             fresh = bounded(fresh)
@@ -136,21 +149,21 @@ def _forward(
 
 @triton.jit
 def _soft_pool_rows_forward_kernel(
-    x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes,
+    x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes, AHEAD: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, CELLS: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
     VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr, X_STEP: tl.constexpr, Y_STEP: tl.constexpr,
     X_ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
     restless = _forward(
-        tl.program_id(0), x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes, True,
+        tl.program_id(0), x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes, True, AHEAD,
         KERNEL, STRIDE, PADDING, CELLS, DTYPE, INDEX, CHANNELS_INNER, VECTOR, Y_VECTOR, X_STEP, Y_STEP,
         X_ALIGN, Y_ALIGN, BLOCK_R, BLOCK_L,
     )  # fmt: skip
     found = tl.max(tl.max(restless.to(tl.int32), 1), 0)
     if found > 0:
         _forward(
-            _again(found), x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes, False,
+            _again(found), x_ptr, y_ptr, x_strides, y_strides, counts, sizes, out_sizes, False, 0,
             KERNEL, STRIDE, PADDING, CELLS, DTYPE, INDEX, CHANNELS_INNER, VECTOR, Y_VECTOR, X_STEP, Y_STEP,
             X_ALIGN, Y_ALIGN, BLOCK_R, BLOCK_L,
         )  # fmt: skip
@@ -166,7 +179,7 @@ def _again(found):
 @triton.jit
 def _backward(
     program, grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes,
-    CALM: tl.constexpr, EXACT: tl.constexpr,
+    CALM: tl.constexpr, AHEAD: tl.constexpr, EXACT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
     CELLS: tl.constexpr, LEFT: tl.constexpr, WINDOWS: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
@@ -211,15 +224,28 @@ def _backward(
     restless = tl.zeros([BLOCK_R, BLOCK_L], tl.int1)
     zero = tl.zeros([BLOCK_R, BLOCK_L], DTYPE)
     sums = (zero,) * (KEPT * OWN)
+    upcoming = load_rows(
+        x_ptr + rows_down(x_strides, KEPT, X_ALIGN), x_strides, h + KEPT, w, height, width, exists, OTHER,
+        AHEAD * S_H, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN,
+    )  # fmt: skip
+    inside = exists & ((y_h >= 0) & (y_h < out_sizes[2]))[:, None]
+    upcoming_grads = load_row(
+        grad_ptr, y_w, out_sizes[3], inside, 0, LEFT, WINDOWS, GRAD_STEP, GRAD_VECTOR, DTYPE
+    )[: AHEAD * WINDOWS]  # fmt: skip
     for step in range(steps + ABOVE):
-        fresh = load_rows(
-            x_ptr + rows_down(x_strides, KEPT, X_ALIGN), x_strides, h + KEPT, w, height, width, exists, OTHER,
-            S_H, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN,
+        more = exists & (tl.full([1, 1], AHEAD - ABOVE, tl.int32) + step < steps)
+        upcoming = upcoming + load_rows(
+            x_ptr + rows_down(x_strides, KEPT + AHEAD * S_H, X_ALIGN), x_strides, h + KEPT + AHEAD * S_H, w,
+            height, width, more, OTHER, S_H, FIRST, COLS, X_STEP, VECTOR, DTYPE, X_ALIGN,
         )  # fmt: skip
+        upcoming_grads = upcoming_grads + load_row(
+            grad_ptr + rows_down(grad_strides, AHEAD, GRAD_ALIGN), y_w, out_sizes[3],
+            more & ((y_h + AHEAD >= 0) & (y_h + AHEAD < out_sizes[2]))[:, None],
+            0, LEFT, WINDOWS, GRAD_STEP, GRAD_VECTOR, DTYPE,
+        )  # fmt: skip
+        fresh, upcoming = upcoming[: S_H * COLS], upcoming[S_H * COLS :]
+        grads, upcoming_grads = upcoming_grads[:WINDOWS], upcoming_grads[WINDOWS:]
         inside = exists & ((y_h >= 0) & (y_h < out_sizes[2]))[:, None]
-        grads = load_row(
-            grad_ptr, y_w, out_sizes[3], inside, 0, LEFT, WINDOWS, GRAD_STEP, GRAD_VECTOR, DTYPE
-        )  # fmt: skip
         sums = sums + (zero,) * (S_H * OWN)
         if CALM:
             fresh = bounded(fresh)
@@ -272,7 +298,8 @@ def _add_gradients_of_any(
 
 @triton.jit
 def _soft_pool_rows_backward_kernel(
-    grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes, EXACT: tl.constexpr,
+    grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes,
+    AHEAD: tl.constexpr, EXACT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
     CELLS: tl.constexpr, LEFT: tl.constexpr, WINDOWS: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, CHANNELS_INNER: tl.constexpr,
@@ -283,14 +310,14 @@ def _soft_pool_rows_backward_kernel(
 ):  # fmt: skip
     restless = _backward(
         tl.program_id(0), grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes,
-        True, EXACT, KERNEL, STRIDE, PADDING, CELLS, LEFT, WINDOWS, DTYPE, INDEX, CHANNELS_INNER,
+        True, AHEAD, EXACT, KERNEL, STRIDE, PADDING, CELLS, LEFT, WINDOWS, DTYPE, INDEX, CHANNELS_INNER,
         VECTOR, GRAD_VECTOR, X_STEP, GRAD_STEP, DX_STEP, X_ALIGN, GRAD_ALIGN, DX_ALIGN, BLOCK_R, BLOCK_L,
     )  # fmt: skip
     found = tl.max(tl.max(restless.to(tl.int32), 1), 0)
     if found > 0:
         _backward(
             _again(found), grad_ptr, x_ptr, dx_ptr, grad_strides, x_strides, dx_strides, counts, sizes, out_sizes,
-            False, EXACT, KERNEL, STRIDE, PADDING, CELLS, LEFT, WINDOWS, DTYPE, INDEX, CHANNELS_INNER,
+            False, 0, EXACT, KERNEL, STRIDE, PADDING, CELLS, LEFT, WINDOWS, DTYPE, INDEX, CHANNELS_INNER,
             VECTOR, GRAD_VECTOR, X_STEP, GRAD_STEP, DX_STEP, X_ALIGN, GRAD_ALIGN, DX_ALIGN, BLOCK_R, BLOCK_L,
         )  # fmt: skip
 
@@ -374,9 +401,9 @@ def _share_out(
     for columns in (share.columns, 4):
         width = max(1, columns // plan.stride[2])
         numbers = size * held(width)
-        if numbers <= _HELD:
+        if share.holds(numbers):
             break
-    lanes = share.lanes if share.lanes * numbers <= _HELD else 1
+    lanes = share.lanes if share.holds(share.lanes * numbers) else 1
     block_l = power_of_two(channels, 64) if plan.channels_inner else 1
     block_r = THREADS * lanes // block_l
     groups = triton.cdiv(cells[1], width)
@@ -388,7 +415,8 @@ def _share_out(
     rows *= chunks
     names = ("KERNEL", "STRIDE", "PADDING", "DTYPE", "INDEX", "CHANNELS_INNER")
     constants = {name: plan.constants[name] for name in names}
-    constants |= {"CELLS": width, "BLOCK_R": block_r, "BLOCK_L": block_l}
-    if _MANY < lanes * numbers <= _HELD and not torch.version.hip:  # whose compiler has no such option
-        constants["maxnreg"] = _REGISTERS
+    constants |= {"AHEAD": share.ahead, "CELLS": width, "BLOCK_R": block_r, "BLOCK_L": block_l}
+    many = lanes * numbers > _MANY and share.holds(lanes * numbers)
+    if many and not torch.version.hip:  # whose compiler has no such option
+        constants["maxnreg"] = share.registers
     return triton.cdiv(rows, block_r) * l_tiles, (rows, chunks, groups, steps), constants
