@@ -45,11 +45,11 @@ gpu-sanitize:  ## some random cases of each kernel under compute-sanitizer
 		$(PYTHON) -m pytest tests/kernels/test_triton.py -k "long or random and (0 or 1 or 2)"
 
 gpu-pix:
-	$(PYTHON) -m benchmarks.ops --only pick_or_mix
-	$(PYTHON) -m benchmarks.ops --only pix_layer
+	$(PYTHON) -m benchmarks.ops --only pick_or_mix --processes $$(nproc)
+	$(PYTHON) -m benchmarks.ops --only pix_layer --processes $$(nproc)
 
 gpu-pools:
-	for op in soft_pool lip power stochastic mixed s3; do $(PYTHON) -m benchmarks.ops --only $$op || exit; done
+	for op in soft_pool lip power stochastic mixed s3; do $(PYTHON) -m benchmarks.ops --only $$op --processes $$(nproc) || exit; done
 
 gpu-networks:
 	$(PYTHON) -m downmix bench $(NETWORKS) --device cuda --dtype bfloat16 --batch_sizes 1 32 256 \

@@ -10,11 +10,14 @@ A GPU is timed by its own clock, without what Python takes to launch kernels, an
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import product
+from functools import lru_cache, partial
+from itertools import islice, product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -289,8 +292,8 @@ def gpu_ms(call: Callable[[], object]) -> float:
     return start.elapsed_time(end)
 
 
-def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """(pass, contender, milliseconds) of every contender, in inference and in training."""
+def calls_of(case: Case, compile: bool) -> dict[str, dict[str, Callable[[], object]]]:
+    """By pass and contender, what is timed: in inference, and in training."""
     torch.compiler.reset()
     contenders = {"downmix": case.ours, "eager": case.reference, **case.others}
     if compile and case.compiled:
@@ -316,15 +319,50 @@ def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, f
 
         return call
 
-    passes: dict[str, dict[str, Callable[[], object]]] = {
+    return {
         "forward": {name: forward(function) for name, function in contenders.items()},
         "forward+backward": {name: both(name, function) for name, function in contenders.items()},
     }
-    for name, calls in passes.items():
+
+
+def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """(pass, contender, milliseconds) of every contender."""
+    for name, calls in calls_of(case, compile).items():
         calls["copy of x"] = lambda: case.leaves[0].clone()
         time_call = gpu_ms if DEVICE.type == "cuda" else wall_ms
         for contender, times in interleave(calls, ROUNDS[name], time_call=time_call).items():
             yield name, contender, summarize(times)
+
+
+def cases(only: str, batches: Sequence[int]) -> Iterator[Case]:
+    makers = (
+        *(pix_cases(batches), layer_cases(), pool_cases(BATCH), other_pool_cases(BATCH), scaling_cases()),
+        *((pool_cases(BATCH, torch.bfloat16),) if DEVICE.type == "cuda" else ()),
+    )
+    return (case for made in makers for case in made if only in case.op)
+
+
+@lru_cache(maxsize=1)
+def _case(number: int, only: str, batches: Sequence[int]) -> Case:
+    return next(islice(cases(only, batches), number, None))
+
+
+def _compile(number: int, compile: bool, only: str, batches: Sequence[int]) -> None:
+    for calls in calls_of(_case(number, only, batches), compile).values():
+        for call in calls.values():
+            call()
+
+
+def _start_no_more() -> None:
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+
+
+def compile_in(processes: int, function: Callable[..., None], tasks: Sequence[tuple[Any, ...]]) -> None:
+    """Calls ``function`` with each task's arguments in processes of their own, which leave on disk what they compile,
+    so that those who time find it there."""
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start_no_more) as pool:
+        for done in track([pool.submit(function, *task) for task in tasks], description="compiling"):
+            done.result()
 
 
 def device_word() -> str:
@@ -340,16 +378,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="without torch.compile, which takes most of the time")
     parser.add_argument("--output", type=Path, help="the CSV to write, by default benchmarks/results/ops_DEVICE.csv")
     parser.add_argument("--only", default="", help="part of an operator's name; the CSV's other rows stay as they are")
+    parser.add_argument("--processes", type=int, default=1, help="that compile, before anything is timed, if many")
     options = parser.parse_args()
-    cases = [
-        *pix_cases(options.batches),
-        *layer_cases(),
-        *pool_cases(BATCH),
-        *other_pool_cases(BATCH),
-        *scaling_cases(),
-        *(pool_cases(BATCH, torch.bfloat16) if DEVICE.type == "cuda" else ()),
-    ]
-    cases = [case for case in cases if options.only in case.op]
+    which = options.only, tuple(options.batches)
+    found = list(cases(*which))
+    if options.processes > 1:
+        compile_in(options.processes, _compile, [(n, not options.quick, *which) for n in range(len(found))])
     described = environment(DEVICE)
     about = {"device": described["device"], "threads": described["threads"], "commit": commit()}
     about |= {f"{name}_version": version for name, version in described["versions"].items()}
@@ -357,7 +391,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if options.only and path.exists():
         rows = [row for row in read_rows(path) if options.only not in row["op"]]
-    for case in track(cases, description="timing"):
+    for case in track(found, description="timing"):
         # Above that, the reference in float64 would not fit the memory.
         if case.checked and case.leaves[0].numel() <= 1 << 26 and not agrees(case):
             raise SystemExit(f"{case.op} {case.shape} {case.layout} differs from its reference: not timed")
@@ -369,7 +403,7 @@ def main() -> None:
             row |= {f"{name}_ms": f"{value:.4f}" for name, value in ms.items()}
             rows.append(row | {"gb_per_s": f"{moved / ms['min'] / 1e6:.1f}"} | about)
         write_rows(path, rows)
-    print(f"{len(cases)} cases, {path}")
+    print(f"{len(found)} cases, {path}")
 
 
 if __name__ == "__main__":
