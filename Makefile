@@ -42,7 +42,7 @@ gpu-test:  ## all tests; those that need a package which is missing are skipped,
 # compute-sanitizer comes with the CUDA toolkit; it sees stray accesses only where each tensor is an allocation.
 gpu-sanitize:  ## some random cases of each kernel under compute-sanitizer
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 \
-		$(PYTHON) -m pytest tests/kernels/test_triton.py -k "long or random and (0 or 1 or 2)"
+		$(PYTHON) -m pytest tests/kernels/test_triton.py tests/kernels/test_triton_layers.py -k "long or random and (0 or 1 or 2)"
 
 gpu-pix:
 	$(PYTHON) -m benchmarks.ops --only pick_or_mix --processes $$(nproc)

@@ -1,6 +1,6 @@
 """Times other tiles than those that the Triton kernels are launched with: `python -m benchmarks.tune`, on a GPU.
 
-What decides a tile's shape (`Share` in `_overlapping.py`; in `_pix_tiles.py` the loads under way, and what a thread
+What decides a tile's shape (`Share` in `_overlapping_plan.py`; in `_pix_plan.py` the loads under way, and what a thread
 holds) was chosen so, on an H200. All choices of a case first have to give what the present one gives; then they take
 turns, and a table says what each comes to, in milliseconds and as a share of the bandwidth of a copy.
 """
@@ -22,12 +22,13 @@ from rich.table import Table
 from torch import Tensor
 
 from downmix.kernels._layouts import layout
-from downmix.kernels.triton import _overlapping, _pix_tiles, pix, soft_pool
+from downmix.kernels.triton import _overlapping_plan, _pix_plan, pix, soft_pool
 from downmix.kernels.triton._common import Launch, empty_output
 from downmix.ops._windows import output_sizes
 from downmix.tools._timing import interleave
 
-from .ops import BATCH, DEVICE, LAYOUTS, compile_in, gpu_ms
+from .cases import BATCH, DEVICE, LAYOUTS
+from .ops import compile_in, gpu_ms
 
 ROUNDS = 25
 PRESENT = "as it is"
@@ -56,12 +57,12 @@ def soft_pool_cases(batch: int, dtype: torch.dtype, windows: Sequence[tuple[int,
         grad, dx, constants = torch.randn_like(y), torch.empty_like(x), tuple(map(tuple, sizes))
         name = f"soft_pool2d {_words(x, order)} k={kernel} s={stride}"
         forward = functools.partial(soft_pool._forward_launch.__wrapped__, layout(x), layout(y), constants)
-        shares = _shares(_overlapping.FORWARD, order == "channels_last")
+        shares = _shares(_overlapping_plan.FORWARD, order == "channels_last")
         yield Case(f"{name} forward", [x, y], lambda plan=forward: (plan(), ()), shares)
         backward = functools.partial(
             soft_pool._backward_launches.__wrapped__, *map(layout, (grad, x, dx)), constants, True
         )
-        shares = _shares(_overlapping.BACKWARD, order == "channels_last")
+        shares = _shares(_overlapping_plan.BACKWARD, order == "channels_last")
         yield Case(f"{name} backward", [grad, x, dx], lambda plan=backward: (plan()[0], ()), shares)
 
 
@@ -95,7 +96,7 @@ def _with_parts(plan: Callable[[], tuple[int, Launch]], p: Tensor) -> tuple[Laun
 def _shares(shares: dict[bool, Any], channels_inner: bool) -> dict[str, Any]:
     choices: dict[str, Any] = {PRESENT: contextlib.nullcontext}
     for numbers in itertools.product((4, 8, 16), (1, 2), (8, 32), (2048, 8192), (128, 168), (0, 1)):
-        share = _overlapping.Share(*numbers)
+        share = _overlapping_plan.Share(*numbers)
         if share != shares[channels_inner]:
             words = ", ".join(f"{name} {number}" for name, number in share._asdict().items())
             choices[words] = functools.partial(mock.patch.dict, shares, {channels_inner: share})
@@ -112,9 +113,9 @@ def _loads() -> dict[str, Any]:
 @contextlib.contextmanager
 def _planned_with(loads: int, held: int) -> Iterator[None]:
     def plan(*args: Any, **_: Any) -> Any:
-        return _pix_tiles.plan(*args, loads=loads)
+        return _pix_plan.plan(*args, loads=loads)
 
-    with mock.patch.object(pix, "plan", plan), mock.patch.object(_pix_tiles, "_OF_A_THREAD", held):
+    with mock.patch.object(pix, "plan", plan), mock.patch.object(_pix_plan, "_OF_A_THREAD", held):
         yield
 
 

@@ -116,7 +116,7 @@ import sys
 for name in ("timm", "jsonargparse", "torchmetrics", "safetensors", "onnx", "scipy"):
     sys.modules[name] = None
 import benchmarks.ops
-import tests.kernels.test_cuda, tests.kernels.test_triton
+import tests.kernels.test_cuda, tests.kernels.test_triton, tests.kernels.test_triton_layers
 """
 
 

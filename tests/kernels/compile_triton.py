@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from downmix.kernels._layouts import layout as layout_of
-from downmix.kernels.triton import _overlapping, _pix_linear, add_relu_mean, pix, pix_layer, soft_pool
+from downmix.kernels.triton import _overlapping_plan, _pix_linear, add_relu_mean, pix, pix_layer, soft_pool
 
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)]
 POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
@@ -90,7 +90,7 @@ def spills(binary: bytes) -> int:
 
 
 def main() -> None:
-    for module in (pix, pix_layer, _pix_linear, soft_pool, _overlapping, add_relu_mean):
+    for module in (pix, pix_layer, _pix_linear, soft_pool, _overlapping_plan, add_relu_mean):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name)))
     for shape, reduction, layout, dtype, operator, fusion in [

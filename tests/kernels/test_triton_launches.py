@@ -15,7 +15,7 @@ from downmix.ops._windows import output_sizes
 from .random_cases import DEVICE
 
 _common = pytest.importorskip("downmix.kernels.triton._common")
-_overlapping = pytest.importorskip("downmix.kernels.triton._overlapping")
+_overlapping_plan = pytest.importorskip("downmix.kernels.triton._overlapping_plan")
 _plan = pytest.importorskip("downmix.kernels.triton._plan")
 
 
@@ -40,8 +40,8 @@ KERNELS = {
     "_soft_pool_backward_kernel",
     "_soft_pool_statistics_kernel",
     "_soft_pool_gather_kernel",
-    "_soft_pool_rows_forward_kernel",
-    "_soft_pool_rows_backward_kernel",
+    "soft_pool_rows_forward_kernel",
+    "soft_pool_rows_backward_kernel",
 }
 
 
@@ -72,8 +72,8 @@ def test_every_kernel_compiles_for_gpus() -> None:
         "_gradient_of_x_kernel": "16",
         "_soft_pool_forward_kernel": "16",
         "_soft_pool_backward_kernel": "16",
-        "_soft_pool_rows_forward_kernel": "16",
-        "_soft_pool_rows_backward_kernel": "16",
+        "soft_pool_rows_forward_kernel": "16",
+        "soft_pool_rows_backward_kernel": "16",
         "_add_relu_mean_kernel": "16",
         "_pix_probabilities_kernel": "16",
         "_gradient_of_linear_kernel": "16",
@@ -81,9 +81,10 @@ def test_every_kernel_compiles_for_gpus() -> None:
 
 
 def test_compiled_code_computes_what_it_should() -> None:
-    """Some of test_triton.py, in which Triton's interpreter runs otherwise; ``run_ptx`` takes all of it."""
+    """Some of both test files, in which Triton's interpreter runs otherwise; ``run_ptx`` takes all of them."""
     some = "random_cases and 0 or no_window_has and 3 or linear and 5-9-torch.float32"
-    lines = run_without_the_interpreter("run_ptx", "tests/kernels/test_triton.py", "-p", "no:xdist", "-k", some)
+    files = (f"tests/kernels/{name}.py" for name in ("test_triton", "test_triton_layers"))
+    lines = run_without_the_interpreter("run_ptx", *files, "-p", "no:xdist", "-k", some)
     ran = {line.split(":")[0] for line in lines if "times as many in sectors" in line}
     assert ran == KERNELS
 
@@ -107,7 +108,7 @@ def test_which_windows_are_taken_row_by_row(
     x = torch.empty(1, 2, *[20] * len(kernel))
     windows = (kernel, stride, [0] * len(kernel), dilation)
     sizes = output_sizes(x.shape[2:], *windows, False)
-    assert _overlapping.fits(_plan.Plan([x], [torch.empty(1, 2, *sizes)], *windows, loads=4)) == by_rows
+    assert _overlapping_plan.fits(_plan.Plan([x], [torch.empty(1, 2, *sizes)], *windows, loads=4)) == by_rows
 
 
 def test_launches_keep_what_was_compiled_for_a_device_and_an_alignment(monkeypatch: pytest.MonkeyPatch) -> None:

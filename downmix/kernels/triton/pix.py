@@ -14,24 +14,20 @@ from ...ops._define import compute_dtype
 from .._layouts import Layout, blank, layout, remembered
 from . import _common
 from ._common import Launch, empty_output
+from ._pix_plan import has_channels_inner, plan, programs_of, sizes_of, strides_of
 from ._pix_tiles import (
     by_lane,
     channels_of,
     gradient_of_step,
     groups_of,
-    has_channels_inner,
     limits_of,
     offsets_of,
     part_of_dp,
-    plan,
     probabilities_of,
     program_of,
-    programs_of,
     reduce_groups,
     sample_of,
-    sizes_of,
     spread,
-    strides_of,
 )
 
 

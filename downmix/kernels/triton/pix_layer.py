@@ -18,6 +18,7 @@ from .._layouts import Layout, blank, layout, remembered
 from .._linear import gradients
 from . import _pix_linear
 from ._common import Launch, on_device_of, shared_out
+from ._pix_plan import plan, programs_of, sizes_of, strides_of
 from ._pix_tiles import (
     by_lane,
     channels_of,
@@ -26,15 +27,11 @@ from ._pix_tiles import (
     limits_of,
     offsets_of,
     part_of_dp,
-    plan,
     probabilities_of,
     program_of,
-    programs_of,
     reduce_groups,
     sample_of,
-    sizes_of,
     spread,
-    strides_of,
 )
 from .pix import why_not
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...ops._define import compute_dtype
 from ...ops._windows import output_sizes
 from .._layouts import Layout, blank, layout, remembered
-from . import _common, _overlapping
+from . import _common, _overlapping_plan
 from ._common import Launch, aligned, empty_output, larger
 from ._plan import Plan
 from ._softmax import below, element_gradient, exp, for_elements
@@ -291,8 +291,8 @@ def forward(
 @remembered
 def _forward_launch(x_layout: Layout, y_layout: Layout, windows: tuple[tuple[int, ...], ...]) -> Launch:
     plan = Plan([blank(x_layout)], [blank(y_layout)], *windows, loads=4)
-    if _overlapping.fits(plan):
-        return _overlapping.forward_launch(plan)
+    if _overlapping_plan.fits(plan):
+        return _overlapping_plan.forward_launch(plan)
     (x,), (y,) = plan.inputs, plan.outputs
     arguments = (x.stride(), y.stride(), plan.rows, plan.lanes, tuple(x.shape[1:]), tuple(y.shape[1:]))
     constants = plan.constants | plan.alignments(X=x, Y=y)
@@ -333,8 +333,8 @@ def _backward_launches(
     plan = Plan([x, dx], [grad], *windows, loads=2, cover=True)
     if plan.side_by_side:
         return _side_by_side(plan, exact), None
-    if _overlapping.fits(plan):
-        return _overlapping.backward_launch(plan, exact), None
+    if _overlapping_plan.fits(plan):
+        return _overlapping_plan.backward_launch(plan, exact), None
     plan = Plan([x, dx], [grad, _statistic(x, grad)], *windows, loads=2)
     return _statistics(plan), _gather(plan, exact)
 
