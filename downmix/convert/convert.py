@@ -127,7 +127,8 @@ def convert_like(
         The converted network; a state dict of the first one fits it key for key.
 
     Raises:
-        ValueError: if a layer of the configuration is not in the network, or was replaced already.
+        TypeError: if ``model`` is no module, or is scripted or compiled, or ``config`` no mapping.
+        ValueError: if ``config`` lacks an entry, or a layer of it is not in the network, or was replaced already.
 
     Example:
         >>> from torch import nn
@@ -138,6 +139,8 @@ def convert_like(
           (1): Identity()
         )
     """
+    check_network(model, "convert")
+    _check_config(config)
     network = model if inplace else copy_network(model, ", or pass inplace=True")
     own = {"squeeze": squeeze, "pool": pool}
     news: dict[str, nn.Module] = {}
@@ -179,6 +182,14 @@ def _check(model: nn.Module, squeeze: Any, pool: Any, min_reduction: int) -> Non
         raise ValueError("there is nothing to do: give squeeze, pool or both")
     if not isinstance(min_reduction, int) or min_reduction < 1:
         raise ValueError(f"min_reduction must be a positive integer, got {min_reduction!r}")
+
+
+def _check_config(config: object) -> None:
+    wanted = "config must be the config of a report of convert, such as report.config"
+    if not isinstance(config, Mapping):
+        raise TypeError(f"{wanted}, got {type(config).__name__}")
+    if missing := [name for name in ("squeeze", "pool", "layers") if name not in config]:
+        raise ValueError(f"{wanted}, but {', '.join(missing)} is missing")
 
 
 def _arguments(network: nn.Module, example_input: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...]:

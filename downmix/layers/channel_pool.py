@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 from torch import Tensor, fx, nn
 
 from ..ops._define import check_choice, node_of
@@ -27,7 +29,7 @@ class ChannelPool(nn.Module):
         [B, C, H, W] or [C, H, W] to the same with (C − k) // s + 1 channels.
 
     Raises:
-        TypeError: if the input is no floating-point tensor.
+        TypeError: if ``kernel_size`` or ``stride`` is no integer, or the input no floating-point tensor.
         ValueError: if an argument is out of range, or the input has fewer channels than a window.
 
     Example:
@@ -44,6 +46,9 @@ class ChannelPool(nn.Module):
         super().__init__()
         check_choice("mode", mode, MODES)
         self.kernel_size, self.stride, self.mode = kernel_size, kernel_size if stride is None else stride, mode
+        for size in (self.kernel_size, self.stride):
+            if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+                raise TypeError(f"kernel_size and stride must be integers, got {kernel_size!r} and {stride!r}")
         if min(self.kernel_size, self.stride) < 1:
             raise ValueError(f"kernel_size and stride must be at least 1, got {kernel_size} and {stride}")
 

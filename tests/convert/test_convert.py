@@ -190,6 +190,14 @@ def test_a_config_that_does_not_fit_is_refused() -> None:
         convert_like(network, report.config)
     with pytest.raises(ValueError, match="the configuration does not fit Net: .*0"):
         convert_like(Net(), report.config)
+    with pytest.raises(TypeError, match="config must be the config of a report of convert, .* got Report"):
+        convert_like(twins(), report)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="such as report.config, but pool, layers is missing"):
+        convert_like(twins(), {"squeeze": "pix"})
+    with pytest.raises(TypeError, match="model must be an nn.Module, got int"):
+        convert_like(3, report.config)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="model is scripted or compiled already; convert it first"):
+        convert_like(torch.compile(twins()), report.config)
 
 
 @pytest.mark.parametrize(

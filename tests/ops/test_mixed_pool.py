@@ -35,6 +35,14 @@ def test_equals_the_specification(n: int, window: dict[str, Any]) -> None:
     assert gradcheck(lambda t, a: POOLS[n](t, a, **window), (x[:1].detach().requires_grad_(), alpha))
 
 
+@pytest.mark.parametrize(("narrow", "dtype"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float64)])
+def test_a_proportion_of_fewer_bits_is_not_rounded_again(narrow: torch.dtype, dtype: torch.dtype) -> None:
+    x, alpha = torch.randn(2, 3, 4, 4, dtype=dtype), torch.tensor(0.1).to(narrow)
+    y = downmix.mixed_pool2d(x, alpha, 2)
+    tolerance = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y, downmix.mixed_pool2d(x, alpha.item(), 2), rtol=tolerance, atol=tolerance)
+
+
 def test_values_that_are_not_finite() -> None:
     x = torch.tensor([[[1.0, math.inf, 1.0, math.nan]]])
     torch.testing.assert_close(downmix.mixed_pool1d(x, 0.5, 2), torch.tensor([[[math.inf, math.nan]]]), equal_nan=True)
@@ -80,6 +88,8 @@ def test_vmap_over_samples_and_proportions() -> None:
         ("0.5", TypeError, "alpha must be a number or a tensor of one, got '0.5'"),
         (True, TypeError, "alpha must be a number or a tensor of one, got True"),
         (torch.rand(3), ValueError, r"alpha must hold a single number, got a tensor of shape \[3\]"),
+        (torch.tensor(1j), TypeError, "alpha must be a number or a tensor of one, got a tensor of torch.complex64"),
+        (torch.tensor(True), TypeError, "alpha must be a number or a tensor of one, got a tensor of torch.bool"),
     ],
 )
 def test_a_bad_proportion_gets_a_sentence(alpha: Any, error: type[Exception], message: str) -> None:
