@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -23,6 +23,10 @@ def images(
     model: nn.Module, batch: int, input_size: tuple[int, int, int], make: Callable[..., Tensor] = torch.randn
 ) -> Tensor:
     """Noise, or what ``make`` makes, of the network's own dtype, on its device."""
+    if batch < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch}")
+    if not isinstance(input_size, Sequence) or min(input_size) < 1:
+        raise ValueError(f"input_size must be positive sizes, such as (3, 224, 224), got {input_size}")
     like = first_floating(model)
     return make(batch, *input_size, device=like.device, dtype=like.dtype)
 

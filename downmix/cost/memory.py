@@ -55,9 +55,12 @@ def peak_memory_bytes(
         input_size: channels, height and width of an image.
         batch_size: images at once. A training step runs two at least, as BatchNorm may need them, and is scaled.
         training: a forward and a backward pass, in place of a forward pass alone.
+
+    Raises:
+        ValueError: if ``batch_size`` is below 1, or ``input_size`` no positive sizes.
     """
     model = copy.deepcopy(model).train(training)
-    batch = max(batch_size, 2) if training else batch_size
+    batch = max(batch_size, 2) if training and batch_size > 0 else batch_size
     for parameter in model.parameters():
         parameter.grad = None
     log = _StorageLog([*model.parameters(), *model.buffers()])

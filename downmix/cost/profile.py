@@ -170,15 +170,13 @@ def profile(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224), 
         Profile: the costs of the whole batch.
 
     Raises:
-        ValueError: if ``batch_size`` is below 1.
+        ValueError: if ``batch_size`` is below 1, or ``input_size`` no positive sizes.
 
     Example:
         >>> found = profile(nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU()), (3, 4, 4))
         >>> [(layer.name, layer.macs, dict(layer.elements)) for layer in found.layers]
         [('0', 384, {}), ('1', 0, {'compare': 128})]
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     return Profile(
         layers=_layers(model, input_size, batch_size),
         inference_bytes=peak_memory_bytes(model, input_size, batch_size=batch_size),

@@ -1,12 +1,22 @@
-"""What a layer takes: maps of its own number of channels, with a batch dimension or without."""
+"""What a layer takes: a number of channels, and maps of so many, with a batch dimension or without."""
 
 from __future__ import annotations
+
+import numbers
 
 from torch import Tensor, fx, nn
 
 from ..ops._define import check_floating
 
 _SPACE = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
+
+
+def check_count(name: str, count: int) -> None:
+    """Raises the sentence that says what is allowed where ``count``, of channels say, is no positive integer."""
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral):
+        raise TypeError(f"{name} must be a positive integer, got {count!r}")
+    if count < 1:
+        raise ValueError(f"{name} must be a positive integer, got {count}")
 
 
 def lacks_batch(layer: nn.Module, x: Tensor, channels: int, dims: int = 2) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
-
 from torch import Tensor, fx, nn
 
 from ..ops._define import check_choice, node_of
 from ..ops._windows import check_map
 from ..ops.pix import pick_or_mix
+from ._input import check_count
 
 MODES = ("max", "mean")
 
@@ -46,11 +45,8 @@ class ChannelPool(nn.Module):
         super().__init__()
         check_choice("mode", mode, MODES)
         self.kernel_size, self.stride, self.mode = kernel_size, kernel_size if stride is None else stride, mode
-        for size in (self.kernel_size, self.stride):
-            if isinstance(size, bool) or not isinstance(size, numbers.Integral):
-                raise TypeError(f"kernel_size and stride must be integers, got {kernel_size!r} and {stride!r}")
-        if min(self.kernel_size, self.stride) < 1:
-            raise ValueError(f"kernel_size and stride must be at least 1, got {kernel_size} and {stride}")
+        check_count("kernel_size", self.kernel_size)
+        check_count("stride", self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return _pool_channels(x, self.kernel_size, self.stride, self.mode)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ops.pix import check_reduction
 from ._global_mean import global_mean
-from ._input import lacks_batch
+from ._input import check_count, lacks_batch
 
 
 class ChannelSaliency(nn.Module):
@@ -180,6 +180,7 @@ class FBSSqueeze(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        check_count("in_channels", in_channels)
         if in_channels % check_reduction(reduction):
             raise ValueError(f"reduction must divide in_channels, got {reduction} and {in_channels}; use PiX instead")
         self.in_channels, self.out_channels, self.reduction = in_channels, in_channels // reduction, reduction

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..ops import lip_pool as op
 from ..ops._windows import Size
-from ._input import lacks_batch
+from ._input import check_count, lacks_batch
 from ._pool import Pool
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -105,6 +105,7 @@ class SimplifiedLogit(_LogitNetwork):
 
     def __init__(self, channels: int, dims: int = 2):
         convolution = _convolution(dims)
+        check_count("channels", channels)
         layers = convolution(channels, channels, 3, padding=1, bias=False), _InstanceNorm(channels)
         super().__init__(channels, dims, *layers)
 
@@ -128,6 +129,8 @@ class BottleneckLogit(_LogitNetwork):
 
     def __init__(self, channels: int, hidden: int = 128, dims: int = 2):
         convolution = _convolution(dims)
+        check_count("channels", channels)
+        check_count("hidden", hidden)
         super().__init__(
             channels,
             dims,

@@ -23,6 +23,7 @@ class _MixedPool(Pool):
         alpha: float = 0.5,
     ):
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        op.check_proportion(alpha)
         self.first_alpha = float(alpha)
         self.alpha = nn.Parameter(torch.empty(()))
         self.reset_parameters()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..ops import pix as op
 from ..ops._define import check_choice
 from ._global_mean import global_mean
-from ._input import lacks_batch
+from ._input import check_count, lacks_batch
 from ._shared_passes import may_share, open_gate, squeeze
 
 GATES = ("sigmoid", "tanh")
@@ -70,8 +70,7 @@ class PiX(nn.Module):
         check_choice("fusion", fusion, op.FUSIONS)
         check_choice("operator", operator, op.OPERATORS)
         check_choice("gate", gate, GATES)
-        if in_channels < 1:
-            raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+        check_count("in_channels", in_channels)
         self.in_channels, self.out_channels = in_channels, -(-in_channels // self.reduction)
         self.threshold, self.fusion, self.operator, self.gate = threshold, fusion, operator, gate
         factory = {"device": device, "dtype": dtype}

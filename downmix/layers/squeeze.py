@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ops._define import check_choice
 from ..ops.pix import check_reduction
-from ._input import lacks_batch
+from ._input import check_count, lacks_batch
 from .channel_pool import ChannelPool
 from .fbs import FBSSqueeze
 from .pix import PiX
@@ -49,8 +49,10 @@ class ConvSqueeze(nn.Sequential):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
+        check_count("in_channels", in_channels)
+        check_count("groups", groups)
         outputs, remainder = divmod(in_channels, check_reduction(reduction))
-        if groups < 1 or remainder or in_channels % groups or outputs % groups:
+        if remainder or in_channels % groups or outputs % groups:
             raise ValueError(
                 f"a squeeze of {in_channels} channels by {reduction} in {groups} groups does not come out even; "
                 "choose numbers that divide"

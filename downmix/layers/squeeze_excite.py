@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ._global_mean import global_mean
-from ._input import lacks_batch
+from ._input import check_count, lacks_batch
 
 
 class SqueezeExcite(nn.Module):
@@ -64,9 +64,10 @@ class SqueezeExcite(nn.Module):
 
 def narrowed(in_channels: int, reduction: int) -> int:
     """C // reduction, the width between both maps of SE and of CBAM's channel gate."""
-    if reduction < 1 or in_channels < reduction:
+    check_count("in_channels", in_channels)
+    check_count("reduction", reduction)
+    if in_channels < reduction:
         raise ValueError(
-            f"reduction must be at least 1 and at most in_channels, got {reduction} for {in_channels} channels; "
-            "choose a smaller reduction"
+            f"reduction must be at most in_channels, got {reduction} for {in_channels} channels; choose a smaller one"
         )
     return in_channels // reduction

@@ -90,17 +90,23 @@ def _mixed_pool_nd(n: int, x: Tensor, alpha: Tensor | float, *args: Any) -> Tens
     if isinstance(x, fx.Proxy):
         return node_of(_mixed_pool_nd, n, x, alpha, *args)
     window = read_window(n, x, *args)
+    check_proportion(alpha)
+    if isinstance(alpha, Tensor):
+        # Without dimensions its dtype does not widen the map's, and 1 − α is not rounded to less than the arithmetic's.
+        alpha = alpha.reshape(()).to(compute_dtype(x, alpha))
+    y = call_batched(n, partial(_mix, alpha), [x.to(compute_dtype(x))], *window)
+    return y.to(x.dtype).contiguous(memory_format=memory_format(x))
+
+
+def check_proportion(alpha: Tensor | float) -> None:
+    """Raises the sentence that says what is allowed where ``alpha`` is no single number."""
     if isinstance(alpha, Tensor):
         if alpha.numel() != 1:
             raise ValueError(f"alpha must hold a single number, got a tensor of shape {list(alpha.shape)}")
         if alpha.is_complex() or alpha.dtype == torch.bool:
             raise TypeError(f"alpha must be a number or a tensor of one, got a tensor of {alpha.dtype}")
-        # Without dimensions its dtype does not widen the map's, and 1 − α is not rounded to less than the arithmetic's.
-        alpha = alpha.reshape(()).to(compute_dtype(x, alpha))
     elif isinstance(alpha, bool) or not isinstance(alpha, numbers.Real):
         raise TypeError(f"alpha must be a number or a tensor of one, got {alpha!r}")
-    y = call_batched(n, partial(_mix, alpha), [x.to(compute_dtype(x))], *window)
-    return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
 def _mix(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import downmix
-from downmix.cost import CONVENTIONS, Device, count_macs, measure_device, profile
+from downmix.cost import CONVENTIONS, Device, count_macs, measure_device, peak_memory_bytes, profile
 from downmix.cost._run import images
 from downmix.ops import pix
 
@@ -174,6 +174,12 @@ def test_bad_values_get_a_sentence() -> None:
         Device(1e9, 0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         profile(nn.Conv2d(3, 3, 1), (3, 4, 4), batch_size=0)
+    for training in (False, True):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+            peak_memory_bytes(nn.Conv2d(3, 3, 1), (3, 4, 4), batch_size=0, training=training)
+    for size in (64, (3, 0, 4)):
+        with pytest.raises(ValueError, match="input_size must be positive sizes, such as"):
+            profile(nn.Conv2d(3, 3, 1), size)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_first_floating_point_value_says_what_images_are_made_of() -> None:

@@ -70,6 +70,24 @@ def test_logits_in_other_dimensions(dims: int, space: str) -> None:
         downmix.SimplifiedLogit(8, dims=dims)(torch.randn(2, 8, 6, 6))
 
 
+MADE_OF: dict[str, Callable[[Any], nn.Module]] = {
+    **{name: lambda count, name=name: downmix.create_squeeze(name, count, 2) for name in SQUEEZES if name != "dwp"},
+    "cbam": lambda count: downmix.CBAM(count, 2),
+    "cbam_reduction": lambda count: downmix.CBAM(8, count),
+    "squeeze_excite": lambda count: downmix.SqueezeExcite(count, 2),
+    "groups": lambda count: downmix.ConvSqueeze(8, 2, groups=count),
+    "simplified_logit": lambda count: downmix.SimplifiedLogit(count),
+    "bottleneck_logit": lambda count: downmix.BottleneckLogit(8, count),
+}
+
+
+@pytest.mark.parametrize("make", MADE_OF.values(), ids=MADE_OF)
+def test_other_than_positive_integers_are_refused(make: Callable[[Any], nn.Module]) -> None:
+    for count, error in ((0, ValueError), (-8, ValueError), (8.0, TypeError), ("8", TypeError), (True, TypeError)):
+        with pytest.raises(error, match=f"must be a positive integer, got {count!r}"):
+            make(count)
+
+
 SPACE_POOLS: dict[str, Callable[[], nn.Module]] = {
     "soft": lambda: downmix.SoftPool2d(3, 2, 1),
     "soft_1d": lambda: nn.Sequential(nn.Flatten(2), downmix.SoftPool1d(2)),

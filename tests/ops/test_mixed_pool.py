@@ -95,3 +95,5 @@ def test_vmap_over_samples_and_proportions() -> None:
 def test_a_bad_proportion_gets_a_sentence(alpha: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         downmix.mixed_pool2d(torch.randn(2, 2, 4, 4), alpha, 2)
+    with pytest.raises(error, match=message):
+        downmix.MixedPool2d(2, alpha=alpha)
