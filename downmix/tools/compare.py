@@ -148,8 +148,10 @@ def compare(
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
     recipe.check_training()
+    for seed in seeds:  # now, not after hours of others
+        replace(recipe, seed=seed)
     check_folder(output)
-    if not resume:  # now, not after hours of others
+    if not resume:
         for folder in (_folder(output, name, seed) for seed in seeds for name in models):
             check_unused(folder)
     console = console or wide_console()

@@ -44,6 +44,8 @@ def validate(
         ValueError: if the file, the data or a field can't be used, or ``pictures`` can't be written.
     """
     path = Path(path)
+    if fields.get("data") and Path(fields["data"]).is_dir():
+        fields = {"data_dir": None} | fields  # the training's, where a segmentation would look first
     # Its weights come from the file, so nothing else is to be loaded first.
     trained = read_trained(path, weights)
     if trained.recipe is None:

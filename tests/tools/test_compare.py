@@ -129,6 +129,14 @@ def test_a_folder_of_another_comparison_is_refused_before_anything_is_trained(tm
     assert (tmp_path / "compare.json").read_text() == "of before"
 
 
+def test_a_seed_that_is_too_large_is_refused_before_anything_is_trained(tmp_path: Path, data: str) -> None:
+    with pytest.raises(ValueError, match="seed must be between -4294967296 and 4294967296, got 8589934592"):
+        compare(
+            PAIR[0], PAIR[1], Recipe(data=data, device="cpu", **QUICK), seeds=[0, 2**33], output=tmp_path / "compared"
+        )
+    assert not (tmp_path / "compared").exists()
+
+
 def _without_seconds(run: dict[str, Any]) -> dict[str, Any]:
     return run | {"epochs": [epoch | {"seconds": None} for epoch in run["epochs"]]}
 

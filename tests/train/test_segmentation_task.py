@@ -17,6 +17,7 @@ from downmix.train.distributed import World
 from downmix.train.segmentation import Segmentation
 from downmix.train.segmentation_recipe import SegmentationRecipe
 from downmix.train.state import State
+from downmix.train.validate import validate
 
 from .helpers import run
 from .test_resume import assert_same, final_state, interrupted_at
@@ -75,6 +76,18 @@ def test_going_on_after_the_end_changes_no_figure(data: Path, tmp_path: Path) ->
     tested = (tmp_path / "test.json").read_text()
     run(how, tmp_path, resume="auto")
     assert (tmp_path / "test.json").read_text() == tested
+
+
+def test_other_data_are_what_is_validated(data: Path, tmp_path: Path) -> None:
+    run(recipe(data), tmp_path)
+    shutil.copytree(data, other := tmp_path / "other")
+    for folder in (other / "val").iterdir():
+        (folder / "2.png").unlink()
+    losses = [
+        validate(tmp_path / "best.pt", **fields)["val_loss"]
+        for fields in ({}, {"data": str(other)}, {"data_dir": str(other)})
+    ]
+    assert losses[0] != losses[1] == losses[2]
 
 
 def test_another_image_is_drawn_where_one_is_left_out(data: Path, tmp_path: Path) -> None:
