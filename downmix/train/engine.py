@@ -110,6 +110,7 @@ class Training:
                     raise ValueError("sync_bn needs CUDA devices; leave it out on the CPU")
                 model = convert_sync_batchnorm(model)
             self.state = State(model, recipe, world, self.batches.steps, self.batches.global_batch)
+        self._set_density(0)  # which refuses networks that have none before there is a progress bar
         self.network = self._prepare(model)
         self.update = Update(self.network, self.state, self.task, recipe, world)
         self.losses = LaggedLosses(recipe)

@@ -17,6 +17,7 @@ from .distributed import World, join
 from .evaluation import evaluate
 from .images import DataError, NoScoreError
 from .output import Output
+from .sources import TORCHVISION_SETS
 from .task import Task
 from .tasks import create_task
 from .testing import draw
@@ -44,7 +45,7 @@ def validate(
         ValueError: if the file, the data or a field can't be used, or ``pictures`` can't be written.
     """
     path = Path(path)
-    if fields.get("data") and Path(fields["data"]).is_dir():
+    if fields.get("data") not in (None, *TORCHVISION_SETS) and Path(fields["data"]).is_dir():
         fields = {"data_dir": None} | fields  # the training's, where a segmentation would look first
     # Its weights come from the file, so nothing else is to be loaded first.
     trained = read_trained(path, weights)

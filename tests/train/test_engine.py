@@ -214,6 +214,12 @@ def test_fbs_keeps_fewer_channels_by_and_by(data: Path) -> None:
     assert model[0].density == 0.5
 
 
+def test_a_network_that_has_no_density_is_refused_before_it_trains(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="TinyNet has no FBSConv2d, whose density could be set"):
+        run(quick_recipe(data, fbs_density=0.5), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

@@ -77,6 +77,15 @@ def test_one_image_a_batch_is_enough(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"evaluating 6 held-out images of {tmp_path / 'data'}" in printed.err
 
 
+def test_a_folder_called_as_a_set_hides_no_data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(tmp_path / "data", [(name, DARK) for name in "abcdef"])
+    recipe = quick_recipe("cifar10", data_dir=str(tmp_path / "data"), model="tiny_plain")
+    write_checkpoint(tmp_path / "last.pt", recipe)
+    (tmp_path / "cifar10").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert validation.validate(tmp_path / "last.pt", data="cifar10")["top1"] == pytest.approx(1 / 6)
+
+
 def test_a_network_for_other_images_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("Input height (8) doesn't match model (224).")
