@@ -25,7 +25,7 @@ def images(
     """Noise, or what ``make`` makes, of the network's own dtype, on its device."""
     if batch < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch}")
-    if not isinstance(input_size, Sequence) or min(input_size) < 1:
+    if not isinstance(input_size, Sequence) or min(input_size, default=0) < 1:
         raise ValueError(f"input_size must be positive sizes, such as (3, 224, 224), got {input_size}")
     like = first_floating(model)
     return make(batch, *input_size, device=like.device, dtype=like.dtype)

@@ -177,7 +177,7 @@ def test_bad_values_get_a_sentence() -> None:
     for training in (False, True):
         with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
             peak_memory_bytes(nn.Conv2d(3, 3, 1), (3, 4, 4), batch_size=0, training=training)
-    for size in (64, (3, 0, 4)):
+    for size in (64, (3, 0, 4), ()):
         with pytest.raises(ValueError, match="input_size must be positive sizes, such as"):
             profile(nn.Conv2d(3, 3, 1), size)  # pyright: ignore[reportArgumentType]
 
