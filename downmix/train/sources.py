@@ -37,6 +37,14 @@ class Split:
         return len(self.class_names)
 
 
+def with_folder(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields to change of a recipe; where ``data`` is a folder, its ``data_dir``, which would be looked into first for
+    a segmentation and may be gone, is left out."""
+    data = fields.get("data")
+    is_folder = data not in (None, *TORCHVISION_SETS) and Path(data).is_dir()
+    return {"data_dir": None} | fields if is_folder else fields
+
+
 def load_data(recipe: Recipe) -> Split:
     """Finds the data set that ``recipe.data`` names.
 

@@ -17,7 +17,7 @@ from .distributed import World, join
 from .evaluation import evaluate
 from .images import DataError, NoScoreError
 from .output import Output
-from .sources import TORCHVISION_SETS
+from .sources import with_folder
 from .task import Task
 from .tasks import create_task
 from .testing import draw
@@ -45,13 +45,11 @@ def validate(
         ValueError: if the file, the data or a field can't be used, or ``pictures`` can't be written.
     """
     path = Path(path)
-    if fields.get("data") not in (None, *TORCHVISION_SETS) and Path(fields["data"]).is_dir():
-        fields = {"data_dir": None} | fields  # the training's, where a segmentation would look first
     # Its weights come from the file, so nothing else is to be loaded first.
     trained = read_trained(path, weights)
     if trained.recipe is None:
         raise CheckpointError(f"{path} does not say how it was trained; give a file that `downmix train` wrote")
-    recipe = replace(trained.recipe, pretrained=False, init=None, **fields)
+    recipe = replace(trained.recipe, pretrained=False, init=None, **with_folder(fields))
     if "amp" not in fields and recipe.amp == "fp16" and recipe.torch_device().type == "cpu":
         recipe = replace(recipe, amp="none")
     with join(recipe.torch_device()) as world:

@@ -174,6 +174,15 @@ def test_what_is_missing_is_said(run: Path, tmp_path: Path) -> None:
     assert "Layers of tiny_pix_resnet on" in page.text
 
 
+def test_data_have_moved(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, moved := tmp_path / "run")
+    recipe = yaml.safe_load((moved / "recipe.yaml").read_text())
+    (moved / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"data_dir": "gone"}))
+    for data, is_gone in ((str(run.parent / "data"), False), (None, True)):
+        page = Page(report([moved], output=tmp_path / "report.html", data=data))
+        assert ("the data folder gone does not exist; check data_dir" in page.text) == is_gone
+
+
 def test_without_grad_cam(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     page = Page(report([run], output=tmp_path / "report.html", limit=3))

@@ -17,6 +17,7 @@ from ...layers import PiX
 from ...train import Recipe
 from ...train.classification import Classification
 from ...train.network import build_network
+from ...train.sources import with_folder
 from ...train.weights import read_trained, restore
 from .parts import Note
 from .predictions import HeldOut, Predictions, held_out, predict
@@ -72,7 +73,7 @@ def look(training: Training, limit: int | None, fields: dict[str, Any], progress
     """
     found = Look(training)
     how = {"pretrained": False, "init": None, "compile": False, "amp": "none", "workers": 0, "on_bad_image": "skip"}
-    recipe = replace(training.recipe, **how, **fields)
+    recipe = replace(training.recipe, **how, **with_folder(fields))
     is_classifier = recipe.task == "classification"
     with found.sentences("cost", *(_OF_IMAGES if is_classifier else ())):
         network, classes = _load(training, recipe)
