@@ -44,12 +44,14 @@ gpu-sanitize:  ## some random cases of each kernel under compute-sanitizer
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 \
 		$(PYTHON) -m pytest tests/kernels/test_triton.py tests/kernels/test_triton_layers.py -k "long or random and (0 or 1 or 2)"
 
+GPU_OPS = $(PYTHON) -m benchmarks.ops --processes $$(nproc) --only
+
 gpu-pix:
-	$(PYTHON) -m benchmarks.ops --only pick_or_mix --processes $$(nproc)
-	$(PYTHON) -m benchmarks.ops --only pix_layer --processes $$(nproc)
+	$(GPU_OPS) pick_or_mix
+	$(GPU_OPS) pix_layer
 
 gpu-pools:
-	for op in soft_pool lip power stochastic mixed s3; do $(PYTHON) -m benchmarks.ops --only $$op --processes $$(nproc) || exit; done
+	for op in soft_pool lip power stochastic mixed s3; do $(GPU_OPS) $$op || exit; done
 
 gpu-networks:
 	$(PYTHON) -m downmix bench $(NETWORKS) --device cuda --dtype bfloat16 --batch_sizes 1 32 256 \

@@ -126,12 +126,13 @@ def time_case(case: Case, compile: bool) -> Iterator[tuple[str, str, dict[str, f
 
 
 @lru_cache(maxsize=1)
-def _case(number: int, only: str, batches: Sequence[int]) -> Case:
-    return next(islice(cases(only, batches), number, None))
+def nth(cases: Callable[..., Iterator[Any]], number: int, *which: Any) -> Any:
+    """One case alone, as the maps of all are many gigabytes."""
+    return next(islice(cases(*which), number, None))
 
 
 def _compile(number: int, compile: bool, only: str, batches: Sequence[int]) -> None:
-    for calls in calls_of(_case(number, only, batches), compile).values():
+    for calls in calls_of(nth(cases, number, only, batches), compile).values():
         for call in calls.values():
             call()
 

@@ -28,7 +28,7 @@ from downmix.ops._windows import output_sizes
 from downmix.tools._timing import interleave
 
 from .cases import BATCH, DEVICE, LAYOUTS
-from .ops import compile_in, gpu_ms
+from .ops import compile_in, gpu_ms, nth
 
 ROUNDS = 25
 PRESENT = "as it is"
@@ -166,14 +166,8 @@ def cases(only: str, batch: int, dtype: torch.dtype) -> Iterator[Case]:
     return (distinct(case) for make in makers for case in make(batch, dtype) if only in case.name)
 
 
-@functools.lru_cache(maxsize=1)
-def _case(number: int, *which: Any) -> Case:
-    """One alone, as the maps of all are many gigabytes."""
-    return next(itertools.islice(cases(*which), number, None))
-
-
 def _compile(number: int, choice: str, *which: Any) -> None:
-    case = _case(number, *which)
+    case = nth(cases, number, *which)
     with case.choices[choice]():
         launch, further = case.plan()
         launch(*case.tensors, *further)

@@ -22,13 +22,7 @@ from .random_cases import (
     check_soft_pool,
 )
 
-triton = pytest.importorskip("triton")
-interpreter = pytest.importorskip("tests.kernels.interpreter")
-_common = pytest.importorskip("downmix.kernels.triton._common")
-pytestmark = [
-    pytest.mark.usefixtures("triton_for_all"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter's numpy, about NaN and infinity
-]
+pytestmark = pytest.mark.usefixtures("triton_for_all")
 
 
 class _OnTriton:
@@ -106,7 +100,7 @@ def test_maps_of_too_many_programs_or_offsets(limit: str, monkeypatch: pytest.Mo
     kernels = [importlib.import_module(f"downmix.kernels.triton.{name}") for name in ("pix", "pix_layer")]
     launches = [kernels[0].forward_launch, kernels[0]._backward_launch, kernels[1]._launch_logits, kernels[1]._launch_x]
     x, p = torch.empty(2, 64, 4200, 4200, device="meta"), torch.empty(2, 16, device="meta")
-    assert tiles.plan({"X": x}, p, 4, "threshold", "max+avg", False, loads=1)[2]["INDEX"] is triton.language.int64
+    assert tiles.plan({"X": x}, p, 4, "threshold", "max+avg", False, loads=1)[2]["INDEX"] is tiles.tl.int64
     assert tiles.programs_of(3, 65536, 2) == ((3 * 65536 * 2, 1, 1), {"IN_SPACE": False})
     monkeypatch.setattr(tiles, limit, 1)
     for launch in launches:

@@ -23,13 +23,7 @@ from .random_cases import (
     check_whole_pix_layer,
 )
 
-triton = pytest.importorskip("triton")
-interpreter = pytest.importorskip("tests.kernels.interpreter")
-_common = pytest.importorskip("downmix.kernels.triton._common")
-pytestmark = [
-    pytest.mark.usefixtures("triton_for_all"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # the interpreter's numpy, about NaN and infinity
-]
+pytestmark = pytest.mark.usefixtures("triton_for_all")
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -50,7 +44,7 @@ def test_whole_pix_layers_in_random_cases(seed: int) -> None:
 @pytest.mark.parametrize("programs", [1, 4096])  # that leave means, or parts of sums
 def test_add_relu_mean(programs: int, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = importlib.import_module("downmix.kernels.triton.add_relu_mean")
-    monkeypatch.setattr(_common, "_SUMMING", programs)
+    monkeypatch.setattr("downmix.kernels.triton._common._SUMMING", programs)
     kernel.forward_launch.cache_clear()
     for shape in ((2, 21, 37, 31), (3, 64, 8, 8), (1, 5, 1, 3)):
         x, shortcut = (LAYOUTS[layout](torch.randn(shape, device=DEVICE).to(dtype)) for _ in range(2))
@@ -75,7 +69,7 @@ def test_which_sums_and_means_the_gpu_kernel_takes() -> None:
 @pytest.mark.parametrize("programs", [1, 4096])
 def test_means_alone(programs: int, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = importlib.import_module("downmix.kernels.triton.add_relu_mean")
-    monkeypatch.setattr(_common, "_SUMMING", programs)
+    monkeypatch.setattr("downmix.kernels.triton._common._SUMMING", programs)
     kernel.forward_launch.cache_clear()
     for shape in ((2, 21, 37, 31), (3, 64, 8, 8), (1, 5, 1, 3)):
         x = LAYOUTS[layout](torch.randn(shape, device=DEVICE).to(dtype))
