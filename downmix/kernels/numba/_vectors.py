@@ -7,8 +7,10 @@ vector where the machine's are shorter.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -195,15 +197,35 @@ def sqrt(typingctx, vector):
     return vector(vector), codegen
 
 
-@intrinsic
-def exp(typingctx, vector):
-    """For values of at most 0: those values, cut off where their exponentials vanish, and the exponentials."""
+@intrinsic(prefer_literal=True)
+def exp(typingctx, vector, crowded):
+    """For values of at most 0: those values, cut off where their exponentials vanish, and the exponentials.
+
+    Unless a literal says that registers are ``crowded``, they hold the constants.
+    """
 
     def codegen(context, builder, signature, args):
-        emit = _exp_float32 if vector.number == types.float32 else _exp_float64
-        return context.make_tuple(builder, signature.return_type, emit(builder, args[0]))
+        if vector.number == types.float32:
+            found = _exp_float32(builder, args[0], spread_constant if crowded.literal_value else held)
+        else:
+            found = _exp_float64(builder, args[0])
+        return context.make_tuple(builder, signature.return_type, found)
 
-    return types.UniTuple(vector, 2)(vector), codegen
+    return types.UniTuple(vector, 2)(vector, crowded), codegen
+
+
+def spread_constant(builder: Any, kind: ir.VectorType, number: float) -> Value:
+    return ir.Constant(kind, [number] * kind.count)
+
+
+def held(builder: Any, kind: ir.VectorType, number: float) -> Value:
+    """A float32 constant as a vector that is made once, where the kernel begins. LLVM would rather read constants again
+    for each window, which takes a tenth of its time; what comes out of assembly, even of none, it can't know to be one.
+    """
+    bits = INT(struct.unpack("i", struct.pack("f", number))[0])
+    with builder.goto_entry_block():
+        unknown = builder.asm(ir.FunctionType(INT, [INT]), "", "=r,0", [bits], side_effect=False)
+        return spread_out(builder.bitcast(unknown, FLOAT), kind.count, builder)
 
 
 # Of all polynomials of degree 5 that are 1 at 0 the nearest to 2^f for |f| ≤ 1/2, by relative error: 9.1e-8. Highest
@@ -218,35 +240,31 @@ _POWERS = (
 )
 
 
-def _exp_float32(builder: Any, value: Value) -> tuple[Value, Value]:
+def _exp_float32(builder: Any, value: Value, constant: Callable[..., Value]) -> tuple[Value, Value]:
     # 2^n · 2^f with |f| ≤ 1/2; adding 1.5 · 2²³ rounds to the integer n, and 127 more makes the low bits the exponent
     # of 2^n. From −88 on that is 0, so that the product is 0.
-    lanes = value.type.count
-
-    def number(constant: float) -> ir.Constant:
-        return ir.Constant(value.type, [constant] * lanes)
-
-    least, shift = number(-88.0), number(12582912.0 + 127.0)
+    number = functools.partial(constant, builder, value.type)
+    least, inverse, shift = number(-88.0), number(1 / math.log(2)), number(12582912.0 + 127.0)
     cut = builder.select(builder.fcmp_ordered(">", least, value), least, value)  # a NaN stays
-    power = builder.fmul(cut, number(1 / math.log(2)))
-    shifted = builder.fadd(power, shift)
-    f = builder.fsub(power, builder.fsub(shifted, shift))
-    y = _polynomial(builder, f, _POWERS)
-    whole = ir.VectorType(INT, lanes)
-    scale = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * lanes))
+    shifted = _product_and_sum(builder, cut, inverse, shift)
+    f = _product_and_sum(builder, cut, inverse, builder.fsub(shift, shifted))
+    y = _polynomial(builder, f, [number(power) for power in _POWERS])
+    whole = ir.VectorType(INT, value.type.count)
+    scale = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * whole.count))
     return cut, builder.fmul(y, builder.bitcast(scale, value.type))
 
 
-def _polynomial(builder: Any, x: Value, coefficients: Sequence[float]) -> Value:
+def _polynomial(builder: Any, x: Value, coefficients: Sequence[Value]) -> Value:
     """Its value at x, the coefficient of the highest power first."""
-    y, *others = (ir.Constant(x.type, [coefficient] * x.type.count) for coefficient in coefficients)
+    y, *others = coefficients
     for coefficient in others:
         y = _product_and_sum(builder, y, x, coefficient)
     return y
 
 
 def _product_and_sum(builder: Any, a: Value, b: Value, c: Value) -> Value:
-    return builder.fadd(builder.fmul(a, b, **_CONTRACT), c, **_CONTRACT)
+    """In one instruction where the machine has it."""
+    return call(builder, f"llvm.fmuladd.{suffix(a.type)}", a.type, a, b, c)
 
 
 def _exp_float64(builder: Any, value: Value) -> tuple[Value, Value]:
@@ -271,17 +289,14 @@ def exp_of_calm(typingctx, vector):
 
 def _exp_of_calm_float32(builder: Any, value: Value) -> Value:
     # e^r · 2^n with |r| ≤ ln 2 / 2. Float32's ln 2 is so near (1.9e-9) that one product leaves r exact enough.
-    lanes = value.type.count
-
-    def number(constant: float) -> ir.Constant:
-        return ir.Constant(value.type, [constant] * lanes)
-
+    number = functools.partial(spread_constant, builder, value.type)
     shift, ln2 = number(12582912.0), math.log(2)
     shifted = _product_and_sum(builder, value, number(1 / ln2), shift)
     r = _product_and_sum(builder, builder.fsub(shifted, shift), number(-ln2), value)
-    y = _polynomial(builder, r, [c / ln2**degree for degree, c in zip((5, 4, 3, 2, 1, 0), _POWERS, strict=True)])
-    whole = ir.VectorType(INT, lanes)
-    n = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * lanes))
+    powers = [number(c / ln2**degree) for degree, c in zip((5, 4, 3, 2, 1, 0), _POWERS, strict=True)]
+    y = _polynomial(builder, r, powers)
+    whole = ir.VectorType(INT, value.type.count)
+    n = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * whole.count))
     return builder.bitcast(builder.add(builder.bitcast(y, whole), n), value.type)
 
 

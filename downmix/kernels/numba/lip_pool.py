@@ -27,7 +27,7 @@ def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
     # Where the largest logit is infinite, those equal to it share the weight, but for padding.
     logit = choose(endless, choose(here & (logit == tops), zero, lowest), logit)
     left_out = logit == lowest
-    _, weight = exp(logit - choose(endless, zero, tops))
+    _, weight = exp(logit - choose(endless, zero, tops), keep)
     weight, value = choose(left_out, zero, weight * scale), choose(left_out, zero, value)
     infinite = is_infinite(choose(is_nan(tops), zero, value))
     infinity, value = choose(infinite, value, zero), choose(infinite, zero, value)

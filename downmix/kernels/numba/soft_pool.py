@@ -19,7 +19,7 @@ def _see(sums, tensors, place, here, edges, lane_step, kept, n, keep, values):
     """Adds e^{a − m} and e^{a − m} (a − m); keeps a − m and e^{a − m}."""
     _, lowest, tops = values
     value = choose(here, read(tensors[0], place, edges, lane_step, here), lowest)
-    difference, weight = exp(value - tops)
+    difference, weight = exp(value - tops, keep)
     if keep:
         keep_pair(kept, n, difference, weight)
     return sums[0] + weight, sums[1] + weight * difference, sums[2]
