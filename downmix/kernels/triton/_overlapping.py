@@ -13,10 +13,10 @@ starts of two windows. Windows that are not calm (`_columns.py`) take a second w
 import triton
 import triton.language as tl
 
-from ._columns import add_gradients, bounded, center_of, columns_of, is_restless, weights_of, window_of
+from ._columns import add_gradients, center_of, columns_of, is_restless, weighted, window_of
 from ._common import larger
 from ._lanes import lanes_of, load_middle, load_row, load_rows, pointers_to, rows_down, store_row
-from ._softmax import LOWEST, below, element_gradient, exp, for_elements
+from ._softmax import below, element_gradient, exp, for_elements
 
 
 @triton.jit
@@ -53,7 +53,7 @@ def _forward(
     KEPT: tl.constexpr = K_H - S_H
     FIRST: tl.constexpr = -PADDING[2]
     COLS: tl.constexpr = (CELLS - 1) * S_W + K_W
-    OTHER: tl.constexpr = LOWEST if CALM else float("-inf")
+    OTHER: tl.constexpr = float("-inf")
     _rows, _chunks, _groups, steps = counts
     _channels, _depth, height, width = sizes
     b, c, d, chunk, group, exists = lanes_of(program, counts, sizes, INDEX, CHANNELS_INNER, X_ALIGN, BLOCK_R, BLOCK_L)
@@ -67,10 +67,8 @@ def _forward(
     middle = load_middle(
         x_ptr, x_strides, h, w, height, width, exists, K_H // 2, FIRST, K_W, X_STEP, VECTOR, DTYPE, X_ALIGN
     )
-    center, weights = center_of(middle), ()
-    if CALM:
-        kept = bounded(kept)
-        weights = weights_of(kept, center)
+    center = center_of(middle)
+    weights, products = weighted(kept, center)
     restless = tl.zeros([BLOCK_R, BLOCK_L], tl.int1)
     upcoming = load_rows(
         x_ptr + rows_down(x_strides, KEPT, X_ALIGN), x_strides, h + KEPT, w, height, width, exists, OTHER,
@@ -86,16 +84,14 @@ def _forward(
         fresh, upcoming = upcoming[: S_H * COLS], upcoming[S_H * COLS :]
         outputs = ()
         if CALM:
-            fresh = bounded(fresh)
-            weights = weights + weights_of(fresh, center)
-            columns = columns_of(kept + fresh, weights, K_H, COLS)
-            found = tl.zeros([BLOCK_R, BLOCK_L], tl.int1)
+            more_weights, more_products = weighted(fresh, center)
+            weights, products = weights + more_weights, products + more_products
+            columns = columns_of(weights, products, K_H, COLS)
             for n in tl.static_range(CELLS):
-                top, _inverse, mean = window_of(columns, n * S_W, K_W)
-                outputs = outputs + (top + mean,)
-                found |= (y_w + n < out_sizes[3])[:, None] & is_restless(top, center)
-            restless |= inside & found
-            weights = weights[S_H * COLS :]
+                total, _inverse, mean = window_of(columns, n * S_W, K_W)
+                outputs = outputs + (center + mean,)
+                restless |= is_restless(total, inside & (y_w + n < out_sizes[3])[:, None])
+            weights, products = weights[S_H * COLS :], products[S_H * COLS :]
         else:
             for n in tl.static_range(CELLS):
                 top, total, mean, _weights, _belows = _soften(kept + fresh, n * S_W, COLS, K_H, K_W)
@@ -163,7 +159,7 @@ def _backward(
     ABOVE: tl.constexpr = (K_H - 1) // S_H  # rows of windows above a cell that reach into it
     FIRST: tl.constexpr = LEFT * S_W - PADDING[2]
     COLS: tl.constexpr = (WINDOWS - 1) * S_W + K_W
-    OTHER: tl.constexpr = LOWEST if CALM else float("-inf")
+    OTHER: tl.constexpr = float("-inf")
     _rows, _chunks, _groups, steps = counts
     _channels, _depth, height, width = sizes
     b, c, d, chunk, group, exists = lanes_of(program, counts, sizes, INDEX, CHANNELS_INNER, X_ALIGN, BLOCK_R, BLOCK_L)
@@ -179,10 +175,8 @@ def _backward(
         x_ptr, x_strides, h, w, height, width, exists, ABOVE * S_H + K_H // 2, -PADDING[2], K_W,
         X_STEP, VECTOR, DTYPE, X_ALIGN,
     )  # fmt: skip
-    center, weights = center_of(middle), ()
-    if CALM:
-        kept = bounded(kept)
-        weights = weights_of(kept, center)
+    center = center_of(middle)
+    weights, products = weighted(kept, center)
     restless = tl.zeros([BLOCK_R, BLOCK_L], tl.int1)
     zero = tl.zeros([BLOCK_R, BLOCK_L], DTYPE)
     sums = (zero,) * (KEPT * OWN)
@@ -210,14 +204,14 @@ def _backward(
         inside = exists & ((y_h >= 0) & (y_h < out_sizes[2]))[:, None]
         sums = sums + (zero,) * (S_H * OWN)
         if CALM:
-            fresh = bounded(fresh)
-            weights = weights + weights_of(fresh, center)
+            more_weights, more_products = weighted(fresh, center)
+            weights, products = weights + more_weights, products + more_products
             sums, found = add_gradients(
-                sums, kept + fresh, weights, grads, center, y_w + LEFT, out_sizes[3], inside, EXACT,
+                sums, weights, products, grads, y_w + LEFT, out_sizes[3], inside, EXACT,
                 K_H, K_W, S_W, OWN, FIRST, COLS, WINDOWS,
             )  # fmt: skip
             restless |= found
-            weights = weights[S_H * COLS :]
+            weights, products = weights[S_H * COLS :], products[S_H * COLS :]
         else:
             sums = _add_gradients_of_any(
                 sums, kept + fresh, grads, y_w + LEFT, out_sizes[3], inside, EXACT,
