@@ -210,6 +210,21 @@ def test_bench_takes_networks_or_files(words: list[str], capsys: Any) -> None:
     refused(["bench", *words], "not both", capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--batch_sizes", "1", "0"], r"must be at least 1, got \[1, 0\] and None"),
+        (["--image_size", "0"], r"must be at least 1, got \[1, 8\] and 0"),
+        (["--device", "cuda", "--modes", "training"], "leave out --modes, --device, which are for networks"),
+        (["--against", "resnet18"], "run as they were written, on the CPU; leave out --against, which is for networks"),
+    ],
+)
+def test_bench_refuses_what_files_do_not_take(words: list[str], sentence: str, tmp_path: Path, capsys: Any) -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    write(network, torch.zeros(2, 3, 8, 8), tmp_path / "net.onnx", "onnx")
+    refused(["bench", "--exported", str(tmp_path / "net.onnx"), "--rounds", "2", *words], sentence, capsys)
+
+
 @pytest.mark.parametrize("words", [["export", "test_pix_resnet", "--output"], ["bench", "--exported"]])
 def test_missing_packages_are_named(words: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     for name in ("onnx", "onnxruntime"):
