@@ -157,10 +157,22 @@ def test_a_file_that_computes_something_else_is_reported(tmp_path: Path, monkeyp
         (["no_such_net"], "there is no network"),
         (["vgg_small", "--image_size", "7"], "vgg_small can't be exported for images of 3×7×7: .*too small"),
         ([], "name a network, or give a checkpoint of `downmix train`"),
+        (["vgg_small", "--image_size", "-1"], "image_size must be at least 1, got -1"),
+        (["vgg_small", "--image_size", "0"], "image_size must be at least 1, got 0"),
+        (["vgg_small", "--num_classes", "0"], "num_classes must be at least 1, got 0"),
+        (["vgg_small", "--dtype", "int8", "--calibration_images", "0"], "calibration_images must be at least 1, got 0"),
+        (["vgg_small", "--pretrained", "--checkpoint", "a.pt"], "give it with a name, without --checkpoint"),
+        (["vgg_small", "--data", "digits"], "are for --dtype int8; leave them out of float32"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], sentence: str, capsys: Any) -> None:
     refused(["export", *words], sentence, capsys)
+
+
+def test_nothing_is_written_where_a_real_image_is_missing(tmp_path: Path, capsys: Any) -> None:
+    words = ["export", "test_pix_vgg", "--output", str(tmp_path / "net.onnx"), "--images", str(tmp_path / "no.png")]
+    refused(words, "there is no file .*no.png; give the path of a picture", capsys)
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_bench_times_exported_files_in_turns(tmp_path: Path, capsys: Any) -> None:
