@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._extras import need
+from ..layers._modes import copy_network
 from ..ops._define import check_choice
 from ._watch import evaluating, find_layer, named_layers, uncompiled, unwrapped
 
@@ -74,7 +74,7 @@ def attend(
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    network: Any = copy.deepcopy(unwrapped(model)).eval()
+    network: Any = copy_network(unwrapped(model)).eval()
     images = images.detach().clone().to(next(network.parameters()).device)
     layer = layer or last_map(network, images)
     with evaluating(network):
