@@ -98,11 +98,12 @@ def run(args: Any) -> None:
         _export_int8(network, output, args, facts)
         return
     baseline = None if args.benchmark is None else args.benchmark or baseline_of(name)
+    beside = create_network(baseline, num_classes=network.num_classes) if baseline else None  # which may not be known
     how: dict[str, Any] = {"format": args.format, "dynamic": args.dynamic, "dtype": args.dtype}
     export(network, output, **facts, **how)
-    if baseline:
+    if baseline and beside:
         how["image_size"] = view(network, args.image_size)["input_size"][-1]
-        benchmark(output, create_network(baseline, num_classes=network.num_classes), baseline, **how)
+        benchmark(output, beside, baseline, **how)
 
 
 def _export_int8(network: nn.Module, output: Path, args: Any, facts: dict[str, Any]) -> None:

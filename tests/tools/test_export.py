@@ -169,9 +169,17 @@ def test_bad_input_is_one_sentence(words: list[str], sentence: str, capsys: Any)
     refused(["export", *words], sentence, capsys)
 
 
-def test_nothing_is_written_where_a_real_image_is_missing(tmp_path: Path, capsys: Any) -> None:
-    words = ["export", "test_pix_vgg", "--output", str(tmp_path / "net.onnx"), "--images", str(tmp_path / "no.png")]
-    refused(words, "there is no file .*no.png; give the path of a picture", capsys)
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--images", "no.png"], "there is no file no.png; give the path of a picture"),
+        (["--benchmark", "no_such_net"], "there is no network 'no_such_net'"),
+    ],
+)
+def test_nothing_is_written_where_an_image_or_the_baseline_is_missing(
+    words: list[str], sentence: str, tmp_path: Path, capsys: Any
+) -> None:
+    refused(["export", "test_pix_vgg", "--output", str(tmp_path / "net.onnx"), *words], sentence, capsys)
     assert not (tmp_path / "net.onnx").exists()
 
 
