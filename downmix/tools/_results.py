@@ -134,7 +134,7 @@ def read_table(path: Path) -> tuple[str, list[Row]]:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV file; ValueError if it is none, holds no row, or one of another length than its first line."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel puts a mark in front of UTF-8
             rows = [Row(cells, path) for cells in csv.DictReader(file)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file ({error})") from error

@@ -103,6 +103,11 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
         assert picture.size == (1570, 700)
 
 
+def test_a_comparison_that_excel_saved(tmp_path: Path) -> None:
+    (tmp_path / "compare.csv").write_text(COMPARISON.read_text(), encoding="utf-8-sig")
+    assert len(read_results([tmp_path / "compare.csv"]).accuracies) == 2
+
+
 @pytest.mark.parametrize("command", [["explain", "tradeoff"], ["report"]])
 @pytest.mark.parametrize(("source", "column"), [(BENCH, "macs"), (BENCH, "threads"), (COMPARISON, "image_size")])
 def test_a_column_that_is_missing_is_named(
