@@ -60,6 +60,14 @@ class Trace:
 @torch.inference_mode(False)  # in which operators come whole that formulas know by their parts
 def trace(model: nn.Module, input_size: tuple[int, int, int], batch_size: int = 1) -> Trace:
     """Runs ``model`` once in evaluation mode, on its own device, and leaves it as it was."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # it runs its layers itself, past their hooks
+            raise TypeError(
+                f"{f'layer {name!r} of model' if name else 'model'} is scripted or traced already, and its layers "
+                "can't be counted; count the network that it was made from"
+            )
     found, stack = Trace(), [""]
 
     def enter(name: str, module: nn.Module, inputs: Any) -> None:

@@ -27,6 +27,7 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224
 
     Raises:
         ValueError: if there is no such convention.
+        TypeError: if ``model`` is no module, or something in it is scripted or traced.
     """
     check_choice("convention", convention, CONVENTIONS)
     found = trace(model, input_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..layers._modes import copy_network
 from ._run import images, tensors_in
 
 
@@ -20,6 +20,9 @@ def count_activation_bytes(model: nn.Module, input_size: tuple[int, int, int] = 
 
     Measured, not estimated: every storage that an operator saves counts once, parameters and buffers don't. Two images
     run and half is returned, as BatchNorm may need more than one.
+
+    Raises:
+        ValueError: if the network can't be copied, or ``input_size`` is no positive sizes.
     """
     kept: dict[int, Tensor] = {}
 
@@ -27,7 +30,7 @@ def count_activation_bytes(model: nn.Module, input_size: tuple[int, int, int] = 
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    model = copy.deepcopy(model).train()  # training moves BatchNorm's statistics
+    model = copy_network(model).train()  # training moves BatchNorm's statistics
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(images(model, 2, input_size))
     for tensor in [*model.parameters(), *model.buffers()]:
@@ -57,9 +60,9 @@ def peak_memory_bytes(
         training: a forward and a backward pass, in place of a forward pass alone.
 
     Raises:
-        ValueError: if ``batch_size`` is below 1, or ``input_size`` no positive sizes.
+        ValueError: if ``batch_size`` is below 1, ``input_size`` no positive sizes, or the network can't be copied.
     """
-    model = copy.deepcopy(model).train(training)
+    model = copy_network(model).train(training)
     batch = max(batch_size, 2) if training and batch_size > 0 else batch_size
     for parameter in model.parameters():
         parameter.grad = None

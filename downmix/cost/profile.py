@@ -171,6 +171,7 @@ def profile(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224), 
 
     Raises:
         ValueError: if ``batch_size`` is below 1, or ``input_size`` no positive sizes.
+        TypeError: if ``model`` is no module, or something in it is scripted or traced.
 
     Example:
         >>> found = profile(nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU()), (3, 4, 4))

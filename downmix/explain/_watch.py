@@ -15,6 +15,8 @@ from ..cost._run import evaluation
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network itself, without what ``torch.compile``, DDP and DataParallel put around it."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._extras import need
+from ..cost._run import first_floating
+from ..layers._modes import copy_network
 from ..ops._define import check_choice
 from ._watch import evaluating, find_layer, named_layers, uncompiled, unwrapped
 
@@ -63,7 +64,8 @@ def attend(
         target: the class asked for; by default the one that the network finds most likely in each image.
 
     Raises:
-        ValueError: if the method, layer or class is unknown, or the network is no classifier of images.
+        ValueError: if the method, layer or class is unknown, the layer gives no map, ``images`` are no batch, or the
+            network is no classifier of images.
         ImportError: without the grad-cam library.
 
     Source:
@@ -74,13 +76,20 @@ def attend(
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    network: Any = copy.deepcopy(unwrapped(model)).eval()
-    images = images.detach().clone().to(next(network.parameters()).device)
+    network: Any = copy_network(unwrapped(model)).eval()
+    if images.dim() != 4 or not len(images):
+        raise ValueError(f"images must be a batch of one or more, of shape [B, 3, H, W], got {list(images.shape)}")
+    images = images.detach().clone().to(first_floating(network).device)
     layer = layer or last_map(network, images)
-    with evaluating(network):
+    given: list[Any] = []
+    watch = find_layer(network, layer).register_forward_hook(lambda module, args, output: given.append(output))
+    with watch, evaluating(network):
         outputs = network(images)
-    if outputs.dim() != 2:
-        raise ValueError(f"maps need a classifier's outputs of shape [B, classes], got {list(outputs.shape)}")
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        raise ValueError(f"maps need a classifier's outputs of shape [B, classes], got {_shape(outputs)}")
+    if not given or not isinstance(given[-1], Tensor) or given[-1].dim() != 4:
+        got = _shape(given[-1]) if given else "nothing, as it does not run"
+        raise ValueError(f"layer {layer!r} must give a map of shape [B, C, H, W], got {got}; choose another")
     if target is not None and not 0 <= target < outputs.shape[1]:
         raise ValueError(f"target must be a class from 0 to {outputs.shape[1] - 1}, got {target}")
     targets = outputs.argmax(1) if target is None else torch.full((len(images),), target)
@@ -90,6 +99,10 @@ def attend(
     with uncompiled(), create(network, [find_layer(network, layer)], **options) as cam:
         maps = cam(images, [ClassifierOutputTarget(label) for label in targets.tolist()])
     return Attention(torch.from_numpy(maps).float(), outputs.softmax(1).cpu(), targets.cpu(), layer)
+
+
+def _shape(output: Any) -> str:
+    return str(list(output.shape)) if isinstance(output, Tensor) else type(output).__name__
 
 
 def last_map(model: nn.Module, images: Tensor) -> str:

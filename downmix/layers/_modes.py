@@ -34,6 +34,13 @@ def copy_network(network: Network, otherwise: str = "") -> Network:
     """
     try:
         copied = copy.deepcopy(network)
+    except TypeError as error:
+        if "pickle" not in str(error):
+            raise
+        raise ValueError(
+            f"{type(network).__name__} can't be copied, as it holds what Python can't copy ({error}); take that out of "
+            f"it{otherwise}"
+        ) from error
     except RuntimeError as error:
         if "deepcopy protocol" not in str(error):
             raise

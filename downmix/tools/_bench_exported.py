@@ -42,10 +42,12 @@ def bench_exported(
         output: CSV file, with a row for each file and batch size.
 
     Raises:
-        ValueError: if ``rounds`` is too small, a file can't be run so, or ``output`` can't be written.
+        ValueError: if a number is too small, a file can't be run so, or ``output`` can't be written.
     """
     if rounds < 2:
         raise ValueError(f"rounds must be at least 2, got {rounds}")
+    if min(batch_sizes) < 1 or (image_size is not None and image_size < 1):
+        raise ValueError(f"batch_sizes and image_size must be at least 1, got {list(batch_sizes)} and {image_size}")
     if len(set(files)) != len(files):
         raise ValueError(f"each file can stand once in a comparison, got {', '.join(map(str, files))}")
     if output is not None:

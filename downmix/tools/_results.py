@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, str]
+
+class Row(dict[str, str]):
+    """A line of the CSV file ``path``, by column; a column that the file lacks is a ValueError."""
+
+    def __init__(self, cells: dict[str, str], path: Path):
+        super().__init__(cells)
+        self.path = path
+
+    def __missing__(self, column: str) -> str:
+        raise ValueError(f"{self.path} has no column {column!r}; give the file as it was written")
+
+
 # By what wrote a CSV file: columns that it alone has.
 _COLUMNS = {
     "compare": {"top1_mean", "data"},
@@ -123,8 +134,8 @@ def read_table(path: Path) -> tuple[str, list[Row]]:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV file; ValueError if it is none, holds no row, or one of another length than its first line."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel puts a mark in front of UTF-8
+            rows = [Row(cells, path) for cells in csv.DictReader(file)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file ({error})") from error
     if not rows:

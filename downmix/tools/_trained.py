@@ -142,11 +142,18 @@ def own_names(network: nn.Module) -> list[str]:
 
 
 def read_class_names(path: Path) -> list[str]:
-    """The lines of a file, or the folders in a folder, or in its ``train``."""
+    """The lines of a file, or the folders in a folder, or in its ``train``; ValueError if there are none."""
     if path.is_dir():
         root = path / "train" if (path / "train").is_dir() else path
-        return sorted(folder.name for folder in root.iterdir() if folder.is_dir())
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+    else:
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8 ({error}); give a file with a class a line") from error
+    if not names:
+        raise ValueError(f"{path} names no class; give a file with a class a line, or a folder of class folders")
+    return names
 
 
 def default_names(count: int) -> list[str]:

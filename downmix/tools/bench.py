@@ -25,6 +25,16 @@ from ._timing import interleave, summarize
 
 HELP = "Time whole networks against each other: inference and training, eager and compiled, BatchNorm folded or not."
 FOLD_BN = {"no": (False,), "yes": (True,), "both": (False, True)}
+# What may be said of exported files, whose runtimes decide the rest: the defaults, and what is so anyway.
+_OF_EXPORTED: dict[str, tuple[Any, ...]] = {
+    "against": (None,),
+    "modes": (list(MODES), ["inference"]),
+    "engines": (["eager"],),
+    "layouts": (["channels_last"],),
+    "fold_bn": ("both", "yes"),
+    "dtype": ("float32",),
+    "device": ("cpu",),
+}
 
 
 @dataclass
@@ -98,6 +108,11 @@ def run(args: Any) -> None:
             raise ValueError(f"threads must be at least 1, got {args.threads}")
         torch.set_num_threads(args.threads)
     if args.exported:
+        if meant := [name for name, allowed in _OF_EXPORTED.items() if args[name] not in allowed]:
+            raise ValueError(
+                f"exported files run as they were written, on the CPU; leave out --{', --'.join(meant)}, which "
+                f"{'is' if len(meant) == 1 else 'are'} for networks"
+            )
         how = {"rounds": args.rounds, "threads": args.threads, "output": args.output}
         bench_exported(args.exported, args.batch_sizes, image_size=args.image_size, **how)
         return

@@ -48,6 +48,8 @@ def run(args: Any) -> None:
     if not args.dry_run:
         check_folder(args.output)
     network = _load(args.network, args.pretrained, args.input, on_meta=args.dry_run)
+    if not args.dry_run and any(value.is_meta for value in network.state_dict().values()):
+        raise ValueError(f"{args.network} has weights on the meta device, and they can't be saved; load them before")
     size = args.input or getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
     network, report = convert(
         network,

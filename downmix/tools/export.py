@@ -70,6 +70,13 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> None:
+    for option in ("image_size", "num_classes", "calibration_images"):
+        if args[option] is not None and args[option] < 1:
+            raise ValueError(f"{option} must be at least 1, got {args[option]}")
+    if args.pretrained and (args.checkpoint or not args.model):
+        raise ValueError("--pretrained loads timm's weights of a name; give it with a name, without --checkpoint")
+    if args.dtype != "int8" and (args.data or args.data_dir):
+        raise ValueError(f"--data and --data_dir are for --dtype int8; leave them out of {args.dtype}")
     names = read_class_names(args.classes) if args.classes else []
     count = args.num_classes or len(names) or None
     if names and len(names) != count:
@@ -91,11 +98,12 @@ def run(args: Any) -> None:
         _export_int8(network, output, args, facts)
         return
     baseline = None if args.benchmark is None else args.benchmark or baseline_of(name)
+    beside = create_network(baseline, num_classes=network.num_classes) if baseline else None  # which may not be known
     how: dict[str, Any] = {"format": args.format, "dynamic": args.dynamic, "dtype": args.dtype}
     export(network, output, **facts, **how)
-    if baseline:
+    if baseline and beside:
         how["image_size"] = view(network, args.image_size)["input_size"][-1]
-        benchmark(output, create_network(baseline, num_classes=network.num_classes), baseline, **how)
+        benchmark(output, beside, baseline, **how)
 
 
 def _export_int8(network: nn.Module, output: Path, args: Any, facts: dict[str, Any]) -> None:
@@ -161,17 +169,17 @@ def export(
     how = view(network, image_size)
     noise = torch.randn(2, *size)
     about = _metadata(network, name, how, classes, dtype)
+    batches = {"random": _random(size, dynamic)}
+    if images:  # before the file is written, as one may be missing
+        batches["real"] = [read_images(network, [path], image_size)[0] for path in images]
+        if "batch" not in dynamic:
+            batches["real"] = [torch.cat(pair) for pair in zip(batches["real"], batches["real"], strict=True)]
     to = getattr(torch, dtype)
     try:
         fast, report = regroup(fold_batch_norms(network, noise)[0], noise)
         write(fast.to(to), noise.to(to), output, format, dynamic=dynamic, metadata=about)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"{name} can't be exported for images of {'×'.join(map(str, size))}: {error}") from error
-    batches = {"random": _random(size, dynamic)}
-    if images:
-        batches["real"] = [read_images(network, [path], image_size)[0] for path in images]
-        if "batch" not in dynamic:
-            batches["real"] = [torch.cat(pair) for pair in zip(batches["real"], batches["real"], strict=True)]
     exported = load(output)
     compared = {kind: _compare(network, exported.run, batch, dtype) for kind, batch in batches.items()}
     found = {kind: difference for kind, (difference, _) in compared.items()}

@@ -1,6 +1,7 @@
 import copy
 import functools
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,12 @@ def test_a_network_that_can_t_be_copied_says_how() -> None:
         convert(model, example_input=X)
     with pytest.raises(ValueError, match="can't be copied"):
         convert_like(model, {"squeeze": "pix", "pool": None, "layers": {}})
+    locked: Any = twins()
+    locked.lock = threading.Lock()
+    with pytest.raises(
+        ValueError, match=r"cannot pickle '_thread.lock' object\); take that out of it, or pass inplace"
+    ):
+        convert(locked, example_input=X)
     with torch.no_grad():
         model(X)
     assert len(convert(model, example_input=X)[1].replaced) == 3

@@ -1,6 +1,12 @@
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from downmix.cost import count_activation_bytes, measure_cost, peak_memory_bytes, profile
 
@@ -37,6 +43,17 @@ def test_parameters_and_their_gradients_are_no_activations() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1000), nn.Linear(1000, 2))
     # In the second layer's backward pass: images, hidden values, output, and the gradients of the latter two.
     assert peak_memory_bytes(model, (3, 2, 2), training=True) == 4 * (12 + 1000 + 2 + 1000 + 2)
+
+
+@pytest.mark.parametrize("count", [count_activation_bytes, peak_memory_bytes])
+def test_a_network_that_can_t_be_copied_says_why(count: Callable[..., int]) -> None:
+    pruned = prune.l1_unstructured(nn.Conv2d(3, 4, 1), "weight", 0.5)
+    with pytest.raises(ValueError, match="Conv2d can't be copied, as it holds tensors that autograd follows"):
+        count(pruned, (3, 4, 4))
+    locked: Any = chain()
+    locked.lock = threading.Lock()
+    with pytest.raises(ValueError, match="Sequential can't be copied, as it holds what Python can't copy"):
+        count(locked, (3, 4, 4))
 
 
 def test_the_network_is_left_as_it_was() -> None:

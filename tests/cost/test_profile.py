@@ -182,6 +182,19 @@ def test_bad_values_get_a_sentence() -> None:
             profile(nn.Conv2d(3, 3, 1), size)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_has_no_layers_to_count_is_refused() -> None:
+    """A traced network counted as 0 operations."""
+    conv = nn.Conv2d(3, 3, 1).eval()
+    traced: Any = torch.jit.trace(conv, torch.zeros(1, 3, 4, 4))
+    with pytest.raises(TypeError, match=r"^model is scripted or traced already.*; count the network that it was made"):
+        count_macs(traced, (3, 4, 4))
+    with pytest.raises(TypeError, match="layer '1' of model is scripted or traced already"):
+        profile(nn.Sequential(conv, torch.jit.script(conv)), (3, 4, 4))
+    with pytest.raises(TypeError, match="model must be an nn.Module, got str"):
+        count_macs("resnet50")  # pyright: ignore[reportArgumentType]
+
+
 def test_the_first_floating_point_value_says_what_images_are_made_of() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1, dtype=torch.float64))
     model.register_parameter("index", nn.Parameter(torch.arange(3), requires_grad=False))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from downmix.explain import METHODS, attend, last_map
 
@@ -82,6 +82,11 @@ def test_no_trace_of_it_stays() -> None:
     assert_untouched(before, model)
 
 
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
 def test_compiled_networks() -> None:
     model, images = small(), torch.rand(1, 3, 4, 4)
     compiled = torch.compile(model, backend="eager")
@@ -102,6 +107,17 @@ def test_bad_input_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         attend(model, images, target=1000)
     with pytest.raises(ValueError, match=r"a classifier's outputs of shape \[B, classes\], got \[1, 4, 64, 64\]"):
         attend(small()[:2], images)
+    with pytest.raises(ValueError, match=r"a classifier's outputs of shape \[B, classes\], got tuple"):
+        attend(nn.Sequential(small()[0], Pair()), images)
+    with pytest.raises(ValueError, match=r"a classifier's outputs of shape \[B, classes\], got \[1, 3, 64, 64\]"):
+        attend(nn.Sequential(nn.ReLU()), images)
+    with pytest.raises(ValueError, match=r"'fc' must give a map of shape \[B, C, H, W\], got \[1, 1000\]; choose"):
+        attend(model, images, layer="fc")
+    for none in (images[:0], images[0]):
+        with pytest.raises(ValueError, match=r"images must be a batch of one or more, of shape \[B, 3, H, W\], got"):
+            attend(model, none)
+    with pytest.raises(TypeError, match="model must be an nn.Module, got str"):
+        attend("resnet50", images)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="no layer gives a map of more than one pixel"):
         last_map(small(), torch.rand(1, 3, 1, 1))
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)

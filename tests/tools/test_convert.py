@@ -17,6 +17,9 @@ from torch import nn
 def network():
     return nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.MaxPool2d(2))
 
+def empty():
+    return network().to("meta")
+
 def number():
     return 3
 
@@ -59,6 +62,17 @@ def test_a_network_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert "SoftPool2d" in printed
     assert "PiX" not in printed
+
+
+def test_a_network_without_weights_can_be_tried_but_not_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(FILE)
+    words = ["convert", f"{tmp_path / 'mine.py'}:empty", "--input", "3", "32", "32", "--output", str(tmp_path / "out")]
+    refused(words, "mine.py:empty has weights on the meta device, and they can't be saved; load them before", capsys)
+    assert not list((tmp_path / "out").iterdir())
+    main([*words, "--dry-run"])
+    assert "1 of 1 layers replaced" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

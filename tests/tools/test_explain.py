@@ -115,6 +115,14 @@ def test_class_names(tmp_path: Path) -> None:
     make_folders(tmp_path / "b" / "train")
     assert read_class_names(tmp_path / "a") == ["ant", "bee"]
     assert read_class_names(tmp_path / "b") == ["ant", "bee"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "blank.txt").write_text("\n \n")
+    for nothing in ("empty", "blank.txt"):
+        with pytest.raises(ValueError, match=f"{nothing} names no class; give a file with a class a line, or a folder"):
+            read_class_names(tmp_path / nothing)
+    (tmp_path / "latin.txt").write_bytes("vögel".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.txt is no text in UTF-8 \(.*\); give a file with a class a line"):
+        read_class_names(tmp_path / "latin.txt")
     assert default_names(3) == ["0", "1", "2"]
     assert default_names(1000)[281] == "tabby"
 

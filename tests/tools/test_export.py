@@ -157,10 +157,30 @@ def test_a_file_that_computes_something_else_is_reported(tmp_path: Path, monkeyp
         (["no_such_net"], "there is no network"),
         (["vgg_small", "--image_size", "7"], "vgg_small can't be exported for images of 3×7×7: .*too small"),
         ([], "name a network, or give a checkpoint of `downmix train`"),
+        (["vgg_small", "--image_size", "-1"], "image_size must be at least 1, got -1"),
+        (["vgg_small", "--image_size", "0"], "image_size must be at least 1, got 0"),
+        (["vgg_small", "--num_classes", "0"], "num_classes must be at least 1, got 0"),
+        (["vgg_small", "--dtype", "int8", "--calibration_images", "0"], "calibration_images must be at least 1, got 0"),
+        (["vgg_small", "--pretrained", "--checkpoint", "a.pt"], "give it with a name, without --checkpoint"),
+        (["vgg_small", "--data", "digits"], "are for --dtype int8; leave them out of float32"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], sentence: str, capsys: Any) -> None:
     refused(["export", *words], sentence, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--images", "no.png"], "there is no file no.png; give the path of a picture"),
+        (["--benchmark", "no_such_net"], "there is no network 'no_such_net'"),
+    ],
+)
+def test_nothing_is_written_where_an_image_or_the_baseline_is_missing(
+    words: list[str], sentence: str, tmp_path: Path, capsys: Any
+) -> None:
+    refused(["export", "test_pix_vgg", "--output", str(tmp_path / "net.onnx"), *words], sentence, capsys)
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_bench_times_exported_files_in_turns(tmp_path: Path, capsys: Any) -> None:
@@ -208,6 +228,21 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsy
 @pytest.mark.parametrize("words", [[], ["resnet18", "--exported", "a.onnx"]])
 def test_bench_takes_networks_or_files(words: list[str], capsys: Any) -> None:
     refused(["bench", *words], "not both", capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--batch_sizes", "1", "0"], r"must be at least 1, got \[1, 0\] and None"),
+        (["--image_size", "0"], r"must be at least 1, got \[1, 8\] and 0"),
+        (["--device", "cuda", "--modes", "training"], "leave out --modes, --device, which are for networks"),
+        (["--against", "resnet18"], "run as they were written, on the CPU; leave out --against, which is for networks"),
+    ],
+)
+def test_bench_refuses_what_files_do_not_take(words: list[str], sentence: str, tmp_path: Path, capsys: Any) -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    write(network, torch.zeros(2, 3, 8, 8), tmp_path / "net.onnx", "onnx")
+    refused(["bench", "--exported", str(tmp_path / "net.onnx"), "--rounds", "2", *words], sentence, capsys)
 
 
 @pytest.mark.parametrize("words", [["export", "test_pix_resnet", "--output"], ["bench", "--exported"]])

@@ -103,6 +103,26 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
         assert picture.size == (1570, 700)
 
 
+def test_a_comparison_that_excel_saved(tmp_path: Path) -> None:
+    (tmp_path / "compare.csv").write_text(COMPARISON.read_text(), encoding="utf-8-sig")
+    assert len(read_results([tmp_path / "compare.csv"]).accuracies) == 2
+
+
+@pytest.mark.parametrize("command", [["explain", "tradeoff"], ["report"]])
+@pytest.mark.parametrize(("source", "column"), [(BENCH, "macs"), (BENCH, "threads"), (COMPARISON, "image_size")])
+def test_a_column_that_is_missing_is_named(
+    command: list[str], source: Path, column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(csv.DictReader(source.read_text().splitlines()))
+    with (tmp_path / "file.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name != column], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    arguments = [*command, str(tmp_path / "file.csv"), "--output", str(tmp_path / "output.png")]
+    refused(arguments, f"file.csv has no column '{column}'; give the file as it was written", capsys)
+    assert not (tmp_path / "output.png").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
