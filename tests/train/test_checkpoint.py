@@ -333,6 +333,17 @@ def test_a_file_does_not_go_on_in_the_folder_of_another_training(data: Path, fin
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def test_a_folder_has_one_training_at_a_time(data: Path, tmp_path: Path) -> None:
+    recipe = quick_recipe(data)
+
+    def on_step(done: int, total: int) -> None:
+        with pytest.raises(ValueError, match=f"^another training writes into {tmp_path}; wait until it has ended, or"):
+            run(recipe, tmp_path, resume="auto")
+
+    train(recipe, tmp_path, on_step=on_step)
+    run(recipe, tmp_path, resume="auto")
+
+
 def test_a_folder_that_can_t_be_made(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
