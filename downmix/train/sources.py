@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import timm.data
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from timm.utils.misc import natural_key
 from torch.utils.data import IterableDataset
 from torchvision.datasets import FashionMNIST
 
@@ -207,7 +208,7 @@ def _tars(root: Path, val_split: str) -> Split:
             readers.append(ReaderImageInTar(str(path), cache_tarinfo=False))
         except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
             raise DataError(f"{path} can't be read as tar files with images in class folders ({error})") from error
-    names = [_in_order(reader.class_name_to_idx) for reader in readers]
+    names = [_settle_order(reader) for reader in readers]
     for path, classes in zip((train, test), names, strict=True):
         if {"", "."} & set(classes):  # timm takes all of these for one class
             raise DataError(
@@ -218,6 +219,23 @@ def _tars(root: Path, val_split: str) -> Split:
     datasets = [timm.data.ImageDataset("", reader=reader) for reader in readers]
     count = len(names[0])
     return Split(TimmImages(datasets[0], count), TimmImages(datasets[1], count), names[0])
+
+
+def _settle_order(reader: Any) -> list[str]:
+    """The names of its classes, and it gives their images, in one order everywhere.
+
+    timm's takes a01 and a1, or Bee and bee, for the same. Which comes first is then by the hashes of strings, which
+    differ from process to process, and of files called the same in several tar files by the file system.
+    """
+    before = _in_order(reader.class_name_to_idx)
+    names = sorted(before, key=lambda name: (natural_key(name), name))
+    targets = np.array([names.index(name) for name in before])[reader.targets]
+    # of a file in a tar file, perhaps within another
+    places = [(file.path, outer or "", inner.name if inner else "") for file, outer, inner in reader.samples]
+    order = sorted(range(len(places)), key=lambda i: (natural_key(places[i][0]), places[i]))
+    reader.samples, reader.targets = reader.samples[order], targets[order]
+    reader.class_name_to_idx = {name: label for label, name in enumerate(names)}
+    return names
 
 
 def _timm(recipe: Recipe, root: Path) -> Split:

@@ -1,6 +1,8 @@
 import gzip
 import struct
 import tarfile
+from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.readers import reader_image_in_tar
 
 from downmix.train import sources
 from downmix.train.classification import Classification
@@ -186,6 +189,30 @@ def test_a_damaged_tar_file_is_named(mode: Literal["w", "w:gz"], tmp_path: Path)
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"train\.tar can't be read as tar files"):
             load(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_tar_files_have_one_order_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever order the file system and sets have, which is that of the hashes of strings."""
+    names = ["a1", "a01", "A1", "b"]
+    make_folders(tmp_path / "images", tuple(names), count=2)
+    for path in (tmp_path / part / f"{name}.tar" for part in ("train", "val") for name in names):
+        path.parent.mkdir(exist_ok=True)
+        with tarfile.open(path, "w") as tar:
+            for i in range(2):
+                tar.add(tmp_path / "images" / path.stem / f"{i}.png", arcname=f"{i}.png")
+    monkeypatch.setattr(reader_image_in_tar, "set", dict.fromkeys, raising=False)
+    seen = []
+    for backwards in (False, True):
+        monkeypatch.setattr(reader_image_in_tar, "glob", partial(_glob, backwards=backwards))
+        split = load(tmp_path)
+        classes = [split.class_names[split.train[i][1]] for i in range(len(split.train))]
+        seen.append((split.class_names, classes))
+    assert seen[0] == seen[1] == (["A1", "a01", "a1", "b"], ["A1", "a01", "a1", "b"] * 2)
+
+
+def _glob(pattern: str, backwards: bool, **options: bool) -> list[str]:
+    return sorted(glob(pattern), reverse=backwards)
 
 
 @pytest.mark.parametrize("before", ["", "./"])
