@@ -6,6 +6,7 @@ import gzip
 import os
 import tarfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,9 +172,7 @@ def _class_folders(root: Path) -> dict[str, list[tuple[Path, int]]]:
         raise DataError(f"{root} holds no class folders; expected one folder of images for each class")
     classes = {}
     for label, folder in enumerate(folders):
-        # Behind links too, as timm and torchvision look; Path.rglob would leave out what lies in a linked folder.
-        inside = (Path(where, name) for where, _, names in os.walk(folder, followlinks=True) for name in names)
-        files = sorted(path for path in inside if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in _files(folder) if path.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(
                 f"the class folder {folder} holds no image, a file that ends in {', '.join(SUFFIXES)}; put images "
@@ -181,6 +180,15 @@ def _class_folders(root: Path) -> dict[str, list[tuple[Path, int]]]:
             )
         classes[folder.name] = [(path, label) for path in files]
     return classes
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Behind links too, as timm and torchvision look, where Path.rglob does not; but not round and round."""
+    for where, inside, names in os.walk(folder, followlinks=True):
+        yield from (Path(where, name) for name in names)
+        if inside:
+            around = {each.resolve() for each in (Path(where), *Path(where).parents)}
+            inside[:] = [name for name in inside if Path(where, name).resolve() not in around]
 
 
 def _same_classes(train_classes: set[str], test_classes: set[str], train: object, test: object) -> None:

@@ -41,6 +41,16 @@ def test_linked_folders_are_read_and_folders_are_no_images(tmp_path: Path) -> No
     assert len(split.train) + len(split.test) == 6 + 4 + 6
 
 
+def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
+    root = make_folders(tmp_path / "data")
+    (root / "ant" / "self").symlink_to(".")
+    (root / "bee" / "all").symlink_to(root)
+    (root / "bee" / "more").symlink_to(make_folders(tmp_path / "more", ("fly",), count=4))
+    (tmp_path / "more" / "fly" / "back").symlink_to(root / "bee")
+    split = load(root)
+    assert len(split.train) + len(split.test) == 6 + 6 + 4
+
+
 def test_files_of_every_kind_that_torchvision_knows_are_images(tmp_path: Path) -> None:
     make_folders(tmp_path, count=1)
     endings = ("JPG", "webp", "bmp", "tif", "ppm")
