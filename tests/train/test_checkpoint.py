@@ -174,6 +174,20 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     assert find_newest(tmp_path / "nothing", warnings.append) is None
 
 
+def test_a_link_to_nothing_and_a_folder_are_passed_over(data: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"model": "tiny_plain", "keep_last": 1}
+    run(quick_recipe(data, **fields), tmp_path)
+    (tmp_path / "step-00009000.pt").symlink_to("moved.pt")
+    (tmp_path / "step-00009001.pt").mkdir()
+    warnings: list[str] = []
+    found = find_newest(tmp_path, warnings.append)
+    assert found
+    assert found[1]["progress"]["epoch"] == 1
+    assert warnings == [f"{tmp_path}/step-00009000.pt can't be read (No such file or directory); trying an older one"]
+    assert len(run(quick_recipe(data, epochs=2, **fields), tmp_path, resume="auto")) == 2
+    assert [path.is_dir() for path in sorted(tmp_path.glob("step-*.pt"))] == [False, True]
+
+
 @pytest.mark.parametrize("change", [{"position": None}, {"recipe": "of another program"}])
 def test_what_lacks_a_part_is_no_checkpoint(change: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     state = read_checkpoint(finished / "best.pt") | change
