@@ -108,6 +108,8 @@ def find_newest(folder: Path, warn: Callable[[str], object]) -> tuple[Path, dict
                 yield path, read_checkpoint(path)
             except CheckpointError as error:
                 warn(f"{error}; trying an older one")
+            except OSError as error:  # a link to nothing, say
+                warn(f"{path} can't be read ({error.strerror}); trying an older one")
 
     if found := next(whole(path for _, path in reversed(_numbered(folder, "step"))), None):
         return found
@@ -147,7 +149,8 @@ def has_checkpoints(folder: Path) -> bool:
 
 def _numbered(folder: Path, kind: str) -> list[tuple[int, Path]]:
     name = re.compile(rf"{kind}-(\d+)\.pt")
-    return sorted((int(found[1]), path) for path in folder.glob("*.pt") if (found := name.fullmatch(path.name)))
+    files = (path for path in folder.glob("*.pt") if not path.is_dir())
+    return sorted((int(found[1]), path) for path in files if (found := name.fullmatch(path.name)))
 
 
 def _flush_folder(folder: Path) -> None:

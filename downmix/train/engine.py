@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ from .testing import run_test
 from .update import Update
 from .watch import Watch
 from .weights import check_classes
+from .writable import only_writer
 
 
 def train(
@@ -68,10 +70,12 @@ def train(
         FloatingPointError: where the loss is no longer finite, with the step and the samples it happened at.
         Interrupted: after SIGINT or SIGTERM, once the step is finished and written.
     """
-    with join(recipe.torch_device()) as world, Signals() as signals, convolutions_by_time():
+    with join(recipe.torch_device()) as world, Signals() as signals, convolutions_by_time(), ExitStack() as held:
         with world.together():
             recipe.check_training()
             out = Output(None if output is None else Path(output), recipe, world, console or Console(stderr=True))
+            if out.folder and world.is_first:
+                held.enter_context(only_writer(out.folder))
             found = _find_checkpoint(out, resume)
         training = Training(recipe, world, signals, task, model, resumed=found is not None)
         training.begin(out, resume, found)

@@ -168,6 +168,10 @@ def _open(path: Path, convert: Callable[[Image.Image], Image.Image] = lambda ima
 
 def _read_labels(path: Path, labels: np.ndarray) -> np.ndarray:
     mask = _open(path)
+    if mask.format != "PNG":  # a JPEG's values are near those of the classes, or those of others
+        raise DataError(
+            f"the mask {path} is a {mask.format} file by another name; save it as PNG, from where it was made"
+        )
     if mask.mode != "L":
         kinds: dict[str, Any] = {"P": "a palette", "RGB": "colours", "RGBA": "colours", "1": "only black and white"}
         raise DataError(

@@ -6,6 +6,7 @@ import gzip
 import os
 import tarfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import timm.data
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from timm.utils.misc import natural_key
 from torch.utils.data import IterableDataset
 from torchvision.datasets import FashionMNIST
 
@@ -170,9 +172,7 @@ def _class_folders(root: Path) -> dict[str, list[tuple[Path, int]]]:
         raise DataError(f"{root} holds no class folders; expected one folder of images for each class")
     classes = {}
     for label, folder in enumerate(folders):
-        # Behind links too, as timm and torchvision look; Path.rglob would leave out what lies in a linked folder.
-        inside = (Path(where, name) for where, _, names in os.walk(folder, followlinks=True) for name in names)
-        files = sorted(path for path in inside if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in _files(folder) if path.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(
                 f"the class folder {folder} holds no image, a file that ends in {', '.join(SUFFIXES)}; put images "
@@ -180,6 +180,15 @@ def _class_folders(root: Path) -> dict[str, list[tuple[Path, int]]]:
             )
         classes[folder.name] = [(path, label) for path in files]
     return classes
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Behind links too, as timm and torchvision look, where Path.rglob does not; but not round and round."""
+    for where, inside, names in os.walk(folder, followlinks=True):
+        yield from (Path(where, name) for name in names)
+        if inside:
+            around = {each.resolve() for each in (Path(where), *Path(where).parents)}
+            inside[:] = [name for name in inside if Path(where, name).resolve() not in around]
 
 
 def _same_classes(train_classes: set[str], test_classes: set[str], train: object, test: object) -> None:
@@ -207,7 +216,7 @@ def _tars(root: Path, val_split: str) -> Split:
             readers.append(ReaderImageInTar(str(path), cache_tarinfo=False))
         except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
             raise DataError(f"{path} can't be read as tar files with images in class folders ({error})") from error
-    names = [_in_order(reader.class_name_to_idx) for reader in readers]
+    names = [_settle_order(reader) for reader in readers]
     for path, classes in zip((train, test), names, strict=True):
         if {"", "."} & set(classes):  # timm takes all of these for one class
             raise DataError(
@@ -218,6 +227,23 @@ def _tars(root: Path, val_split: str) -> Split:
     datasets = [timm.data.ImageDataset("", reader=reader) for reader in readers]
     count = len(names[0])
     return Split(TimmImages(datasets[0], count), TimmImages(datasets[1], count), names[0])
+
+
+def _settle_order(reader: Any) -> list[str]:
+    """The names of its classes, and it gives their images, in one order everywhere.
+
+    timm's takes a01 and a1, or Bee and bee, for the same. Which comes first is then by the hashes of strings, which
+    differ from process to process, and of files called the same in several tar files by the file system.
+    """
+    before = _in_order(reader.class_name_to_idx)
+    names = sorted(before, key=lambda name: (natural_key(name), name))
+    targets = np.array([names.index(name) for name in before])[reader.targets]
+    # of a file in a tar file, perhaps within another
+    places = [(file.path, outer or "", inner.name if inner else "") for file, outer, inner in reader.samples]
+    order = sorted(range(len(places)), key=lambda i: (natural_key(places[i][0]), places[i]))
+    reader.samples, reader.targets = reader.samples[order], targets[order]
+    reader.class_name_to_idx = {name: label for label, name in enumerate(names)}
+    return names
 
 
 def _timm(recipe: Recipe, root: Path) -> Split:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -40,6 +42,31 @@ def check_file(path: Path, name: str = "output") -> None:
             path.open("ab").close()
         except OSError as error:
             raise ValueError(f"{wanted} ({error.strerror}); choose another, or make it writable") from error
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keeps other trainings out of a folder until the block ends, or the process does, in whatever way.
+
+    Raises:
+        ValueError: if one is in it already.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(ImportError):
+            import fcntl  # here: Windows has none
+
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another training writes into {folder}; wait until it has ended, or give another --output"
+                ) from error
+            except OSError:  # some network file systems lock no folders
+                pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _make(folder: Path, wanted: str) -> None:

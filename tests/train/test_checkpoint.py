@@ -174,6 +174,20 @@ def test_a_broken_checkpoint_is_skipped(finished: Path, tmp_path: Path) -> None:
     assert find_newest(tmp_path / "nothing", warnings.append) is None
 
 
+def test_a_link_to_nothing_and_a_folder_are_passed_over(data: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"model": "tiny_plain", "keep_last": 1}
+    run(quick_recipe(data, **fields), tmp_path)
+    (tmp_path / "step-00009000.pt").symlink_to("moved.pt")
+    (tmp_path / "step-00009001.pt").mkdir()
+    warnings: list[str] = []
+    found = find_newest(tmp_path, warnings.append)
+    assert found
+    assert found[1]["progress"]["epoch"] == 1
+    assert warnings == [f"{tmp_path}/step-00009000.pt can't be read (No such file or directory); trying an older one"]
+    assert len(run(quick_recipe(data, epochs=2, **fields), tmp_path, resume="auto")) == 2
+    assert [path.is_dir() for path in sorted(tmp_path.glob("step-*.pt"))] == [False, True]
+
+
 @pytest.mark.parametrize("change", [{"position": None}, {"recipe": "of another program"}])
 def test_what_lacks_a_part_is_no_checkpoint(change: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     state = read_checkpoint(finished / "best.pt") | change
@@ -331,6 +345,17 @@ def test_a_file_does_not_go_on_in_the_folder_of_another_training(data: Path, fin
     with pytest.raises(ValueError, match="holds checkpoints of a training; go on with --resume auto, or give another"):
         run(recipe, tmp_path, resume=str(finished / "step-00000016.pt"))
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_folder_has_one_training_at_a_time(data: Path, tmp_path: Path) -> None:
+    recipe = quick_recipe(data)
+
+    def on_step(done: int, total: int) -> None:
+        with pytest.raises(ValueError, match=f"^another training writes into {tmp_path}; wait until it has ended, or"):
+            run(recipe, tmp_path, resume="auto")
+
+    train(recipe, tmp_path, on_step=on_step)
+    run(recipe, tmp_path, resume="auto")
 
 
 def test_a_folder_that_can_t_be_made(data: Path, tmp_path: Path) -> None:

@@ -169,6 +169,9 @@ def test_masks_that_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((6, 8), np.uint8)).convert("P").save(mask)
     with pytest.raises(ValueError, match="holds a palette"):
         images(tmp_path)[0]
+    Image.fromarray(np.zeros((6, 8), np.uint8)).save(mask, "JPEG")
+    with pytest.raises(ValueError, match=r"masks/a.png is a JPEG file by another name; save it as PNG"):
+        images(tmp_path)[0]
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])

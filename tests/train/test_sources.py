@@ -1,6 +1,8 @@
 import gzip
 import struct
 import tarfile
+from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.readers import reader_image_in_tar
 
 from downmix.train import sources
 from downmix.train.classification import Classification
@@ -36,6 +39,16 @@ def test_linked_folders_are_read_and_folders_are_no_images(tmp_path: Path) -> No
     names = [str(path.relative_to(root / "ant")) for path, label in split.train.items if not label]
     assert names == ["0.png", "1.png", "2.png", "3.png", "5.png", "more/0.png", "more/1.png", "more/2.png"]
     assert len(split.train) + len(split.test) == 6 + 4 + 6
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
+    root = make_folders(tmp_path / "data")
+    (root / "ant" / "self").symlink_to(".")
+    (root / "bee" / "all").symlink_to(root)
+    (root / "bee" / "more").symlink_to(make_folders(tmp_path / "more", ("fly",), count=4))
+    (tmp_path / "more" / "fly" / "back").symlink_to(root / "bee")
+    split = load(root)
+    assert len(split.train) + len(split.test) == 6 + 6 + 4
 
 
 def test_files_of_every_kind_that_torchvision_knows_are_images(tmp_path: Path) -> None:
@@ -186,6 +199,30 @@ def test_a_damaged_tar_file_is_named(mode: Literal["w", "w:gz"], tmp_path: Path)
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"train\.tar can't be read as tar files"):
             load(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_tar_files_have_one_order_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever order the file system and sets have, which is that of the hashes of strings."""
+    names = ["a1", "a01", "A1", "b"]
+    make_folders(tmp_path / "images", tuple(names), count=2)
+    for path in (tmp_path / part / f"{name}.tar" for part in ("train", "val") for name in names):
+        path.parent.mkdir(exist_ok=True)
+        with tarfile.open(path, "w") as tar:
+            for i in range(2):
+                tar.add(tmp_path / "images" / path.stem / f"{i}.png", arcname=f"{i}.png")
+    monkeypatch.setattr(reader_image_in_tar, "set", dict.fromkeys, raising=False)
+    seen = []
+    for backwards in (False, True):
+        monkeypatch.setattr(reader_image_in_tar, "glob", partial(_glob, backwards=backwards))
+        split = load(tmp_path)
+        classes = [split.class_names[split.train[i][1]] for i in range(len(split.train))]
+        seen.append((split.class_names, classes))
+    assert seen[0] == seen[1] == (["A1", "a01", "a1", "b"], ["A1", "a01", "a1", "b"] * 2)
+
+
+def _glob(pattern: str, backwards: bool, **options: bool) -> list[str]:
+    return sorted(glob(pattern), reverse=backwards)
 
 
 @pytest.mark.parametrize("before", ["", "./"])
