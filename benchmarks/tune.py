@@ -95,7 +95,7 @@ def _with_parts(plan: Callable[[], tuple[int, Launch]], p: Tensor) -> tuple[Laun
 
 def _shares(shares: dict[bool, Any], channels_inner: bool) -> dict[str, Any]:
     choices: dict[str, Any] = {PRESENT: contextlib.nullcontext}
-    for numbers in itertools.product((4, 8, 16), (1, 2), (8, 32), (2048, 8192), (128, 168), (0, 1)):
+    for numbers in itertools.product((4, 8, 16), (1, 2), (8, 32), (2048, 8192), (128, 168)):
         share = _overlapping_plan.Share(*numbers)
         if share != shares[channels_inner]:
             words = ", ".join(f"{name} {number}" for name, number in share._asdict().items())

@@ -132,33 +132,10 @@ def test_overlapping_windows_of_calm_and_of_restless_values(window: tuple[int, .
     outliers[1, 2, 4, 3], outliers[1, 2, 5, 9] = 200, -math.inf
     steep[:, :, 4:] += 60  # so that lanes are calm at first
     low[:, :, 4:] -= 19  # calm, but for a large gradient
-    for values in (12 + 3 * odd, 500 + x, 15 * odd, outliers, steep, x.bfloat16(), odd.double()):
+    for values in (12 + 3 * odd, x - 20_000, 15 * odd, outliers, steep, x.bfloat16(), odd.double()):
         check(soft_pool._soft_pool, [LAYOUTS[layout](values)], (*windows, "exact"), layout)
     for values, gradient, scale in ((x, "paper", 1.0), (x, "exact", 1e12), (low, "exact", 1e30)):
         check(soft_pool._soft_pool, [LAYOUTS[layout](values)], (*windows, gradient), layout, grad_scale=scale)
-
-
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("window", [(3, 2, 1), (5, 1, 2)], ids=str)
-def test_rows_that_are_loaded_ahead(window: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = importlib.import_module("downmix.kernels.triton._overlapping_plan")
-    kernel = importlib.import_module("downmix.kernels.triton.soft_pool")
-    for shares in (rows.FORWARD, rows.BACKWARD):
-        for inner, share in shares.items():
-            monkeypatch.setitem(shares, inner, share._replace(steps=2, ahead=1))
-    for launch in (kernel._forward_launch, kernel._backward_launches):
-        launch.cache_clear()
-    calm = torch.randn(2, 3, 9, 11, device=DEVICE)
-    for values in (calm, 15 * calm, calm.bfloat16()):
-        check(
-            soft_pool._soft_pool,
-            [LAYOUTS[layout](values)],
-            (*([n] * 2 for n in window), [1, 1], False, "exact"),
-            layout,
-        )
-    for launch in (kernel._forward_launch, kernel._backward_launches):
-        launch.cache_clear()
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="compiled code cannot say so")

@@ -81,15 +81,15 @@ def load_row(
 
 @triton.jit
 def load_rows(
-    ptr, strides, h, w, height, width, exists, other, ROWS: tl.constexpr, FIRST: tl.constexpr, COLS: tl.constexpr,
+    ptr, strides, h, w, height, width, exists, ROWS: tl.constexpr, FIRST: tl.constexpr, COLS: tl.constexpr,
     STEP: tl.constexpr, VECTOR: tl.constexpr, DTYPE: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """ROWS of them, one after the other, from h on, where ptr is."""
+    """ROWS of x, one after the other, from h on, where ptr is; −∞ beyond the map."""
     values = ()
     for i in tl.static_range(ROWS):
         mask = exists & ((h + i >= 0) & (h + i < height))[:, None]
         row = ptr + rows_down(strides, i, ALIGN)
-        values = values + load_row(row, w, width, mask, other, FIRST, COLS, STEP, VECTOR, DTYPE)
+        values = values + load_row(row, w, width, mask, float("-inf"), FIRST, COLS, STEP, VECTOR, DTYPE)
     return values
 
 

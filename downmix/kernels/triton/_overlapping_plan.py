@@ -23,7 +23,6 @@ class Share(NamedTuple):
         steps: rows of windows at least, as in backward those above are computed for each lane.
         programs: that keep all of the GPU busy; where there are more, lanes take more than that many steps.
         registers: of a thread at most; with 128 of them, 16 warps share a multiprocessor.
-        ahead: rows of windows whose elements are loaded while those before are computed: 0 or 1.
     """
 
     columns: int
@@ -31,18 +30,17 @@ class Share(NamedTuple):
     steps: int
     programs: int
     registers: int = 128
-    ahead: int = 0
 
     def holds(self, numbers: int) -> bool:
         """Whether a thread's registers hold so many numbers, and all else."""
-        return numbers <= self.registers * 3 // 4
+        return numbers <= self.registers * 5 // 8
 
 
 # By whether channels lie side by side.
 FORWARD = {False: Share(8, 1, 8, 8192), True: Share(4, 2, 8, 8192)}
 BACKWARD = {False: Share(8, 1, 8, 2048), True: Share(8, 1, 8, 8192)}
 # Where a thread holds more numbers, the compiler would take a few registers more, and is told not to.
-_MANY = 60
+_MANY = 48
 
 
 def fits(plan: Plan) -> bool:
@@ -54,14 +52,14 @@ def fits(plan: Plan) -> bool:
 
 def forward_launch(plan: Plan) -> Launch:
     (x,), (y,) = plan.inputs, plan.outputs
-    kernel, stride = plan.kernel[2], plan.stride[2]
+    (_, k_h, k_w), (_, s_h, s_w) = plan.kernel, plan.stride
 
     def held(width: int) -> int:
-        return 2 * plan.kernel[1] * ((width - 1) * stride + kernel)
+        return (k_h - s_h) * _parts(x) * width + 2 * ((width - 1) * s_w + k_w)
 
     programs, counts, constants = _share_out(plan, y.shape[3:], FORWARD[plan.channels_inner], held)
     width = constants["CELLS"]
-    constants |= {"VECTOR": _vector(plan, width * stride, x), "Y_VECTOR": _vector(plan, width, y)}
+    constants |= {"VECTOR": _vector(plan, width * s_w, x), "Y_VECTOR": _vector(plan, width, y)}
     arguments = (x.stride(), y.stride(), counts, tuple(x.shape[1:]), tuple(y.shape[1:]))
     return Launch(soft_pool_rows_forward_kernel, programs, arguments, constants | _layouts(plan, X=x, Y=y))
 
@@ -75,7 +73,7 @@ def backward_launch(plan: Plan, exact: bool) -> Launch:
         return (width * s_w - 1 + p_w) // s_w - left + 1
 
     def held(width: int) -> int:
-        return 2 * k_h * ((windows(width) - 1) * s_w + k_w) + (k_h - s_h + 2) * width * s_w
+        return (k_h - s_h) * (_parts(x) * windows(width) + 3 * width * s_w) + 2 * ((windows(width) - 1) * s_w + k_w)
 
     cells = [triton.cdiv(x.shape[3] + p_h, s_h), triton.cdiv(x.shape[4], s_w)]
     programs, counts, constants = _share_out(plan, cells, BACKWARD[plan.channels_inner], held)
@@ -86,6 +84,16 @@ def backward_launch(plan: Plan, exact: bool) -> Launch:
     return Launch(
         soft_pool_rows_backward_kernel, programs, arguments, constants | _layouts(plan, X=x, GRAD=grad, DX=dx)
     )
+
+
+def _parts(x: Tensor) -> int:
+    """The numbers that are kept of a window's part in a row."""
+    return 3 if x.element_size() > 2 else 2
+
+
+def _rows_at_once(plan: Plan) -> int:
+    """Rows of windows that are computed together: two have sums in common where they share rows of elements."""
+    return 2 if plan.kernel[1] - plan.stride[1] > 1 else 1
 
 
 def _vector(plan: Plan, columns: int, *tensors: Tensor) -> int:
@@ -121,11 +129,10 @@ def _share_out(
     """
     batch, channels, depth = plan.inputs[0].shape[:3]
     size = 2 if plan.constants["DTYPE"] == tl.float64 else 1
-    for columns in (share.columns, 4):
-        width = max(1, columns // plan.stride[2])
-        numbers = size * held(width)
-        if share.holds(numbers):
-            break
+    widths = [max(1, columns // plan.stride[2]) for columns in (share.columns, 4)]
+    fitting = [width for width in widths if share.holds(size * held(width))] or widths[-1:]
+    width = min(fitting, key=lambda width: triton.cdiv(cells[1], width) * width)  # with the fewest cells beyond the map
+    numbers = size * held(width)
     lanes = share.lanes if share.holds(share.lanes * numbers) else 1
     block_l = power_of_two(channels, 64) if plan.channels_inner else 1
     block_r = THREADS * lanes // block_l
@@ -134,11 +141,12 @@ def _share_out(
     l_tiles = triton.cdiv(channels, block_l) if plan.channels_inner else 1
     chunks = min(triton.cdiv(share.programs, triton.cdiv(rows, block_r) * l_tiles), max(1, cells[0] // share.steps))
     steps = triton.cdiv(cells[0], chunks)
+    steps += -steps % _rows_at_once(plan)
     chunks = triton.cdiv(cells[0], steps)
     rows *= chunks
     names = ("KERNEL", "STRIDE", "PADDING", "DTYPE", "INDEX", "CHANNELS_INNER")
     constants = {name: plan.constants[name] for name in names}
-    constants |= {"AHEAD": share.ahead, "CELLS": width, "BLOCK_R": block_r, "BLOCK_L": block_l}
+    constants |= {"ROWS": _rows_at_once(plan), "CELLS": width, "BLOCK_R": block_r, "BLOCK_L": block_l}
     many = lanes * numbers > _MANY and share.holds(lanes * numbers)
     if many and not torch.version.hip:  # whose compiler has no such option
         constants["maxnreg"] = share.registers
