@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..cost._run import images
+from ..cost._run import check_module, images
 from ..layers._modes import copy_network
 from .choose import Chooser, Where
 from .replace import POOL_CLASSES, Builder, build, find_builder, put_in_place
@@ -163,8 +163,7 @@ def convert_like(
 
 def check_network(model: object, verb: str) -> None:
     """Raises a TypeError unless the layers of ``model`` can be reached; ``verb`` says what for."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_module(model)
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         raise TypeError(f"model is scripted or compiled already; {verb} it first, compile it afterwards")
 

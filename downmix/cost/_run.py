@@ -14,6 +14,11 @@ from torch.utils._pytree import tree_leaves
 from ..layers._modes import modes, set_modes
 
 
+def check_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+
+
 def first_floating(model: nn.Module) -> Tensor:
     """The first floating-point parameter or buffer: the network's inputs have its dtype and device."""
     return next((t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()), torch.empty(0))

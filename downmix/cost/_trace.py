@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._formulas import Elements, elements
 from ._ptflops import ptflops
-from ._run import evaluation, images, tensors_in
+from ._run import check_module, evaluation, images, tensors_in
 from .paper import paper_operations
 
 # No bytes, no arithmetic.
@@ -60,8 +60,7 @@ class Trace:
 @torch.inference_mode(False)  # in which operators come whole that formulas know by their parts
 def trace(model: nn.Module, input_size: tuple[int, int, int], batch_size: int = 1) -> Trace:
     """Runs ``model`` once in evaluation mode, on its own device, and leaves it as it was."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_module(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):  # it runs its layers itself, past their hooks
             raise TypeError(

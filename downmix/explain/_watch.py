@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..cost._run import evaluation
+from ..cost._run import check_module, evaluation
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network itself, without what ``torch.compile``, DDP and DataParallel put around it."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_module(model)
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module

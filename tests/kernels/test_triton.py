@@ -132,7 +132,7 @@ def test_overlapping_windows_of_calm_and_of_restless_values(window: tuple[int, .
     outliers[1, 2, 4, 3], outliers[1, 2, 5, 9] = 200, -math.inf
     steep[:, :, 4:] += 60  # so that lanes are calm at first
     low[:, :, 4:] -= 19  # calm, but for a large gradient
-    for values in (12 + 3 * odd, x - 20_000, 15 * odd, outliers, steep, x.bfloat16(), odd.double()):
+    for values in (12 + 3 * odd, 500 + x, x - 20_000, 15 * odd, outliers, steep, x.bfloat16(), odd.double()):
         check(soft_pool._soft_pool, [LAYOUTS[layout](values)], (*windows, "exact"), layout)
     for values, gradient, scale in ((x, "paper", 1.0), (x, "exact", 1e12), (low, "exact", 1e30)):
         check(soft_pool._soft_pool, [LAYOUTS[layout](values)], (*windows, gradient), layout, grad_scale=scale)

@@ -268,7 +268,7 @@ def _product_and_sum(builder: Any, a: Value, b: Value, c: Value) -> Value:
 
 
 def _exp_float64(builder: Any, value: Value) -> tuple[Value, Value]:
-    least, zero = (ir.Constant(value.type, [end] * value.type.count) for end in (-745.0, 0.0))
+    least, zero = (spread_constant(builder, value.type, end) for end in (-745.0, 0.0))
     vanishes = builder.fcmp_ordered("<", value, least)
     cut = builder.select(vanishes, least, value)
     power = call(builder, f"llvm.exp.{suffix(value.type)}", value.type, cut)
